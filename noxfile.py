@@ -1,0 +1,76 @@
+"""Everything that is checked: `nox` runs it all, `nox -s NAME` one of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "tests", "tests_without_trio", "demo"]
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+# Interpreters that pyenv has built are used although it may not have put them on the path.
+_pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+for _version in PYTHONS:
+    for _bin in sorted(_pyenv.glob(f"{_version}.*/bin")):
+        os.environ["PATH"] += os.pathsep + str(_bin)
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the project, and the dependency groups that the session needs."""
+    wanted = [req for group in groups for req in nox.project.dependency_groups(PROJECT, group)]
+    session.install("--quiet", f".{extras}", *wanted)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the test suite on both backends; arguments go to pytest."""
+    install(session, "test", extras="[trio]")
+    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def tests_without_trio(session: nox.Session) -> None:
+    """Run the test suite where trio is not installed."""
+    install(session, "test")
+    session.run("pip", "uninstall", "--quiet", "--yes", "trio", "sniffio")
+    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the format and the lint rules."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types with mypy and pyright."""
+    install(session, "types", extras="[trio]")
+    session.run("mypy")
+    session.run("pyright", "--warnings", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the demo with every ending on both backends."""
+    install(session, extras="[trio]")
+    for backend in ("asyncio", "trio"):
+        for end in ("stop", "timeout", "cancel", "fail"):
+            command = ["python", "-W", "error", "-m", "anyio_workflows", "demo"]
+            session.run(*command, "--backend", backend, "--end", end)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the library against hand-written AnyIO, side by side."""
+    install(session, extras="[trio]")
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,0 +1,49 @@
+"""Event-driven workflows on AnyIO: the same on asyncio and on trio."""
+
+# General layout, in the order of the data's path:
+#
+#   errors      every exception; each takes facts and writes its own sentence
+#
+#   declare     events -> steps -> graph -> workflow
+#               An event is what travels; `@step` marks a function; `graph` reads the signatures
+#               and finds the faults; `workflow` is the door: it starts a run.
+#
+#   run         _ledger -> context -> _engine
+#               The ledger decides, synchronously, who is owed what; the engine acts: it is the
+#               one task group, with workers, deadline and termination. A step sees its `context`.
+#
+#   observe     _stream -> handler
+#               The public stream with its reader, and the caller's grip on the run.
+#
+# `_annotations` turns annotations into types, `_backend` holds what differs between asyncio
+# and trio. Underscore: engine room. No underscore: yours to import.
+
+from .context import Context
+from .events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowTimedOutEvent,
+)
+from .handler import WorkflowHandler
+from .steps import step
+from .workflow import Workflow
+
+__all__ = [
+    "Context",
+    "Event",
+    "HumanResponseEvent",
+    "InputRequiredEvent",
+    "StartEvent",
+    "StopEvent",
+    "Workflow",
+    "WorkflowCancelledEvent",
+    "WorkflowFailedEvent",
+    "WorkflowHandler",
+    "WorkflowTimedOutEvent",
+    "step",
+]

@@ -1,0 +1,149 @@
+"""The few lines that differ between asyncio and trio.
+
+AnyIO starts tasks in task groups only, and `Workflow.run()` is a plain function that starts a task
+in the background: each library has its own way of doing that. And asyncio's native cancellation,
+for which AnyIO has no name, is asked about here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, Protocol
+
+__all__ = ["Home", "find_home"]
+
+_background_tasks: set[asyncio.Task[None]] = set()
+"""asyncio itself keeps only weak references to its tasks."""
+
+
+class Home(Protocol):
+    """The event loop that one run lives in, and the task that hosts the run there."""
+
+    def is_here(self) -> bool:
+        """Tell whether the caller is in this loop and its thread."""
+        ...
+
+    def current_time(self) -> float:
+        """Return the time that `anyio.current_time()` tells, in seconds; a little faster."""
+        ...
+
+    def start(
+        self, host: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[], None]
+    ) -> None:
+        """Run `host` in a background task that belongs to the loop alone, not to the caller.
+
+        `on_end` is called when that task is over, also if its body never ran: asyncio throws a
+        task away that is cancelled before its first step.
+        """
+        ...
+
+    def host_cancelled(self) -> bool:
+        """Tell whether the host is being cancelled by the end of its loop, or natively."""
+        ...
+
+    def cancellation_counter(self) -> Callable[[], int]:
+        """Return a function that counts the native cancellations pending on the current task."""
+        ...
+
+    async def shed_cancellation(self) -> None:
+        """Take back the native cancellations pending on the current task."""
+        ...
+
+
+class _AsyncioHome:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._host: asyncio.Task[None] | None = None
+        self.current_time = loop.time
+
+    def is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def start(
+        self, host: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[], None]
+    ) -> None:
+        coroutine = host()
+        try:
+            self._host = self._loop.create_task(coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+        _background_tasks.add(self._host)
+        self._host.add_done_callback(_background_tasks.discard)
+        self._host.add_done_callback(lambda _: on_end())
+
+    def host_cancelled(self) -> bool:
+        return self._host is not None and self._host.cancelling() > 0
+
+    def cancellation_counter(self) -> Callable[[], int]:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling
+
+    async def shed_cancellation(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # one that was requested and not delivered yet comes here
+        while task.cancelling():
+            task.uncancel()
+
+
+class _TrioHome:
+    def __init__(self, trio: Any) -> None:
+        self._lowlevel = trio.lowlevel
+        self._token = trio.lowlevel.current_trio_token()
+        self._host: Any = None
+        self.current_time: Callable[[], float] = trio.current_time
+
+    def is_here(self) -> bool:
+        lowlevel = self._lowlevel
+        return lowlevel.in_trio_run() and lowlevel.current_trio_token() is self._token
+
+    def start(
+        self, host: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[], None]
+    ) -> None:
+        async def run_host() -> None:
+            try:
+                await host()
+            finally:
+                on_end()
+
+        # A system task would get the loop's context variables, not the caller's.
+        self._host = self._lowlevel.spawn_system_task(run_host, context=copy_context())
+
+    def host_cancelled(self) -> bool:
+        nursery = self._host.parent_nursery if self._host is not None else None
+        return nursery is not None and nursery.cancel_scope.cancel_called
+
+    def cancellation_counter(self) -> Callable[[], int]:
+        return _none_pending
+
+    async def shed_cancellation(self) -> None:
+        """Nothing to do: trio cancels through scopes only."""
+
+
+def _none_pending() -> int:
+    return 0
+
+
+def find_home() -> Home | None:
+    """Return the event loop that is running in this thread, or `None`.
+
+    Also finds asyncio's loop from within one of its callbacks, where there is no task and AnyIO
+    sees no loop.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return _TrioHome(trio)
+    try:
+        return _AsyncioHome(asyncio.get_running_loop())
+    except RuntimeError:
+        return None

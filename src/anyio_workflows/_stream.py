@@ -1,0 +1,166 @@
+"""The public stream of a run, and its reader.
+
+The writer never waits. The reader takes events with `receive_nowait` and waits, when there is none,
+on an `anyio.Event`: a task parked in `receive()` would lose the event it was just handed if it is
+cancelled natively at that moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ._backend import Home
+from .errors import WorkflowRuntimeError
+from .events import Event, InternalDispatchEvent, StopEvent
+
+__all__ = ["EventIterator", "EventStream"]
+
+_READS_PER_CHECKPOINT = 64
+"""A reader that always finds an event lets others run this often."""
+
+
+@attrs.define(eq=False, init=False)
+class EventStream:
+    """What one run publishes: one send/receive pair with one cursor.
+
+    Attributes:
+        closed: Whether the terminal event has been published.
+        consumed: Whether the terminal event has been read.
+        internal_wanted: Whether somebody asked for the internal events (S4).
+    """
+
+    closed: bool
+    consumed: bool
+    internal_wanted: bool
+    _home: Home
+    _send: MemoryObjectSendStream[Event]
+    _receive: MemoryObjectReceiveStream[Event]
+    _rest: deque[Event]
+    _wakeup: anyio.Event | None
+    _reads: int
+
+    def __init__(self, home: Home) -> None:
+        self.closed = self.consumed = self.internal_wanted = False
+        self._home = home
+        self._send, self._receive = anyio.create_memory_object_stream[Event](math.inf)
+        self._rest = deque()
+        self._wakeup = None
+        self._reads = 0
+
+    def write(self, event: Event) -> None:
+        """Append an event; never waits (S1)."""
+        self._send.send_nowait(event)
+        if self._wakeup is not None:
+            self._wakeup.set()
+
+    def close(self, terminal: StopEvent) -> None:
+        """Append the terminal event and end the stream.
+
+        What has not been read moves to a plain deque, so that the memory stream can be closed here
+        and now: the reader may come later, in another loop, or never.
+        """
+        self.write(terminal)
+        self._send.close()
+        try:
+            while True:
+                self._rest.append(self._receive.receive_nowait())
+        except anyio.EndOfStream:
+            self._receive.close()
+        self.closed = True
+
+    @property
+    def unread(self) -> int:
+        """Number of events that nobody has read yet."""
+        return len(self._rest) or self._receive.statistics().current_buffer_used
+
+    @property
+    def reader_waiting(self) -> bool:
+        """Whether a reader is waiting for the next event."""
+        return self._wakeup is not None
+
+    async def read(self) -> Event:
+        """Take the next event, waiting for it if there is none.
+
+        Cancellation is only ever delivered before an event is taken.
+
+        Raises:
+            WorkflowRuntimeError: If another reader is waiting, everything has been read, or the
+                caller is in another event loop than the run.
+        """
+        self._reads += 1
+        if self._reads % _READS_PER_CHECKPOINT == 0:
+            await checkpoint()
+        while True:
+            if self.consumed:
+                raise WorkflowRuntimeError("All the streamed events have already been consumed.")
+            if self._wakeup is not None:
+                raise WorkflowRuntimeError(
+                    "another iteration of this run's stream is waiting for an event; a stream has "
+                    "one reader: read it once and pass the events on yourself"
+                )
+            try:
+                event = self._rest.popleft() if self.closed else self._receive.receive_nowait()
+            except anyio.WouldBlock:
+                await self._wait()
+            else:
+                self.consumed = isinstance(event, StopEvent)
+                return event
+
+    async def _wait(self) -> None:
+        if not self._home.is_here():
+            raise WorkflowRuntimeError(
+                "the stream of a run that has not ended can only be read in the event loop and "
+                "thread where the run was started"
+            )
+        self._wakeup = anyio.Event()
+        try:
+            await self._wakeup.wait()
+        finally:
+            self._wakeup = None
+
+
+@attrs.define(eq=False)
+class EventIterator:
+    """Iterates over everything in a run's stream that has not been read yet.
+
+    It can be left at any moment, by `break`, deadline or cancellation: the next iteration goes on
+    with the next event. It needs no closing.
+    """
+
+    _stream: EventStream
+    _expose_internal: bool
+    _owner: object
+    """The handler: it must live as long as somebody reads its stream."""
+    _begun: bool = False
+    _exhausted: bool = False
+
+    def __aiter__(self) -> EventIterator:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event.
+
+        Raises:
+            StopAsyncIteration: After the terminal event.
+            WorkflowRuntimeError: If the stream had been read to its end before this iteration
+                began, if another one is waiting for an event, or outside the run's event loop.
+        """
+        if self._exhausted or (self._begun and self._stream.consumed):
+            self._exhausted = True
+            raise StopAsyncIteration
+        while True:
+            event = await self._stream.read()
+            self._begun = True
+            if self._expose_internal or not isinstance(event, InternalDispatchEvent):
+                self._exhausted = self._stream.consumed
+                return event
+
+    async def aclose(self) -> None:
+        """End this iteration; the stream is not affected."""
+        self._exhausted = True

@@ -1,0 +1,108 @@
+"""Every exception of the library. Each takes the facts and writes its own sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+__all__ = [
+    "EventValidationError",
+    "WorkflowCancelledByUser",
+    "WorkflowConfigurationError",
+    "WorkflowError",
+    "WorkflowRuntimeError",
+    "WorkflowTimeoutError",
+    "WorkflowValidationError",
+]
+
+
+class WorkflowError(Exception):
+    """Base of every exception that this library raises."""
+
+
+class WorkflowConfigurationError(WorkflowError):
+    """An argument of `Workflow()`, `@step` or `run()` has a value that cannot work."""
+
+
+class WorkflowRuntimeError(WorkflowError):
+    """A run was used in a way that its state does not allow, or a step broke its contract."""
+
+
+class WorkflowValidationError(WorkflowError):
+    """A step signature or the graph of a workflow is faulty.
+
+    Attributes:
+        where: Name of the workflow or of the step that is at fault.
+        faults: One sentence per fault, each naming step, event and remedy.
+    """
+
+    def __init__(self, where: str, faults: Iterable[str]) -> None:
+        self.where = where
+        self.faults = tuple(faults)
+        super().__init__(where, self.faults)
+
+    def __str__(self) -> str:
+        if len(self.faults) == 1:
+            return f"{self.where}: {self.faults[0]}"
+        listed = "".join(f"\n  {n}. {fault}" for n, fault in enumerate(self.faults, 1))
+        return f"{self.where} has {len(self.faults)} faults:{listed}"
+
+
+class EventValidationError(WorkflowError, ValueError):
+    """An event was made with a missing, unknown or wrongly typed field.
+
+    Attributes:
+        event: Name of the event class.
+        field: Name of the field at fault.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, event: str, field: str, problem: str) -> None:
+        self.event = event
+        self.field = field
+        self.problem = problem
+        super().__init__(event, field, problem)
+
+    def __str__(self) -> str:
+        return f"{self.event}.{self.field}: {self.problem}"
+
+
+class WorkflowTimeoutError(WorkflowError):
+    """A run did not end before its deadline.
+
+    Attributes:
+        timeout: The time the run had, in seconds.
+        active_steps: Sorted names of the steps that were in progress at the deadline.
+    """
+
+    def __init__(self, timeout: float, active_steps: Sequence[str]) -> None:
+        self.timeout = timeout
+        self.active_steps = list(active_steps)
+        super().__init__(timeout, self.active_steps)
+
+    def __str__(self) -> str:
+        active = ", ".join(self.active_steps) or "none"
+        return f"the run did not end within {self.timeout:g} seconds (active steps: {active})"
+
+
+class WorkflowCancelledByUser(WorkflowError):
+    """A run was cancelled: by `cancel_run()`, with its owner, or with its event loop.
+
+    Attributes:
+        reason: What cancelled the run.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"the run was cancelled: {self.reason}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest of `known`, or all of them."""
+    names = sorted(known)
+    if close := get_close_matches(name, names, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none"

@@ -1,0 +1,414 @@
+"""What travels: events are frozen attrs classes, checked when they are made.
+
+An event class needs no decorator: `class Found(Event): url: str`. A class that declares fields is
+*closed*, it takes those fields and no other keyword. A class that declares none is *open*: it
+takes any keyword, and what it was given reads as attributes.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
+
+import attrs
+
+from ._annotations import local_names, resolve, strip
+from .errors import EventValidationError, nearest
+
+__all__ = [
+    "Event",
+    "HumanResponseEvent",
+    "InputRequiredEvent",
+    "InternalDispatchEvent",
+    "StartEvent",
+    "StopEvent",
+    "UnhandledEvent",
+    "WorkflowCancelledEvent",
+    "WorkflowFailedEvent",
+    "WorkflowTimedOutEvent",
+]
+
+
+def _own_defaults(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Keep each field's name as its keyword, and give each instance its own mutable default."""
+    return [
+        field.evolve(alias=field.name, default=attrs.Factory(_copier(field.default)))
+        if isinstance(field.default, list | dict | set | bytearray)
+        else field.evolve(alias=field.name)
+        for field in fields
+    ]
+
+
+def _copier(value: Any) -> Any:
+    return lambda: copy.deepcopy(value)
+
+
+def _fields(cls: type[Event]) -> tuple[attrs.Attribute[Any], ...]:
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]
+    return fields
+
+
+_define = attrs.define(
+    slots=False,
+    kw_only=True,
+    frozen=True,
+    auto_attribs=True,
+    init=False,  # `Event.__init__` checks the values, then calls `__attrs_init__`
+    repr=False,
+    unsafe_hash=False,
+    field_transformer=_own_defaults,
+)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(attrs.field,))
+@_define
+class Event:
+    """Base of all events.
+
+    Events are immutable, compared by value, always true, and not hashable. They read like a
+    mapping over their fields as well: `ev["url"]`, `ev.get("url")`, `"url" in ev`, `dict(ev)`. A
+    field may be called `get`, `keys`, `values` or `items`; it then takes that method's place.
+
+    Raises:
+        EventValidationError: On construction, if a field is missing, unknown or of a type that
+            its annotation does not admit. Nothing is converted.
+    """
+
+    _extra: dict[str, Any] = attrs.field(factory=dict, init=False)
+
+    _open_fields: ClassVar[Collection[str]] = ("_extra",)
+    """Fields that an open class may have."""
+
+    _open: ClassVar[bool] = True
+    _local_names: ClassVar[Mapping[str, Any]] = {}
+    _kinds: ClassVar[dict[str, Any] | None] = None
+    """Field -> what `isinstance` takes for it; made when the first instance is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _define(cls)
+        fields = _fields(cls)
+        cls._open = all(field.name in cls._open_fields for field in fields)
+        cls._kinds = None
+        cls._local_names = {}
+        for field in fields:
+            if not field.inherited:
+                cls._local_names.update(local_names(field.type, cls.__qualname__))
+
+    def __init__(self, /, **values: Any) -> None:
+        cls = type(self)
+        kinds = cls.__dict__.get("_kinds")
+        if kinds is None:
+            kinds = _compile_kinds(cls)
+        extra: dict[str, Any] | None = None
+        for name, value in values.items():
+            kind = kinds.get(name)
+            if kind is None:
+                if not cls._open:
+                    problem = f"no such field, {nearest(name, kinds)}"
+                    raise EventValidationError(cls.__name__, name, problem)
+                if extra is None:
+                    extra = {}
+                extra[name] = value
+            elif not isinstance(value, kind):
+                raise _wrong_type(cls, name, value)
+        if extra is not None:
+            values = {name: value for name, value in values.items() if name not in extra}
+        try:
+            self.__attrs_init__(**values)  # type: ignore[attr-defined]
+        except TypeError:
+            for field in _fields(cls):
+                if field.init and field.default is attrs.NOTHING and field.name not in values:
+                    problem = f"missing, {cls.__name__}() needs it"
+                    raise EventValidationError(cls.__name__, field.name, problem) from None
+            raise
+        if extra is not None:
+            self._extra.update(extra)
+
+    def _values(self) -> dict[str, Any]:
+        """Return all fields and extra values, in the order of their declaration."""
+        fields = _fields(type(self))
+        values = {f.name: getattr(self, f.name) for f in fields if f.name != "_extra"}
+        return values | self._extra
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with `changes` made; checked as construction checks.
+
+        Raises:
+            EventValidationError: As construction does.
+        """
+        given = {f.name for f in _fields(type(self)) if not f.init}
+        values = {name: value for name, value in self._values().items() if name not in given}
+        return type(self)(**(values | changes))
+
+    def __repr__(self) -> str:
+        hidden = {f.name for f in _fields(type(self)) if not f.repr}
+        shown = [f"{k}={v!r}" for k, v in self._values().items() if k not in hidden]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values()[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    def __bool__(self) -> bool:
+        return True
+
+    if TYPE_CHECKING:
+        # Untyped on purpose: an event may declare fields with these names.
+        get: Any
+        keys: Any
+        values: Any
+        items: Any
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self.__dict__["_extra"][name]
+            except KeyError:
+                message = f"{type(self).__name__!r} has no field {name!r}"
+                raise AttributeError(message, name=name, obj=self) from None
+
+        def get(self, name: str, default: Any = None) -> Any:
+            """Return the value of a field, or `default` if there is no such field."""
+            return self._values().get(name, default)
+
+        def keys(self) -> typing.KeysView[str]:
+            """Return the names of the fields."""
+            return self._values().keys()
+
+        def values(self) -> typing.ValuesView[Any]:
+            """Return the values of the fields."""
+            return self._values().values()
+
+        def items(self) -> typing.ItemsView[str, Any]:
+            """Return the names and values of the fields."""
+            return self._values().items()
+
+
+class _OpenEvent(Event):
+    """The typing of events that take any keyword; the same as `Event` at run time."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class StartEvent(_OpenEvent):
+    """Starts a run; its fields are the keywords of `Workflow.run()`."""
+
+
+class StopEvent(_OpenEvent):
+    """Ends a run. `await handler` gives `result`, or the event itself if it is of a subclass."""
+
+    _open_fields: ClassVar[Collection[str]] = ("_extra", "result")
+
+    result: Any = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, result: Any = None, **values: Any) -> None: ...
+
+
+class InputRequiredEvent(_OpenEvent):
+    """Asks somebody outside the run for input; goes to the stream when a step returns it."""
+
+
+class HumanResponseEvent(_OpenEvent):
+    """Answers an `InputRequiredEvent`; sent from outside with `handler.send_event()`."""
+
+
+class WorkflowTimedOutEvent(StopEvent):
+    """The last event of a run that did not end before its deadline.
+
+    Attributes:
+        timeout: The time the run had, in seconds.
+        active_steps: Sorted names of the steps that were in progress at the deadline.
+    """
+
+    timeout: float
+    active_steps: list[str]
+
+
+class WorkflowCancelledEvent(StopEvent):
+    """The last event of a run that was cancelled."""
+
+
+class WorkflowFailedEvent(StopEvent):
+    """The last event of a run in which a step failed for good.
+
+    Attributes:
+        step_name: Name of the step.
+        exception: The exception it raised, the one that `await handler` raises.
+        attempts: How often the step was tried; `None` if no single step is to blame.
+        elapsed_seconds: Seconds from the first start of the step to its failure, or `None`.
+    """
+
+    step_name: str
+    exception: BaseException
+    attempts: int | None = None
+    elapsed_seconds: float | None = None
+
+
+class InternalDispatchEvent(Event):
+    """Base of the events about the run itself, seen with `stream_events(expose_internal=True)`."""
+
+
+class UnhandledEvent(InternalDispatchEvent):
+    """An event was sent or returned that no step takes; it is gone.
+
+    Attributes:
+        event_type: Name of its class.
+        qualified_name: Module and qualified name of its class.
+        step_name: The step it was aimed at, if any.
+        idle: Whether nothing was queued or running in the run at that moment.
+    """
+
+    event_type: str
+    qualified_name: str
+    step_name: str | None = None
+    idle: bool
+
+
+# --- Checking values against annotations -----------------------------------------------------
+
+
+class _Kind:
+    """Something that `isinstance` takes, for annotations that are no class."""
+
+    def __instancecheck__(self, value: object) -> bool:
+        raise NotImplementedError
+
+
+@attrs.frozen
+class _OneOf(_Kind):
+    """`Literal[...]`."""
+
+    options: tuple[Any, ...]
+
+    def __instancecheck__(self, value: object) -> bool:
+        return any(type(value) is type(option) and value == option for option in self.options)
+
+
+@attrs.frozen
+class _Items(_Kind):
+    """A container and the kind of its items: `list[str]`, `tuple[int, ...]`, `set[X]`."""
+
+    container: Any
+    item: Any
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, self.container) and all(isinstance(v, self.item) for v in value)
+
+
+@attrs.frozen
+class _Pairs(_Kind):
+    """A mapping with the kinds of its keys and values."""
+
+    container: Any
+    key: Any
+    value: Any
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, self.container) and all(
+            isinstance(k, self.key) and isinstance(v, self.value) for k, v in value.items()
+        )
+
+
+@attrs.frozen
+class _Tuple(_Kind):
+    """`tuple[A, B]`."""
+
+    items: tuple[Any, ...]
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(self.items)
+            and all(isinstance(v, kind) for v, kind in zip(value, self.items, strict=True))
+        )
+
+
+_WIDER: Mapping[Any, Any] = {float: (float, int), complex: (complex, float, int)}
+"""The numeric tower as type checkers have it."""
+
+
+def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
+    """Make and keep what `isinstance` takes for each field of `cls`."""
+    kinds: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[1:]):
+        if issubclass(base, Event) and base is not Event:
+            kinds |= base.__dict__["_kinds"] or _compile_kinds(base)
+    for field in _fields(cls):
+        if field.init and not field.inherited:
+            kinds[field.name] = object if field.converter else _kind(_field_type(cls, field))
+    cls._kinds = kinds
+    return kinds
+
+
+def _field_type(cls: type[Event], field: attrs.Attribute[Any]) -> Any:
+    try:
+        names = {**cls._local_names, **local_names(field.type, cls.__qualname__)}
+        return resolve(field.type, cls.__module__, names)
+    except Exception:  # a name that only type checkers see: nothing to check against
+        return object
+
+
+def _kind(annotation: Any) -> Any:
+    """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
+    annotation = strip(annotation)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(_kind(arg) for arg in args)
+    if origin is typing.Literal:
+        return _OneOf(args)
+    if annotation is None:
+        return types.NoneType
+    if typing.is_typeddict(origin or annotation):
+        return dict
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return _Tuple(tuple(_kind(arg) for arg in args))
+    container = origin or _WIDER.get(annotation, annotation)
+    try:
+        isinstance(None, container)
+    except TypeError:  # a protocol, a type variable, `Any` before Python 3.11, ...
+        return object
+    if container is Any:
+        return object
+    if args and getattr(container, "__module__", "") in ("builtins", "collections.abc"):
+        return _container_kind(container, args)
+    return container
+
+
+def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
+    if issubclass(container, Mapping) and len(args) == 2:
+        return _Pairs(container, _kind(args[0]), _kind(args[1]))
+    if issubclass(container, Collection) and (len(args) == 1 or args[-1] is Ellipsis):
+        item = _kind(args[0])
+        return container if item is object else _Items(container, item)
+    return container
+
+
+def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:
+    field = next(f for f in _fields(cls) if f.name == name)
+    expected = inspect.formatannotation(field.type)
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "..."
+    problem = f"expected {expected}, got {shown} ({type(value).__qualname__})"
+    return EventValidationError(cls.__name__, name, problem)

@@ -1,0 +1,231 @@
+"""The caller's grip on a run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint
+
+from ._engine import Run
+from ._ledger import StepStatistics
+from ._stream import EventIterator
+from .context import Context, current_context
+from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
+from .events import Event, StopEvent
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ResultT = TypeVar("ResultT", default=Any)
+else:
+    from typing import TypeVar
+
+    ResultT = TypeVar("ResultT")
+
+__all__ = ["ResultT", "RunStatistics", "WorkflowHandler"]
+
+
+@attrs.frozen
+class RunStatistics:
+    """Counts of one run.
+
+    Attributes:
+        state: `"running"`, `"ending"` (decided, steps are cleaning up) or `"ended"`.
+        steps: Counts per step.
+        unread_events: Events in the public stream that nobody has read.
+        reader_waiting: Whether somebody waits for the next event of the stream.
+    """
+
+    state: str
+    steps: Mapping[str, StepStatistics]
+    unread_events: int
+    reader_waiting: bool
+
+
+class WorkflowHandler(Generic[ResultT]):
+    """A run that was started: await it for the result, iterate over it for its events.
+
+    Made by `Workflow.run()`. It is used in the event loop and thread where the run was started;
+    what has ended can be read anywhere. With `async with workflow.run() as handler:` the run does
+    not outlive the block.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._context = Context(run)
+        self._cancelled_by_owner = False
+
+    @property
+    def run_id(self) -> str:
+        """Identifies the run in logs."""
+        return self._run.run_id
+
+    @property
+    def ctx(self) -> Context:
+        """The context of the run, as seen from outside its steps."""
+        return self._context
+
+    def is_done(self) -> bool:
+        """Return whether the run has ended: its terminal event is in the stream."""
+        return self._run.ended
+
+    def __await__(self) -> Generator[Any, Any, ResultT]:
+        """Wait for the end of the run.
+
+        Any number of tasks may wait, any number of times; giving up does not touch the run.
+
+        Returns:
+            The result of the `StopEvent`, or the event itself if it is of a subclass.
+
+        Raises:
+            WorkflowTimeoutError: If the run did not end before its deadline.
+            WorkflowCancelledByUser: If it was cancelled.
+            WorkflowRuntimeError: In one of the run's own steps, or in another event loop.
+            BaseException: What the failing step raised; always the same object.
+        """
+        return self._result().__await__()
+
+    async def _result(self) -> Any:
+        event = await self.stop_event_result()
+        return event.result if type(event) is StopEvent else event
+
+    async def stop_event_result(self) -> StopEvent:
+        """Wait for the end of the run and return its stop event.
+
+        Raises:
+            BaseException: As `await handler` does.
+        """
+        run = self._run
+        if not run.ended:
+            self._check_home("waited for")
+            context = current_context.get(None)
+            if context is not None and context.belongs_to(run):
+                raise WorkflowRuntimeError(
+                    "a step cannot wait for the end of its own run; return an event instead"
+                )
+        await run.wait_until_ended()
+        self._raise_failure()
+        assert run.outcome is not None
+        return run.outcome.event
+
+    def _raise_failure(self) -> None:
+        self._run.observed = True
+        outcome = self._run.outcome
+        assert outcome is not None
+        if outcome.error is not None:
+            try:
+                raise outcome.error.with_traceback(outcome.traceback)
+            finally:
+                del outcome  # the traceback refers to this frame
+
+    def get_stop_event(self) -> StopEvent | None:
+        """Return the terminal event, whatever its kind; `None` as long as the run goes on."""
+        if not self._run.ended:
+            return None
+        assert self._run.outcome is not None
+        self._run.observed = True
+        return self._run.outcome.event
+
+    def stream_events(self, expose_internal: bool = False) -> EventIterator:
+        """Return an async iterator over the events that have not been read yet.
+
+        It ends after the terminal event. A run has one stream with one cursor: after `break` or
+        a cancelled read, iterating again goes on with the next event.
+
+        Args:
+            expose_internal: Also yield the events about the run itself, from now on.
+        """
+        if expose_internal:
+            self._run.stream.internal_wanted = True
+        return EventIterator(self._run.stream, expose_internal, self)
+
+    async def send_event(self, ev: Event, step: str | None = None) -> None:
+        """Give an event to every step that accepts it, or to the one called `step`.
+
+        Raises:
+            WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
+                the run has ended, or it lives in another event loop.
+        """
+        self._check_home("sent events")
+        await checkpoint()
+        self._run.send(ev, step)
+
+    async def cancel_run(self, timeout: float | None = None) -> None:
+        """Cancel the run and wait until it has ended. A decided outcome does not change.
+
+        Called in one of the run's own steps, this is where the step gets cancelled.
+
+        Args:
+            timeout: How long to wait at most, in seconds; `None` waits as long as it takes. The
+                run ends in any case.
+        """
+        if self._run.ended:
+            return
+        self._check_home("cancelled")
+        self._cancelled_by_owner = True
+        self._run.cancel("cancel_run() was called")
+        with anyio.move_on_after(timeout):
+            await self._run.wait_until_ended()
+
+    def statistics(self) -> RunStatistics:
+        """Return counts of what is queued, running and done, and of the stream."""
+        run = self._run
+        state = "ended" if run.ended else "running" if run.is_running else "ending"
+        return RunStatistics(
+            state=state,
+            steps=run.statistics(),
+            unread_events=run.stream.unread,
+            reader_waiting=run.stream.reader_waiting,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._check_home("entered")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the run and raise its failure; cancel it if the block was left early.
+
+        A failure that `await handler` has raised already, and the cancellation that the block asked
+        for with `cancel_run()`, are not raised again.
+        """
+        run = self._run
+        try:
+            if exc_type is None:
+                await run.wait_until_ended()
+        finally:
+            if not run.ended:
+                run.cancel("the block that owned it was left")
+                with anyio.CancelScope(shield=True):
+                    await run.wait_until_ended()
+        assert run.outcome is not None
+        wanted = self._cancelled_by_owner and isinstance(run.outcome.error, WorkflowCancelledByUser)
+        if exc_type is None and not run.observed and not wanted:
+            self._raise_failure()
+
+    def _check_home(self, done: str) -> None:
+        if not self._run.ended and not self._run.home.is_here():
+            raise WorkflowRuntimeError(
+                f"a run can only be {done} in the event loop and thread where it was started"
+            )
+
+    def __del__(self) -> None:
+        if run := self.__dict__.get("_run"):
+            run.handler_gone()
+
+    def __repr__(self) -> str:
+        found = self.statistics()
+        busy = sum(step.running for step in found.steps.values())
+        queued = sum(step.queued for step in found.steps.values())
+        return (
+            f"<WorkflowHandler of {self._run}: {found.state}, {busy} running, {queued} queued, "
+            f"{found.unread_events} unread events>"
+        )

@@ -1,0 +1,115 @@
+"""`@step` marks a function as a step of a workflow. It reads nothing: `graph` does, later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Literal, Protocol, TypeVar, get_args, overload
+
+import attrs
+
+from .errors import WorkflowValidationError, nearest
+
+__all__ = ["GraphCheck", "StepConfig", "read_check_names", "step", "step_config"]
+
+GraphCheck = Literal["reachability", "terminal_event", "dead_end"]
+"""A check of the graph that `skip_graph_checks` can turn off."""
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_MARK = "__anyio_workflows_step__"
+
+
+class AcceptsSteps(Protocol):
+    """A workflow class, as far as `@step(workflow=...)` needs it."""
+
+    @classmethod
+    def add_step(cls, func: Callable[..., Any]) -> None: ...
+
+
+@attrs.frozen
+class StepConfig:
+    """What `@step(...)` was told."""
+
+    num_workers: int = 4
+    accept_event_subclasses: bool = False
+    skip_graph_checks: frozenset[str] = frozenset()
+
+
+@overload
+def step(func: FunctionT, /) -> FunctionT: ...
+
+
+@overload
+def step(
+    *,
+    num_workers: int = 4,
+    workflow: type[AcceptsSteps] | None = None,
+    skip_graph_checks: Collection[GraphCheck] | None = None,
+    accept_event_subclasses: bool = False,
+) -> Callable[[FunctionT], FunctionT]: ...
+
+
+def step(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    num_workers: int = 4,
+    workflow: type[AcceptsSteps] | None = None,
+    skip_graph_checks: Collection[GraphCheck] | None = None,
+    accept_event_subclasses: bool = False,
+) -> Any:
+    """Mark an async function as a step: it accepts one event and returns one, or `None`.
+
+    The annotations of the function say which: the parameter annotated with an event class (or a
+    union of some) decides what starts the step, the return annotation what it may produce. A
+    parameter annotated `Context`, anywhere in the signature, receives the step's context.
+
+    Args:
+        func: The function, where `@step` is used without parentheses.
+        num_workers: How many executions of this step may be in progress at once in one run.
+        workflow: The workflow class that a free function (not a method) is a step of.
+        skip_graph_checks: Checks of the graph to leave out for this step: `"reachability"`,
+            `"terminal_event"`, `"dead_end"`.
+        accept_event_subclasses: Take events of subclasses of the annotated types as well.
+
+    Raises:
+        WorkflowValidationError: If an argument has a value that cannot work, or `workflow` has a
+            step of that name already.
+    """
+
+    def mark(func: Any) -> Any:
+        function = func.__func__ if isinstance(func, staticmethod) else func
+        name = getattr(function, "__name__", repr(function))
+        if not callable(function):
+            raise WorkflowValidationError(f"step {name}", ["@step goes on a function"])
+        if type(num_workers) is not int or num_workers < 1:
+            fault = f"num_workers must be a positive int, not {num_workers!r}"
+            raise WorkflowValidationError(f"step {name}", [fault])
+        skipped, faults = read_check_names(skip_graph_checks)
+        if faults:
+            raise WorkflowValidationError(f"step {name}", faults)
+        config = StepConfig(num_workers, accept_event_subclasses, skipped)
+        setattr(function, _MARK, config)
+        if workflow is not None:
+            workflow.add_step(function)
+        return func
+
+    return mark if func is None else mark(func)
+
+
+def step_config(member: object) -> StepConfig | None:
+    """Return what `@step` was told about a member of a class; `None` if it is no step."""
+    function = member.__func__ if isinstance(member, staticmethod) else member
+    config = getattr(function, "__dict__", {}).get(_MARK)
+    return config if isinstance(config, StepConfig) else None
+
+
+def read_check_names(names: Collection[str] | None) -> tuple[frozenset[str], list[str]]:
+    """Return the given names of graph checks as a set, and a fault for each unknown one."""
+    known = get_args(GraphCheck)
+    given = frozenset({names} if isinstance(names, str) else names or ())
+    faults = [
+        f"skip_graph_checks has no {name!r}, {nearest(str(name), known)}"
+        for name in sorted(given.difference(known), key=str)
+    ]
+    return given, faults

@@ -1,0 +1,244 @@
+"""The thin door: declare a workflow, validate it, run it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, Generic
+
+import attrs
+
+from ._backend import find_home
+from ._engine import Run
+from .context import Context
+from .errors import WorkflowConfigurationError, WorkflowRuntimeError, WorkflowValidationError
+from .events import Event, StartEvent
+from .graph import Graph, StepSpec, read_steps, step_members
+from .handler import ResultT, WorkflowHandler
+from .steps import GraphCheck, read_check_names, step_config
+
+__all__ = ["Workflow"]
+
+
+@attrs.frozen
+class _Config:
+    """What `Workflow()` was told."""
+
+    timeout: float | None = 45.0
+    cleanup_timeout: float = 5.0
+    disable_validation: bool = False
+    verbose: bool = False
+    workflow_name: str | None = None
+    skip_graph_checks: frozenset[str] = frozenset()
+
+
+class Workflow(Generic[ResultT]):
+    """Base of workflows: a class whose `@step` methods accept events and return events.
+
+    `class Joke(Workflow[JokeEvent])` tells type checkers what `await workflow.run()` gives.
+
+    Args:
+        timeout: Seconds that a run may take; `None` for no limit.
+        disable_validation: Run without checking the graph of the steps.
+        verbose: Tell about each step, through the logger `anyio_workflows.verbose` if that is
+            enabled for INFO, else on standard output.
+        workflow_name: A name for messages, instead of the class's.
+        skip_graph_checks: Checks of the graph to leave out: `"reachability"`, `"terminal_event"`,
+            `"dead_end"`.
+        cleanup_timeout: Seconds that cancelled steps have for their cleanup, before a run ends
+            without them.
+
+    Raises:
+        WorkflowConfigurationError: If an argument has a value that cannot work.
+        WorkflowValidationError: If the annotations of a step name something that is not defined.
+            (Other faults of a signature raise when the class is defined.)
+    """
+
+    _config = _Config()
+    _free_steps: ClassVar[dict[str, Any]] = {}
+    _specs: ClassVar[dict[str, StepSpec]] = {}
+    _graph: ClassVar[Graph | None] = None
+
+    def __init__(
+        self,
+        timeout: float | None = 45.0,
+        disable_validation: bool = False,
+        verbose: bool = False,
+        workflow_name: str | None = None,
+        skip_graph_checks: Collection[GraphCheck] | None = None,
+        cleanup_timeout: float = 5.0,
+    ) -> None:
+        skipped, faults = read_check_names(skip_graph_checks)
+        if faults:
+            raise WorkflowConfigurationError("; ".join(faults))
+        if timeout is not None and not (_is_number(timeout) and timeout > 0):
+            raise WorkflowConfigurationError(
+                f"timeout must be a positive number of seconds, or None for no limit; not {timeout!r}"
+            )
+        if not (_is_number(cleanup_timeout) and cleanup_timeout >= 0):
+            raise WorkflowConfigurationError(
+                f"cleanup_timeout must be a number of seconds, 0 or more; not {cleanup_timeout!r}"
+            )
+        self._config = _Config(
+            timeout=timeout,
+            cleanup_timeout=cleanup_timeout,
+            disable_validation=disable_validation,
+            verbose=verbose,
+            workflow_name=workflow_name,
+            skip_graph_checks=skipped,
+        )
+        self._compiled()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._free_steps = {}
+        cls._graph = None
+        cls._specs, _ = read_steps(cls, Context, cls._specs)
+
+    @classmethod
+    def add_step(cls, func: Callable[..., Any]) -> None:
+        """Make a free function that is marked with `@step` a step of this workflow.
+
+        Raises:
+            WorkflowValidationError: If the function is not marked, its signature is faulty, or the
+                workflow has a step of that name already.
+        """
+        name = getattr(func, "__name__", repr(func))
+        if step_config(func) is None:
+            raise WorkflowValidationError(f"step {name}", ["mark it with @step before adding it"])
+        if name in step_members(cls):
+            fault = f"it has a step {name!r} already; give the function another name"
+            raise WorkflowValidationError(cls.__name__, [fault])
+        cls._free_steps[name] = staticmethod(func)
+        try:
+            cls._forget_graph()
+            cls._specs, _ = read_steps(cls, Context, cls._specs)
+        except WorkflowValidationError:
+            del cls._free_steps[name]
+            raise
+
+    @classmethod
+    def _forget_graph(cls) -> None:
+        cls._graph = None
+        for subclass in cls.__subclasses__():
+            subclass._forget_graph()
+
+    @classmethod
+    def _compiled(cls) -> Graph:
+        if cls._graph is None:
+            cls._specs, unresolved = read_steps(cls, Context, cls._specs)
+            if unresolved:
+                raise WorkflowValidationError(cls.__name__, unresolved)
+            cls._graph = Graph(cls.__name__, cls._specs)
+        return cls._graph
+
+    @property
+    def workflow_name(self) -> str:
+        """The name that messages use."""
+        return self._config.workflow_name or type(self).__name__
+
+    @property
+    def graph(self) -> Graph:
+        """The steps and the ways of events between them."""
+        return self._compiled()
+
+    @property
+    def events(self) -> list[type[Event]]:
+        """All event types that the steps accept or return."""
+        return self.graph.events
+
+    @property
+    def start_event_class(self) -> type[Event]:
+        """The type of the event that starts a run.
+
+        Raises:
+            WorkflowValidationError: If no step accepts a start event.
+        """
+        return self._only(self.graph.start_event_types, "no step accepts a StartEvent")
+
+    @property
+    def stop_event_class(self) -> type[Event]:
+        """The type of the event that ends a successful run.
+
+        Raises:
+            WorkflowValidationError: If no step returns a stop event.
+        """
+        return self._only(self.graph.stop_event_types, "no step returns a StopEvent")
+
+    def _only(self, types: list[type[Event]], fault: str) -> type[Event]:
+        if not types:
+            raise WorkflowValidationError(self.workflow_name, [fault])
+        return types[0]
+
+    def validate(self) -> None:
+        """Check the graph of the steps; `run()` does so too.
+
+        Raises:
+            WorkflowValidationError: With every fault of the graph.
+        """
+        if faults := self.graph.faults(self._config.skip_graph_checks):
+            raise WorkflowValidationError(self.workflow_name, faults)
+
+    def run(
+        self, *, start_event: StartEvent | None = None, run_id: str | None = None, **kwargs: Any
+    ) -> WorkflowHandler[ResultT]:
+        """Start a run in the background and return the handler to await and to stream from.
+
+        A plain function: no step begins before the caller's next `await`. The run belongs to the
+        event loop; `async with workflow.run(...) as handler:` binds it to a block.
+
+        Args:
+            start_event: The event to start with, instead of keywords.
+            run_id: Identifies the run in logs; made up if not given.
+            **kwargs: The fields of the start event.
+
+        Raises:
+            WorkflowValidationError: If the graph of the steps is faulty.
+            WorkflowConfigurationError: If both `start_event` and keywords are given, or an event
+                that no step accepts as start event.
+            EventValidationError: If the keywords do not make a start event.
+            WorkflowRuntimeError: Outside an asyncio or trio event loop.
+        """
+        if not self._config.disable_validation:
+            self.validate()
+        event = self._start_event(start_event, kwargs)
+        home = find_home()
+        if home is None:
+            raise WorkflowRuntimeError(
+                f"{type(self).__name__}.run() needs a running event loop: call it in an async "
+                "function under asyncio or trio, or, from a worker thread, through "
+                "anyio.from_thread.run_sync()"
+            )
+        config = self._config
+        run = Run(
+            self,
+            self.graph,
+            event,
+            home,
+            name=self.workflow_name,
+            run_id=run_id,
+            timeout=config.timeout,
+            cleanup_timeout=config.cleanup_timeout,
+            verbose=config.verbose,
+        )
+        handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
+        run.start()
+        return handler
+
+    def _start_event(self, given: StartEvent | None, fields: dict[str, Any]) -> Event:
+        if given is None:
+            return self.start_event_class(**fields)
+        if fields:
+            raise WorkflowConfigurationError(
+                f"run() takes a start_event or its fields, not both; got {', '.join(fields)} as well"
+            )
+        if not isinstance(given, StartEvent) or not self.graph.takers(type(given)):
+            raise WorkflowConfigurationError(
+                f"{self.workflow_name} starts with {self.start_event_class.__name__}, "
+                f"not with {given!r}"
+            )
+        return given
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
