@@ -84,7 +84,7 @@ class Event:
     """Fields that an open class may have."""
 
     _open: ClassVar[bool] = True
-    _local_names: ClassVar[Mapping[str, Any]] = {}
+    _local_names: ClassVar[dict[str, Any]] = {}
     _kinds: ClassVar[dict[str, Any] | None] = None
     """Field -> what `isinstance` takes for it; made when the first instance is."""
 
@@ -97,9 +97,8 @@ class Event:
         cls._open = all(field.name in cls._open_fields for field in fields)
         cls._kinds = None
         cls._local_names = {}
-        for field in fields:
-            if not field.inherited:
-                cls._local_names.update(local_names(field.type, cls.__qualname__))
+        for annotation in inspect.get_annotations(cls).values():
+            cls._local_names.update(local_names(annotation, cls.__qualname__))
 
     def __init__(self, /, **values: Any) -> None:
         cls = type(self)
@@ -354,8 +353,9 @@ def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
     for base in reversed(cls.__mro__[1:]):
         if issubclass(base, Event) and base is not Event:
             kinds |= base.__dict__["_kinds"] or _compile_kinds(base)
+    own = inspect.get_annotations(cls)
     for field in _fields(cls):
-        if field.init and not field.inherited:
+        if field.init and field.name in own:
             kinds[field.name] = object if field.converter else _kind(_field_type(cls, field))
     cls._kinds = kinds
     return kinds
