@@ -106,7 +106,7 @@ def timed_out(timeout: float, active_steps: list[str]) -> Outcome:
     )
 
 
-def failed(step: str, error: BaseException, attempts: int, elapsed: float) -> Outcome:
+def failed(step: str, error: BaseException, attempts: int | None, elapsed: float | None) -> Outcome:
     event = WorkflowFailedEvent(
         step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed
     )
@@ -298,6 +298,18 @@ class Run:
         assert self._group is not None
         return self._group.cancel_scope.cancel_called or self.home.host_cancelled()
 
+    def _decide_why_cancelled(self) -> None:
+        """Settle the outcome of a run whose tasks are being cancelled, not by a decision."""
+        if self.home.host_cancelled() or self.home.current_time() >= self._deadline:
+            self.cancel("its event loop ended")  # or its deadline passed: `_decide` looks
+        else:
+            step = self.ledger.last_finished or "?"
+            error = WorkflowRuntimeError(
+                f"a step, probably {step}, left a cancel scope or task group open, which broke the "
+                "run's task group; leave them where you entered them, with 'with'"
+            )
+            self._decide(failed(step, error, None, None))
+
     # --- The host ---------------------------------------------------------------------------
 
     async def _host(self) -> None:
@@ -310,7 +322,7 @@ class Run:
                 self.close()
         except BaseException as exc:
             if not _is_cancellation(exc):
-                logger.critical("%s: its task group broke", self, exc_info=exc)
+                logger.error("%s: its task group broke", self, exc_info=exc)
 
     def _open(self, group: TaskGroup) -> None:
         self._group = group
@@ -325,7 +337,7 @@ class Run:
             try:
                 await self._decided.wait()
             except anyio.get_cancelled_exc_class():
-                self.cancel("its event loop ended")
+                self._decide_why_cancelled()
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""
@@ -403,7 +415,7 @@ class Run:
         steps = 0
         while ledger.calls and self.outcome is None:
             if now >= self._deadline:
-                self.cancel("its deadline passed")
+                self._decide_why_cancelled()
                 return
             work: Work = self._inboxes[ledger.answer()][1].receive_nowait()
             ledger.start(work)
@@ -450,7 +462,7 @@ class Run:
         if not _is_cancellation(exc):
             self._fail(work, _unwrap(exc), started)
         elif self.outcome is None and self._being_cancelled():
-            self.cancel("its event loop ended")
+            self._decide_why_cancelled()
         elif self.outcome is None:
             stray = WorkflowRuntimeError(
                 f"step {work.post.spec.name} raised a cancellation, but nobody had cancelled it; "

@@ -84,11 +84,19 @@ class Post:
 
 @attrs.define(eq=False, init=False)
 class Ledger:
-    """The books of one run."""
+    """The books of one run.
+
+    Attributes:
+        graph: The steps.
+        owed: All work that is owed, by id, in order of arrival.
+        calls: The steps with a place for their oldest queued work, in the order of the grants.
+        last_finished: Name of the step whose execution ended last.
+    """
 
     graph: Graph
     owed: dict[int, Work]
     calls: deque[Post]
+    last_finished: str | None
     _posts: dict[str, Post]
     _next_id: int
 
@@ -96,6 +104,7 @@ class Ledger:
         self.graph = graph
         self.owed = {}
         self.calls = deque()
+        self.last_finished = None
         self._posts = {}
         self._next_id = 1
 
@@ -161,6 +170,7 @@ class Ledger:
         post = work.post
         post.running -= 1
         post.done += 1
+        self.last_finished = post.spec.name
         self._call(post)
 
     @property

@@ -93,6 +93,9 @@ class Workflow(Generic[ResultT]):
         super().__init_subclass__(**kwargs)
         cls._free_steps = {}
         cls._graph = None
+        if taken := sorted(step_members(cls).keys() & vars(Workflow).keys()):
+            faults = [f"a step cannot be called {name!r}, Workflow needs it" for name in taken]
+            raise WorkflowValidationError(cls.__name__, faults)
         cls._specs, _ = read_steps(cls, Context, cls._specs)
 
     @classmethod
