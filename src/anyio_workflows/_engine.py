@@ -418,8 +418,8 @@ class Run:
                 self._decide_why_cancelled()
                 return
             work: Work = self._inboxes[ledger.answer()][1].receive_nowait()
-            ledger.start(work)
-            self._hire()
+            if ledger.calls:
+                self._hire()
             await self._execute(work, now)
             if native_cancellations() and not self._being_cancelled():
                 await home.shed_cancellation()
@@ -433,7 +433,8 @@ class Run:
 
     async def _execute(self, work: Work, started: float) -> None:
         spec = work.post.spec
-        self._say("Running step %s", spec.name)
+        if self._verbose:
+            self._say("Running step %s", spec.name)
         context = Context(self)
         token = current_context.set(context)
         try:
@@ -455,7 +456,8 @@ class Run:
         elif self.outcome is not None and not isinstance(result, StopEvent):
             logger.info("%s: step %s returned %s too late", self, spec.name, type(result).__name__)
         else:
-            self._say("Step %s produced event %s", spec.name, type(result).__name__)
+            if self._verbose:
+                self._say("Step %s produced event %s", spec.name, type(result).__name__)
             self._emit(result)
 
     def _take_error(self, work: Work, exc: BaseException, started: float) -> None:

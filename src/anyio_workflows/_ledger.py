@@ -10,7 +10,7 @@
 # the step, while no worker has come to take it yet. `calls` lists them in the order in which they
 # were granted, over all steps: whoever is free answers the first one.
 #
-#                  route()              answer() + start()             finish()
+#                  route()                   answer()                  finish()
 #     (event) ----------------> queued ---------------------> running ----------> (gone)
 #
 # Rules
@@ -60,14 +60,12 @@ class Work:
         post: The step's entry in the ledger.
         event: The event that starts the step.
         attempt: The attempt that comes next or is in progress, from 1.
-        running: Whether an execution is in progress.
     """
 
     id: int
     post: Post
     event: Event
     attempt: int = 1
-    running: bool = False
 
 
 @attrs.define(eq=False)
@@ -159,14 +157,9 @@ class Ledger:
         post.running += 1
         return post
 
-    def start(self, work: Work) -> None:
-        """Note that an execution of `work` begins, in the place that `answer()` gave."""
-        work.running = True
-
     def finish(self, work: Work) -> None:
         """Note that `work` is done with, and pass its place on."""
         del self.owed[work.id]
-        work.running = False
         post = work.post
         post.running -= 1
         post.done += 1
