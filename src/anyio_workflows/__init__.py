@@ -8,9 +8,10 @@
 #               An event is what travels; `@step` marks a function; `graph` reads the signatures
 #               and finds the faults; `workflow` is the door: it starts a run.
 #
-#   run         _ledger -> context -> _engine
-#               The ledger decides, synchronously, who is owed what; the engine acts: it is the
-#               one task group, with workers, deadline and termination. A step sees its `context`.
+#   run         _ledger -> context -> _crew -> _engine
+#               The ledger decides, synchronously, who is owed what. The crew executes the steps, and
+#               a step sees its `context`. The engine is the one task group, from the start of the
+#               run to the decision how it ends, which is an `_outcome`.
 #
 #   observe     _stream -> handler
 #               The public stream with its reader, and the caller's grip on the run.

@@ -6,15 +6,13 @@ import argparse
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ._demo import ENDINGS, run_demo
 
 
-def main(
-    argv: Sequence[str] | None = None, backend_options: Mapping[str, Any] | None = None
-) -> int:
+def main(argv: Sequence[str] | None = None, backend_options: dict[str, Any] | None = None) -> int:
     """Do what the command line says and return the exit status.
 
     Args:

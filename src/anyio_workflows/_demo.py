@@ -156,7 +156,7 @@ class Page:
 
 
 def run_demo(
-    backend: str, end: str, timeout: float | None, backend_options: Mapping[str, Any] | None = None
+    backend: str, end: str, timeout: float | None, backend_options: dict[str, Any] | None = None
 ) -> int:
     """Run the demo; return 0 if the run ended as asked for, else 1.
 
@@ -172,17 +172,18 @@ def run_demo(
         timeout = _SHORT_TIMEOUT if end == "timeout" else _AMPLE_TIMEOUT
     workflow = DemoWorkflow(provider, timeout)
     words_until_cancel = _WORDS_UNTIL_CANCEL if end == "cancel" else None
-    options = dict(backend_options or {})
-    ended = anyio.run(_show, workflow, words_until_cancel, backend=backend, backend_options=options)
-    if type(ended) is ENDINGS[end]:
+    came = anyio.run(
+        _show, workflow, words_until_cancel, backend=backend, backend_options=backend_options
+    )
+    if came is ENDINGS[end]:
         return 0
-    wanted, got = ENDINGS[end].__name__, type(ended).__name__
-    print(f"The demo was to end with {wanted}, but {got} came.", file=sys.stderr)
+    expected = ENDINGS[end].__name__
+    print(f"{expected} was asked for, but {came.__name__} came.", file=sys.stderr)
     return 1
 
 
-async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> StopEvent | None:
-    """Run the workflow, print what its stream brings, and return the terminal event."""
+async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[Event]:
+    """Run the workflow, print what its stream brings, and return the type of its last event."""
     handler = workflow.run(first_input="Start the workflow.")
     page = Page()
     async for event in handler.stream_events():
@@ -197,7 +198,7 @@ async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> StopE
                 page.end_line()
                 print(f"\nThe last event of the stream:\n  {_describe(event)}")
     print(f"What `await handler` did:\n  {await _outcome(handler)}")
-    return handler.get_stop_event()
+    return type(event)
 
 
 def _describe(event: StopEvent) -> str:
@@ -205,13 +206,13 @@ def _describe(event: StopEvent) -> str:
     match event:
         case WorkflowTimedOutEvent(timeout=timeout, active_steps=steps):
             active = ", ".join(steps) or "none"
-            said = f"the run had {timeout:g} s, and they are over; active steps: {active}"
+            said = f"the run had {timeout:g} s; active steps: {active}"
         case WorkflowCancelledEvent():
             said = "the run was cancelled"
         case WorkflowFailedEvent(step_name=name, attempts=attempts, exception=error):
-            said = f"{name} failed for good at attempt {attempts}: {error!r}"
+            said = f"{name} failed at attempt {attempts}: {error!r}"
         case _:
-            said = f"the run is complete, with the result {event.result!r}"
+            said = f"the run is complete; its result is {event.result!r}"
     return f"{type(event).__name__}: {said}"
 
 

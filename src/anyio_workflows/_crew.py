@@ -1,0 +1,223 @@
+"""The workers of a run: the tasks that execute its steps.
+
+# Theory of operation
+#
+# Work travels from the ledger's decision to a worker through the memory object stream of its step,
+# its inbox. A *worker* is a child task of the run's task group. It answers the ledger's calls, of
+# whichever step comes first, and executes step after step in the same task, until there are no more
+# calls; then it ends. A task per event would cost ten times as much.
+#
+# Rules
+# =====
+#
+# 1. Whoever leaves calls behind hires: before executing a step, after an event came from outside,
+#    when a worker ends. One recruit at a time is enough: it hires the next before it starts work.
+# 2. No step starts after the run's outcome is decided, or its deadline has passed.
+# 3. Nothing that a step raises leaves its worker; the task group never sees an exception of a step.
+# 4. A worker that a step has left with changed context variables ends: the next step is executed
+#    in a task of its own that starts from the caller's context (O7).
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import Context as ContextVars
+from contextvars import copy_context
+from typing import Any, Protocol
+
+import anyio
+import attrs
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ._backend import Home
+from ._ledger import Ledger, Post, Work
+from .context import Context, RunPort, current_context
+from .errors import WorkflowRuntimeError
+
+__all__ = ["Crew", "Employer", "is_cancellation"]
+
+_STEPS_PER_CHECKPOINT = 32
+_SECONDS_PER_CHECKPOINT = 0.0005
+"""A worker whose steps never wait lets others run this often (R6)."""
+
+Inbox = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
+
+
+class Employer(RunPort, Protocol):
+    """A run, as far as its workers can see it."""
+
+    workflow: object
+    home: Home
+    ledger: Ledger
+
+    def notice_deadline(self, now: float) -> bool:
+        """Tell whether the deadline has passed at the time `now`; if so, the run is over."""
+        ...
+
+    def being_cancelled(self) -> bool:
+        """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
+        ...
+
+    def take_result(self, work: Work, result: Any, started: float) -> None:
+        """Take what a step returned that was started at the time `started`."""
+        ...
+
+    def take_error(self, work: Work, error: BaseException, started: float) -> None:
+        """Take what a step raised that was started at the time `started`."""
+        ...
+
+    def take_cancellation(self) -> None:
+        """Note that a step ended because the run is being cancelled."""
+        ...
+
+
+@attrs.define(eq=False, init=False)
+class Crew:
+    """The workers of one run, and the inboxes that they take their work from.
+
+    Attributes:
+        size: Number of workers that are alive.
+    """
+
+    size: int
+    _run: Employer
+    _name: str
+    _context: ContextVars
+    _group: TaskGroup | None
+    _inboxes: dict[Post, Inbox]
+    _recruiting: bool
+    _gone: anyio.Event | None
+
+    def __init__(self, run: Employer, name: str) -> None:
+        self.size = 0
+        self._run = run
+        self._name = name
+        self._context = copy_context()
+        self._group = None
+        self._inboxes = {}
+        self._recruiting = False
+        self._gone = None
+
+    def deliver(self, work: Work) -> None:
+        """Put work into the inbox of its step."""
+        inbox = self._inboxes.get(work.post)
+        if inbox is None:
+            inbox = anyio.create_memory_object_stream[Work](math.inf)
+            self._inboxes[work.post] = inbox
+        inbox[0].send_nowait(work)
+
+    def open(self, group: TaskGroup) -> None:
+        """Begin work, in the run's task group."""
+        self._group = group
+        self.hire()
+
+    def hire(self) -> None:
+        """See to it that a worker comes for the calls, if there are any (rule 1)."""
+        run = self._run
+        if self._recruiting or self._group is None or not run.ledger.calls:
+            return
+        if run.is_running and not run.being_cancelled():
+            self._recruiting = True
+            self.size += 1
+            self._group.create_task(self._work(), name=self._name, context=self._context)
+
+    async def wait_until_gone(self) -> None:
+        """Wait until no worker is alive."""
+        if self.size:
+            self._gone = anyio.Event()
+            await self._gone.wait()
+
+    def close(self) -> None:
+        """Throw away the work that no worker will take any more."""
+        for send, receive in self._inboxes.values():
+            send.close()
+            receive.close()
+        self._inboxes.clear()
+
+    async def _work(self) -> None:
+        self._recruiting = False
+        try:
+            await self._answer_calls()
+        finally:
+            self.size -= 1
+            if self._gone is not None and not self.size:
+                self._gone.set()
+            self.hire()
+
+    async def _answer_calls(self) -> None:
+        run, ledger, home = self._run, self._run.ledger, self._run.home
+        untouched = copy_context()
+        native_cancellations = home.cancellation_counter()
+        now = rested = home.current_time()
+        steps = 0
+        while ledger.calls and run.is_running and not run.notice_deadline(now):
+            _, inbox = self._inboxes[ledger.answer()]
+            work = inbox.receive_nowait()
+            if ledger.calls:
+                self.hire()
+            await self._execute(work, now)
+            if native_cancellations() and not run.being_cancelled():
+                await home.shed_cancellation()
+            if _differ(copy_context(), untouched):
+                return
+            steps += 1
+            now = home.current_time()
+            if steps % _STEPS_PER_CHECKPOINT == 0 or now - rested > _SECONDS_PER_CHECKPOINT:
+                await checkpoint()
+                now = rested = home.current_time()
+
+    async def _execute(self, work: Work, started: float) -> None:
+        run = self._run
+        spec = work.post.spec
+        context = Context(run)
+        token = current_context.set(context)
+        try:
+            result = await spec.call(run.workflow, context, work.event)
+        except BaseException as exc:
+            if not is_cancellation(exc):
+                run.take_error(work, _name_stop_iteration(exc), started)
+            elif run.being_cancelled():
+                run.take_cancellation()
+            else:
+                run.take_error(work, _stray_cancellation(spec.name, exc), started)
+        else:
+            run.take_result(work, result, started)
+        finally:
+            current_context.reset(token)
+            run.ledger.finish(work)
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Tell whether an exception is nothing but a cancellation, or a group of them."""
+    cancelled_class = anyio.get_cancelled_exc_class()
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(cancelled_class)[1] is None
+    return isinstance(exc, cancelled_class)
+
+
+def _stray_cancellation(step: str, exc: BaseException) -> BaseException:
+    """Make a failure of a cancellation that nobody asked for (T8)."""
+    error = WorkflowRuntimeError(
+        f"step {step} raised a cancellation, but nobody had cancelled it; a cancel scope, task or "
+        "timeout inside the step leaks its own"
+    )
+    error.__cause__ = exc
+    return error
+
+
+def _name_stop_iteration(exc: BaseException) -> BaseException:
+    """Name a `StopIteration`, which Python turns into a `RuntimeError` on its own (T5)."""
+    if type(exc) is RuntimeError and isinstance(exc.__cause__, StopIteration):
+        error = WorkflowRuntimeError("the step raised StopIteration")
+        error.__cause__ = exc.__cause__
+        return error
+    return exc
+
+
+def _differ(one: ContextVars, other: ContextVars) -> bool:
+    try:
+        return one != other
+    except Exception:  # a value that can't be compared
+        return True

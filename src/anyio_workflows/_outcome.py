@@ -1,0 +1,72 @@
+"""How a run can end: the terminal event, the error, and the words for it (T2)."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import attrs
+
+from .errors import WorkflowCancelledByUser, WorkflowTimeoutError
+from .events import (
+    StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowTimedOutEvent,
+)
+
+__all__ = ["Outcome"]
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """How a run ends.
+
+    Attributes:
+        event: The terminal event.
+        error: What `await handler` raises; `None` if the run succeeded.
+        summary: The end of the sentence "the run has ended, ...".
+        traceback: Where the error came from; it is raised with this one each time (T5).
+    """
+
+    event: StopEvent
+    error: BaseException | None
+    summary: str
+    traceback: TracebackType | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether somebody should hear of it: the run neither succeeded nor was cancelled."""
+        return self.error is not None and not isinstance(self.error, WorkflowCancelledByUser)
+
+    @classmethod
+    def stopped(cls, event: StopEvent) -> Outcome:
+        """A step returned or sent a stop event."""
+        return cls(event, None, f"it returned {type(event).__name__}")
+
+    @classmethod
+    def cancelled(cls, reason: str) -> Outcome:
+        """The run was cancelled."""
+        error = WorkflowCancelledByUser(reason)
+        return cls(WorkflowCancelledEvent(), error, f"it was cancelled, {reason}")
+
+    @classmethod
+    def timed_out(cls, timeout: float, active_steps: list[str]) -> Outcome:
+        """The deadline passed."""
+        event = WorkflowTimedOutEvent(timeout=timeout, active_steps=active_steps)
+        error = WorkflowTimeoutError(timeout, active_steps)
+        return cls(event, error, f"it timed out after {timeout:g} seconds")
+
+    @classmethod
+    def failed(
+        cls,
+        step: str,
+        error: BaseException,
+        attempts: int | None = None,
+        elapsed: float | None = None,
+    ) -> Outcome:
+        """A step failed for good."""
+        event = WorkflowFailedEvent(
+            step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed
+        )
+        summary = f"step {step} failed with {type(error).__name__}"
+        return cls(event, error, summary, error.__traceback__)
