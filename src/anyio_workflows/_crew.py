@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Coroutine
 from contextvars import Context as ContextVars
 from contextvars import copy_context
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ from typing import Any, Protocol
 import anyio
 import attrs
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ._backend import Home
@@ -52,6 +53,8 @@ class Employer(RunPort, Protocol):
     home: Home
     ledger: Ledger
 
+    deadline: float
+
     def notice_deadline(self, now: float) -> bool:
         """Tell whether the deadline has passed at the time `now`; if so, the run is over."""
         ...
@@ -60,12 +63,12 @@ class Employer(RunPort, Protocol):
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         ...
 
-    def take_result(self, work: Work, result: Any, started: float) -> None:
-        """Take what a step returned that was started at the time `started`."""
+    def take_result(self, work: Work, result: Any, elapsed: float) -> None:
+        """Take what a step returned after `elapsed` seconds."""
         ...
 
-    def take_error(self, work: Work, error: BaseException, started: float) -> None:
-        """Take what a step raised that was started at the time `started`."""
+    def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
+        """Take what a step raised after `elapsed` seconds."""
         ...
 
     def take_cancellation(self) -> None:
@@ -87,7 +90,7 @@ class Crew:
     _context: ContextVars
     _group: TaskGroup | None
     _inboxes: dict[Post, Inbox]
-    _recruiting: bool
+    _recruit: Coroutine[Any, Any, None] | None
     _gone: anyio.Event | None
 
     def __init__(self, run: Employer, name: str) -> None:
@@ -97,7 +100,7 @@ class Crew:
         self._context = copy_context()
         self._group = None
         self._inboxes = {}
-        self._recruiting = False
+        self._recruit = None
         self._gone = None
 
     def deliver(self, work: Work) -> None:
@@ -116,15 +119,21 @@ class Crew:
     def hire(self) -> None:
         """See to it that a worker comes for the calls, if there are any (rule 1)."""
         run = self._run
-        if self._recruiting or self._group is None or not run.ledger.calls:
+        if self._recruit is not None or self._group is None or not run.ledger.calls:
             return
         if run.is_running and not run.being_cancelled():
-            self._recruiting = True
             self.size += 1
-            self._group.create_task(self._work(), name=self._name, context=self._context)
+            self._recruit = self._work()
+            self._group.create_task(self._recruit, name=self._name, context=self._context)
 
     async def wait_until_gone(self) -> None:
-        """Wait until no worker is alive."""
+        """Wait until no worker is alive, when the run's task group has been cancelled."""
+        await cancel_shielded_checkpoint()
+        if self._recruit is not None:
+            # It would have begun by now: asyncio threw its task away, cancelled before the start.
+            self._recruit.close()
+            self._recruit = None
+            self.size -= 1
         if self.size:
             self._gone = anyio.Event()
             await self._gone.wait()
@@ -137,7 +146,7 @@ class Crew:
         self._inboxes.clear()
 
     async def _work(self) -> None:
-        self._recruiting = False
+        self._recruit = None
         try:
             await self._answer_calls()
         finally:
@@ -157,36 +166,52 @@ class Crew:
             work = inbox.receive_nowait()
             if ledger.calls:
                 self.hire()
-            await self._execute(work, now)
+            now = await self._execute(work, now)
             if native_cancellations() and not run.being_cancelled():
                 await home.shed_cancellation()
             if _differ(copy_context(), untouched):
                 return
             steps += 1
-            now = home.current_time()
             if steps % _STEPS_PER_CHECKPOINT == 0 or now - rested > _SECONDS_PER_CHECKPOINT:
                 await checkpoint()
                 now = rested = home.current_time()
 
-    async def _execute(self, work: Work, started: float) -> None:
+    async def _execute(self, work: Work, started: float) -> float:
+        """Execute one step; returns the time when it ended."""
         run = self._run
-        spec = work.post.spec
         context = Context(run)
         token = current_context.set(context)
         try:
-            result = await spec.call(run.workflow, context, work.event)
+            result = await work.post.spec.call(run.workflow, context, work.event)
         except BaseException as exc:
-            if not is_cancellation(exc):
-                run.take_error(work, _name_stop_iteration(exc), started)
-            elif run.being_cancelled():
-                run.take_cancellation()
-            else:
-                run.take_error(work, _stray_cancellation(spec.name, exc), started)
+            now = run.home.current_time()
+            self._hand_over_exception(work, exc, now - started)
         else:
-            run.take_result(work, result, started)
-        finally:
-            current_context.reset(token)
-            run.ledger.finish(work)
+            now = run.home.current_time()
+            if now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open():
+                run.take_error(work, _scope_error(work), now - started)
+            else:
+                run.take_result(work, result, now - started)
+        current_context.reset(token)
+        run.notice_deadline(now)  # while the ledger still knows that the step was active
+        run.ledger.finish(work)
+        return now
+
+    def _hand_over_exception(self, work: Work, exc: BaseException, elapsed: float) -> None:
+        if not is_cancellation(exc):
+            self._run.take_error(work, _name_stop_iteration(exc), elapsed)
+        elif self._run.being_cancelled():
+            self._run.take_cancellation()
+        else:
+            self._run.take_error(work, _stray_cancellation(work, exc), elapsed)
+
+    def _scope_left_open(self) -> bool:
+        """Tell whether the step just executed left its worker in a cancel scope of its own.
+
+        Sees scopes that have a deadline or a shield; asked only after steps that took some time.
+        """
+        run = self._run
+        return anyio.current_effective_deadline() != run.deadline and not run.being_cancelled()
 
 
 def is_cancellation(exc: BaseException) -> bool:
@@ -197,19 +222,30 @@ def is_cancellation(exc: BaseException) -> bool:
     return isinstance(exc, cancelled_class)
 
 
-def _stray_cancellation(step: str, exc: BaseException) -> BaseException:
+def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
     """Make a failure of a cancellation that nobody asked for (T8)."""
     error = WorkflowRuntimeError(
-        f"step {step} raised a cancellation, but nobody had cancelled it; a cancel scope, task or "
-        "timeout inside the step leaks its own"
+        f"step {work.post.spec.name} raised a cancellation, but nobody had cancelled it; a cancel "
+        "scope, task or timeout inside the step leaks its own"
     )
     error.__cause__ = exc
     return error
 
 
+def _scope_error(work: Work) -> BaseException:
+    return WorkflowRuntimeError(
+        f"step {work.post.spec.name} left a cancel scope open, as an async generator does that is "
+        "not exhausted; close it, with contextlib.aclosing()"
+    )
+
+
 def _name_stop_iteration(exc: BaseException) -> BaseException:
     """Name a `StopIteration`, which Python turns into a `RuntimeError` on its own (T5)."""
-    if type(exc) is RuntimeError and isinstance(exc.__cause__, StopIteration):
+    if (
+        type(exc) is RuntimeError
+        and isinstance(exc.__cause__, StopIteration)
+        and exc.args == ("coroutine raised StopIteration",)
+    ):
         error = WorkflowRuntimeError("the step raised StopIteration")
         error.__cause__ = exc.__cause__
         return error

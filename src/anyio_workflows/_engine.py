@@ -23,6 +23,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import reprlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -64,6 +66,7 @@ class Run:
         outcome: How the run ends, once that is decided.
         ended: Whether the terminal event has been published.
         observed: Whether somebody has seen the outcome.
+        deadline: When the run times out, on the loop's clock.
     """
 
     workflow: object
@@ -75,10 +78,10 @@ class Run:
     outcome: Outcome | None
     ended: bool
     observed: bool
+    deadline: float
     _timeout: float | None
     _cleanup_timeout: float
     _verbose: bool
-    _deadline: float
     _crew: Crew
     _group: TaskGroup | None
     _handler_gone: bool
@@ -109,7 +112,7 @@ class Run:
         self._timeout = timeout
         self._cleanup_timeout = cleanup_timeout
         self._verbose = verbose
-        self._deadline = math.inf
+        self.deadline = math.inf
         self._crew = Crew(self, name)
         self._group = None
         self._handler_gone = False
@@ -144,7 +147,7 @@ class Run:
         """Route an event that a step or somebody outside sends (R3)."""
         if not isinstance(event, Event):
             raise WorkflowRuntimeError(
-                f"only events can be sent, not {event!r} ({type(event).__qualname__})"
+                f"only events can be sent, not {reprlib.repr(event)} ({type(event).__qualname__})"
             )
         self._refuse_if_ended(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
@@ -205,17 +208,23 @@ class Run:
 
     def _decide(self, outcome: Outcome) -> None:
         """Settle the outcome; the first cause wins (rule 1)."""
-        if self.outcome is None and self.home.current_time() >= self._deadline:
-            assert self._timeout is not None
-            self.outcome = Outcome.timed_out(self._timeout, self.active_steps())
-        elif self.outcome is None:
-            self.outcome = outcome
-        if self.outcome is not outcome:
-            level = logging.WARNING if outcome.is_failure else logging.INFO
+        if self.outcome is None:
+            self.outcome = self._earlier_cause() or outcome
+        if self.outcome is not outcome and not outcome.is_cancellation:
+            level = logging.WARNING if outcome.error else logging.INFO
             message = "%s: changes nothing any more: %s"
             logger.log(level, message, self, outcome.summary, exc_info=outcome.error)
         if self._decided is not None:
             self._decided.set()
+
+    def _earlier_cause(self) -> Outcome | None:
+        """Return the outcome that nobody has noticed yet, if there is one."""
+        if self.home.current_time() >= self.deadline:
+            assert self._timeout is not None
+            return Outcome.timed_out(self._timeout, self.active_steps())
+        if self.home.host_cancelled():
+            return Outcome.cancelled("its event loop ended")
+        return None
 
     # --- The host ---------------------------------------------------------------------------
 
@@ -234,8 +243,8 @@ class Run:
     def _open(self, group: TaskGroup) -> None:
         self._group = group
         if self._timeout is not None:
-            self._deadline = self.home.current_time() + self._timeout
-            group.cancel_scope.deadline = self._deadline
+            self.deadline = self.home.current_time() + self._timeout
+            group.cancel_scope.deadline = self.deadline
         self._crew.open(group)
 
     async def _wait_until_decided(self) -> None:
@@ -284,19 +293,19 @@ class Run:
         if not (self.ended and self._handler_gone) or self.observed or self.stream.consumed:
             return
         assert self.outcome is not None
-        if self.outcome.is_failure:
+        if self.outcome.error and not self.outcome.is_cancellation:
             self.observed = True
             logger.error("%s: nobody saw its failure", self, exc_info=self.outcome.error)
 
     # --- What the crew hands over -------------------------------------------------------------
 
-    def take_result(self, work: Work, result: Any, started: float) -> None:
+    def take_result(self, work: Work, result: Any, elapsed: float) -> None:
         """Take what a step returned: route it, or fail the step for it (R4)."""
         spec = work.post.spec
         if result is None and spec.returns_none:
             self._say("Step %s produced no event", spec.name)
         elif result is None or not isinstance(result, spec.returns):
-            self.take_error(work, WorkflowRuntimeError(_wrong_result(spec, result)), started)
+            self.take_error(work, WorkflowRuntimeError(_wrong_result(spec, result)), elapsed)
         elif self.outcome is not None and not isinstance(result, StopEvent):
             logger.info("%s: step %s returned %s too late", self, spec.name, type(result).__name__)
         else:
@@ -304,30 +313,26 @@ class Run:
                 self._say("Step %s produced event %s", spec.name, type(result).__name__)
             self._emit(result)
 
-    def take_error(self, work: Work, error: BaseException, started: float) -> None:
+    def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
         """Take what a step raised; it fails the run."""
         name = work.post.spec.name
         self._say("Step %s failed with %s", name, type(error).__name__)
-        elapsed = self.home.current_time() - started
         self._decide(Outcome.failed(name, error, work.attempt, elapsed))
 
     def take_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run whose tasks are being cancelled."""
         if self.outcome is not None:
             return
-        if self.home.host_cancelled() or self.home.current_time() >= self._deadline:
-            self.cancel("its event loop ended")  # or its deadline passed: `_decide` looks
-            return
         step = self.ledger.last_finished or "?"
         error = WorkflowRuntimeError(
             f"a step, probably {step}, left a cancel scope or task group open, which broke the "
             "run's task group; leave them where you entered them, with 'with'"
         )
-        self._decide(Outcome.failed(step, error))
+        self._decide(self._earlier_cause() or Outcome.failed(step, error))
 
     def notice_deadline(self, now: float) -> bool:
         """Tell whether the deadline has passed at the time `now`; if so, decide (rule 1)."""
-        if now < self._deadline:
+        if now < self.deadline:
             return False
         self.take_cancellation()
         return True
@@ -343,7 +348,8 @@ class Run:
             if verbose_logger.isEnabledFor(logging.INFO):
                 verbose_logger.info(message, *args)
             else:
-                print(message % args)
+                with suppress(OSError, ValueError):  # a closed standard output ends no run
+                    print(message % args)
 
     def __str__(self) -> str:
         return f"run {self.run_id} of {self.name}"
@@ -351,7 +357,7 @@ class Run:
 
 def _wrong_result(spec: StepSpec, result: object) -> str:
     declared = [t.__name__ for t in spec.returns] + ["None"] * spec.returns_none
-    got = "None" if result is None else f"{result!r} ({type(result).__qualname__})"
+    got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
     remedy = "is a 'return' missing?" if result is None else "return one of those"
     return (
         f"step {spec.name} returned {got}, but declares {' | '.join(declared) or 'no return'}; "

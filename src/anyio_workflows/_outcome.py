@@ -34,9 +34,9 @@ class Outcome:
     traceback: TracebackType | None = None
 
     @property
-    def is_failure(self) -> bool:
-        """Whether somebody should hear of it: the run neither succeeded nor was cancelled."""
-        return self.error is not None and not isinstance(self.error, WorkflowCancelledByUser)
+    def is_cancellation(self) -> bool:
+        """Whether the run was cancelled."""
+        return isinstance(self.error, WorkflowCancelledByUser)
 
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:

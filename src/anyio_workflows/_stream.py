@@ -97,6 +97,11 @@ class EventStream:
         if self._reads % _READS_PER_CHECKPOINT == 0:
             await checkpoint()
         while True:
+            if not self.closed and not self._home.is_here():
+                raise WorkflowRuntimeError(
+                    "the stream of a run that has not ended can only be read in the event loop and "
+                    "thread where the run was started"
+                )
             if self.consumed:
                 raise WorkflowRuntimeError("All the streamed events have already been consumed.")
             if self._wakeup is not None:
@@ -113,11 +118,6 @@ class EventStream:
                 return event
 
     async def _wait(self) -> None:
-        if not self._home.is_here():
-            raise WorkflowRuntimeError(
-                "the stream of a run that has not ended can only be read in the event loop and "
-                "thread where the run was started"
-            )
         self._wakeup = anyio.Event()
         try:
             await self._wakeup.wait()

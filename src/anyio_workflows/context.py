@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -74,7 +75,7 @@ class Context:
             return
         if not isinstance(ev, Event):
             raise WorkflowRuntimeError(
-                f"only events can be written to the stream, not {ev!r} ({type(ev).__qualname__})"
+                f"only events can be written to the stream, not {reprlib.repr(ev)} ({type(ev).__qualname__})"
             )
         if isinstance(ev, StopEvent):
             raise WorkflowRuntimeError(

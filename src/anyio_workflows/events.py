@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import reprlib
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -407,8 +408,5 @@ def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
 def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:
     field = next(f for f in _fields(cls) if f.name == name)
     expected = inspect.formatannotation(field.type)
-    shown = repr(value)
-    if len(shown) > 60:
-        shown = shown[:57] + "..."
-    problem = f"expected {expected}, got {shown} ({type(value).__qualname__})"
+    problem = f"expected {expected}, got {reprlib.repr(value)} ({type(value).__qualname__})"
     return EventValidationError(cls.__name__, name, problem)

@@ -57,7 +57,7 @@ class WorkflowHandler(Generic[ResultT]):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._context = Context(run)
-        self._cancelled_by_owner = False
+        self._cancelled_by_owner = self._failure_raised = False
 
     @property
     def run_id(self) -> str:
@@ -102,11 +102,7 @@ class WorkflowHandler(Generic[ResultT]):
         run = self._run
         if not run.ended:
             self._check_home("waited for")
-            context = current_context.get(None)
-            if context is not None and context.belongs_to(run):
-                raise WorkflowRuntimeError(
-                    "a step cannot wait for the end of its own run; return an event instead"
-                )
+            self._check_not_own_step()
         await run.wait_until_ended()
         self._raise_failure()
         assert run.outcome is not None
@@ -117,6 +113,7 @@ class WorkflowHandler(Generic[ResultT]):
         outcome = self._run.outcome
         assert outcome is not None
         if outcome.error is not None:
+            self._failure_raised = True
             try:
                 raise outcome.error.with_traceback(outcome.traceback)
             finally:
@@ -183,7 +180,13 @@ class WorkflowHandler(Generic[ResultT]):
         )
 
     async def __aenter__(self) -> Self:
+        """Bind the run to the block.
+
+        Raises:
+            WorkflowRuntimeError: In one of the run's own steps, or in another event loop.
+        """
         self._check_home("entered")
+        self._check_not_own_step()
         return self
 
     async def __aexit__(
@@ -208,13 +211,20 @@ class WorkflowHandler(Generic[ResultT]):
                     await run.wait_until_ended()
         assert run.outcome is not None
         wanted = self._cancelled_by_owner and isinstance(run.outcome.error, WorkflowCancelledByUser)
-        if exc_type is None and not run.observed and not wanted:
+        if exc_type is None and not self._failure_raised and not wanted:
             self._raise_failure()
 
     def _check_home(self, done: str) -> None:
         if not self._run.ended and not self._run.home.is_here():
             raise WorkflowRuntimeError(
                 f"a run can only be {done} in the event loop and thread where it was started"
+            )
+
+    def _check_not_own_step(self) -> None:
+        context = current_context.get(None)
+        if not self._run.ended and context is not None and context.belongs_to(self._run):
+            raise WorkflowRuntimeError(
+                "a step cannot wait for the end of its own run; return an event instead"
             )
 
     def __del__(self) -> None:
