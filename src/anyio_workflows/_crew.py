@@ -128,7 +128,8 @@ class Crew:
 
     async def wait_until_gone(self) -> None:
         """Wait until no worker is alive, when the run's task group has been cancelled."""
-        await cancel_shielded_checkpoint()
+        for _ in range(2):  # trio runs the tasks of one batch in any order
+            await cancel_shielded_checkpoint()
         if self._recruit is not None:
             # It would have begun by now: asyncio threw its task away, cancelled before the start.
             self._recruit.close()
@@ -234,8 +235,8 @@ def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
 
 def _scope_error(work: Work) -> BaseException:
     return WorkflowRuntimeError(
-        f"step {work.post.spec.name} left a cancel scope open, as an async generator does that is "
-        "not exhausted; close it, with contextlib.aclosing()"
+        f"step {work.post.spec.name}, or one before it in the same task, left a cancel scope open, as "
+        "an async generator does that is not exhausted; close it, with contextlib.aclosing()"
     )
 
 
@@ -253,7 +254,10 @@ def _name_stop_iteration(exc: BaseException) -> BaseException:
 
 
 def _differ(one: ContextVars, other: ContextVars) -> bool:
-    try:
-        return one != other
-    except Exception:  # a value that can't be compared
+    """Compare by identity: equal values may be different objects, and `==` may raise."""
+    if len(one) != len(other):
         return True
+    for var, value in one.items():
+        if other.get(var, _differ) is not value:
+            return True
+    return False

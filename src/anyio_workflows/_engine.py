@@ -283,9 +283,9 @@ class Run:
         self.ended = True
         self.stream.close(self.outcome.event)
         self._crew.close()
-        self._say(f"Run ended: {self.outcome.summary}")
         if self._done is not None:
             self._done.set()
+        self._say("Run ended: %s", self.outcome.summary)
         self._report_if_unseen()
 
     def _report_if_unseen(self) -> None:
