@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None, backend_options: dict[str, Any] | No
     try:
         return run_demo(args.backend, args.end, args.timeout, backend_options)
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # ends the line that the shell shows as ^C
         return 130
 
 

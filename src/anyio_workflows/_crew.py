@@ -255,9 +255,6 @@ def _name_stop_iteration(exc: BaseException) -> BaseException:
 
 def _differ(one: ContextVars, other: ContextVars) -> bool:
     """Compare by identity: equal values may be different objects, and `==` may raise."""
-    if len(one) != len(other):
-        return True
-    for var, value in one.items():
-        if other.get(var, _differ) is not value:
-            return True
-    return False
+    return len(one) != len(other) or any(
+        other.get(var, _differ) is not value for var, value in one.items()
+    )

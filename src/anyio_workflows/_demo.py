@@ -182,7 +182,7 @@ def run_demo(
     return 1
 
 
-async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[Event]:
+async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[Any]:
     """Run the workflow, print what its stream brings, and return the type of its last event."""
     handler = workflow.run(first_input="Start the workflow.")
     page = Page()
@@ -198,7 +198,7 @@ async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[
                 page.end_line()
                 print(f"\nThe last event of the stream:\n  {_describe(event)}")
     print(f"What `await handler` did:\n  {await _outcome(handler)}")
-    return type(event)
+    return type(handler.get_stop_event())
 
 
 def _describe(event: StopEvent) -> str:

@@ -34,14 +34,18 @@ __all__ = [
 ]
 
 
-def _own_defaults(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+def _own_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Keep each field's name as its keyword, and give each instance its own mutable default."""
-    return [
-        field.evolve(alias=field.name, default=attrs.Factory(_copier(field.default)))
-        if isinstance(field.default, list | dict | set | bytearray)
-        else field.evolve(alias=field.name)
-        for field in fields
-    ]
+    return [_own_field(field) for field in fields]
+
+
+def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    stripped = field.name.lstrip("_")  # what attrs makes of a private name
+    if getattr(field, "alias_is_default", field.alias in (None, stripped)):
+        field = field.evolve(alias=field.name)
+    if isinstance(field.default, list | dict | set | bytearray):
+        field = field.evolve(default=attrs.Factory(_copier(field.default)))
+    return field
 
 
 def _copier(value: Any) -> Any:
@@ -61,7 +65,7 @@ _define = attrs.define(
     init=False,  # `Event.__init__` checks the values, then calls `__attrs_init__`
     repr=False,
     unsafe_hash=False,
-    field_transformer=_own_defaults,
+    field_transformer=_own_fields,
 )
 
 
@@ -124,9 +128,9 @@ class Event:
             self.__attrs_init__(**values)  # type: ignore[attr-defined]
         except TypeError:
             for field in _fields(cls):
-                if field.init and field.default is attrs.NOTHING and field.name not in values:
+                if field.init and field.default is attrs.NOTHING and field.alias not in values:
                     problem = f"missing, {cls.__name__}() needs it"
-                    raise EventValidationError(cls.__name__, field.name, problem) from None
+                    raise EventValidationError(cls.__name__, field.alias, problem) from None
             raise
         if extra is not None:
             self._extra.update(extra)
@@ -138,14 +142,13 @@ class Event:
         return values | self._extra
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with `changes` made; checked as construction checks.
+        """Return a copy with some keywords of the constructor changed; checked as they are there.
 
         Raises:
             EventValidationError: As construction does.
         """
-        given = {f.name for f in _fields(type(self)) if not f.init}
-        values = {name: value for name, value in self._values().items() if name not in given}
-        return type(self)(**(values | changes))
+        values = {f.alias: getattr(self, f.name) for f in _fields(type(self)) if f.init}
+        return type(self)(**{**values, **self._extra, **changes})
 
     def __repr__(self) -> str:
         hidden = {f.name for f in _fields(type(self)) if not f.repr}
@@ -357,7 +360,7 @@ def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
     own = inspect.get_annotations(cls)
     for field in _fields(cls):
         if field.init and field.name in own:
-            kinds[field.name] = object if field.converter else _kind(_field_type(cls, field))
+            kinds[field.alias] = object if field.converter else _kind(_field_type(cls, field))
     cls._kinds = kinds
     return kinds
 
@@ -406,7 +409,7 @@ def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
 
 
 def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:
-    field = next(f for f in _fields(cls) if f.name == name)
+    field = next(f for f in _fields(cls) if f.alias == name)
     expected = inspect.formatannotation(field.type)
     problem = f"expected {expected}, got {reprlib.repr(value)} ({type(value).__qualname__})"
     return EventValidationError(cls.__name__, name, problem)
