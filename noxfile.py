@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 def tests_without_trio(session: nox.Session) -> None:
     """Run the test suite where trio is not installed."""
     install(session, "test")
-    session.run("pip", "uninstall", "--quiet", "--yes", "trio", "sniffio")
+    session.run("pip", "uninstall", "--quiet", "--yes", "trio")
     session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
 
 

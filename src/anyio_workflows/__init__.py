@@ -16,6 +16,8 @@
 #   observe     _stream -> handler
 #               The public stream with its reader, and the caller's grip on the run.
 #
+#   try it      __main__ -> _demo
+#
 # `_annotations` turns annotations into types, `_backend` holds what differs between asyncio
 # and trio. Underscore: engine room. No underscore: yours to import.
 

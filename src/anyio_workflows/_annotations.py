@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["local_names", "resolve", "strip"]
 
 
-def local_names(annotation: object, qualname: str) -> dict[str, Any]:
+def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any]:
     """Return the names in `annotation` that are local to a function enclosing `qualname`.
 
     Only functions that are being executed can be looked into, so this is called where the class or
@@ -28,7 +28,10 @@ def local_names(annotation: object, qualname: str) -> dict[str, Any]:
     while ".<locals>." in outer:
         outer = outer.rpartition(".<locals>.")[0]
         frame = inspect.currentframe()
-        while frame is not None and frame.f_code.co_qualname != outer:
+        while frame is not None and (frame.f_code.co_qualname, frame.f_globals["__name__"]) != (
+            outer,
+            module,
+        ):
             frame = frame.f_back
         if frame is not None:
             names = frame.f_locals

@@ -158,7 +158,7 @@ class Page:
 def run_demo(
     backend: str, end: str, timeout: float | None, backend_options: dict[str, Any] | None = None
 ) -> int:
-    """Run the demo; return 0 if the run ended as asked for, else 1.
+    """Run the demo; return 0 if the run ended as asked for, or in the timeout given, else 1.
 
     Args:
         backend: `"asyncio"` or `"trio"`.
@@ -168,17 +168,19 @@ def run_demo(
     """
     text = files("anyio_workflows").joinpath("demo_text.txt").read_text("utf-8")
     provider = SlowText(text, _WORDS_UNTIL_FAILURE if end == "fail" else None)
-    if timeout is None:
+    expected = {ENDINGS[end]}
+    if timeout is not None:
+        expected.add(WorkflowTimedOutEvent)
+    else:
         timeout = _SHORT_TIMEOUT if end == "timeout" else _AMPLE_TIMEOUT
     workflow = DemoWorkflow(provider, timeout)
     words_until_cancel = _WORDS_UNTIL_CANCEL if end == "cancel" else None
     came = anyio.run(
         _show, workflow, words_until_cancel, backend=backend, backend_options=backend_options
     )
-    if came is ENDINGS[end]:
+    if came in expected:
         return 0
-    expected = ENDINGS[end].__name__
-    print(f"{expected} was asked for, but {came.__name__} came.", file=sys.stderr)
+    print(f"{ENDINGS[end].__name__} was asked for, but {came.__name__} came.", file=sys.stderr)
     return 1
 
 

@@ -209,11 +209,14 @@ class Run:
     def _decide(self, outcome: Outcome) -> None:
         """Settle the outcome; the first cause wins (rule 1)."""
         if self.outcome is None:
-            self.outcome = self._earlier_cause() or outcome
+            self._settle(self._earlier_cause() or outcome)
         if self.outcome is not outcome and not outcome.is_cancellation:
             level = logging.WARNING if outcome.error else logging.INFO
             message = "%s: changes nothing any more: %s"
             logger.log(level, message, self, outcome.summary, exc_info=outcome.error)
+
+    def _settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
         if self._decided is not None:
             self._decided.set()
 
@@ -222,9 +225,12 @@ class Run:
         if self.home.current_time() >= self.deadline:
             assert self._timeout is not None
             return Outcome.timed_out(self._timeout, self.active_steps())
-        if self.home.host_cancelled():
+        if self.home.host_cancelled() and not self._group_cancelled():
             return Outcome.cancelled("its event loop ended")
         return None
+
+    def _group_cancelled(self) -> bool:
+        return self._group is not None and self._group.cancel_scope.cancel_called
 
     # --- The host ---------------------------------------------------------------------------
 
@@ -304,7 +310,7 @@ class Run:
         spec = work.post.spec
         if result is None and spec.returns_none:
             self._say("Step %s produced no event", spec.name)
-        elif result is None or not isinstance(result, spec.returns):
+        elif result is None or not issubclass(type(result), spec.returns):
             self.take_error(work, WorkflowRuntimeError(_wrong_result(spec, result)), elapsed)
         elif self.outcome is not None and not isinstance(result, StopEvent):
             logger.info("%s: step %s returned %s too late", self, spec.name, type(result).__name__)
@@ -328,7 +334,7 @@ class Run:
             f"a step, probably {step}, left a cancel scope or task group open, which broke the "
             "run's task group; leave them where you entered them, with 'with'"
         )
-        self._decide(self._earlier_cause() or Outcome.failed(step, error))
+        self._settle(self._earlier_cause() or Outcome.failed(step, error))
 
     def notice_deadline(self, now: float) -> bool:
         """Tell whether the deadline has passed at the time `now`; if so, decide (rule 1)."""
@@ -339,8 +345,7 @@ class Run:
 
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
-        assert self._group is not None
-        return self._group.cancel_scope.cancel_called or self.home.host_cancelled()
+        return self._group_cancelled() or self.home.host_cancelled()
 
     def _say(self, message: str, *args: object) -> None:
         """Tell what happens, for `verbose=True`."""

@@ -54,7 +54,7 @@ class Outcome:
         """The deadline passed."""
         event = WorkflowTimedOutEvent(timeout=timeout, active_steps=active_steps)
         error = WorkflowTimeoutError(timeout, active_steps)
-        return cls(event, error, f"it timed out after {timeout:g} seconds")
+        return cls(event, error, f"it timed out after {timeout:g} s")
 
     @classmethod
     def failed(

@@ -82,7 +82,7 @@ class WorkflowTimeoutError(WorkflowError):
 
     def __str__(self) -> str:
         active = ", ".join(self.active_steps) or "none"
-        return f"the run did not end within {self.timeout:g} seconds (active steps: {active})"
+        return f"the run did not end within {self.timeout:g} s (active steps: {active})"
 
 
 class WorkflowCancelledByUser(WorkflowError):

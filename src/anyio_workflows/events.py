@@ -48,6 +48,10 @@ def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     return field
 
 
+def _keyword(field: attrs.Attribute[Any]) -> str:
+    return field.alias or field.name
+
+
 def _copier(value: Any) -> Any:
     return lambda: copy.deepcopy(value)
 
@@ -56,6 +60,8 @@ def _fields(cls: type[Event]) -> tuple[attrs.Attribute[Any], ...]:
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]
     return fields
 
+
+_TAKEN = "Event itself uses this name; choose another"
 
 _define = attrs.define(
     slots=False,
@@ -83,7 +89,7 @@ class Event:
             its annotation does not admit. Nothing is converted.
     """
 
-    _extra: dict[str, Any] = attrs.field(factory=dict, init=False)
+    _extra: dict[str, Any] = attrs.field(factory=dict)
 
     _open_fields: ClassVar[Collection[str]] = ("_extra",)
     """Fields that an open class may have."""
@@ -97,43 +103,53 @@ class Event:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in inspect.get_annotations(cls):
+            if name in _OWN_NAMES and name not in vars(cls):
+                raise EventValidationError(cls.__name__, name, _TAKEN)
         _define(cls)
         fields = _fields(cls)
         cls._open = all(field.name in cls._open_fields for field in fields)
         cls._kinds = None
         cls._local_names = {}
         for annotation in inspect.get_annotations(cls).values():
-            cls._local_names.update(local_names(annotation, cls.__qualname__))
+            cls._local_names.update(local_names(annotation, cls.__module__, cls.__qualname__))
 
     def __init__(self, /, **values: Any) -> None:
         cls = type(self)
-        kinds = cls.__dict__.get("_kinds")
+        kinds = cls._kinds
         if kinds is None:
             kinds = _compile_kinds(cls)
-        extra: dict[str, Any] | None = None
+        extra: dict[str, Any] = values.pop("_extra", {})  # given by `attrs.evolve` alone
+        unknown: list[str] = []
         for name, value in values.items():
             kind = kinds.get(name)
             if kind is None:
-                if not cls._open:
-                    problem = f"no such field, {nearest(name, kinds)}"
-                    raise EventValidationError(cls.__name__, name, problem)
-                if extra is None:
-                    extra = {}
-                extra[name] = value
+                unknown.append(name)
             elif not isinstance(value, kind):
                 raise _wrong_type(cls, name, value)
-        if extra is not None:
-            values = {name: value for name, value in values.items() if name not in extra}
+        if unknown or extra:
+            if not isinstance(extra, dict):
+                raise EventValidationError(cls.__name__, "_extra", _TAKEN)
+            extra = {**extra, **{name: values.pop(name) for name in unknown}}
+            self._take_extra(kinds, extra)
         try:
-            self.__attrs_init__(**values)  # type: ignore[attr-defined]
+            self.__attrs_init__(_extra=extra, **values)  # type: ignore[attr-defined]
         except TypeError:
             for field in _fields(cls):
-                if field.init and field.default is attrs.NOTHING and field.alias not in values:
+                if field.init and field.default is attrs.NOTHING and _keyword(field) not in values:
                     problem = f"missing, {cls.__name__}() needs it"
-                    raise EventValidationError(cls.__name__, field.alias, problem) from None
+                    raise EventValidationError(cls.__name__, _keyword(field), problem) from None
             raise
-        if extra is not None:
-            self._extra.update(extra)
+
+    def _take_extra(self, kinds: Collection[str], extra: dict[str, Any]) -> None:
+        """Refuse values for which there is no field, unless the class is open (E2)."""
+        cls = type(self)
+        if not cls._open:
+            name = next(iter(extra))
+            problem = f"no such field, {nearest(name, kinds)}"
+            raise EventValidationError(cls.__name__, name, problem)
+        for name in extra.keys() & _METHODS:
+            self.__dict__[name] = extra[name]  # hides the method, as a field would
 
     def _values(self) -> dict[str, Any]:
         """Return all fields and extra values, in the order of their declaration."""
@@ -141,14 +157,13 @@ class Event:
         values = {f.name: getattr(self, f.name) for f in fields if f.name != "_extra"}
         return values | self._extra
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, /, **changes: Any) -> Self:
         """Return a copy with some keywords of the constructor changed; checked as they are there.
 
         Raises:
             EventValidationError: As construction does.
         """
-        values = {f.alias: getattr(self, f.name) for f in _fields(type(self)) if f.init}
-        return type(self)(**{**values, **self._extra, **changes})
+        return attrs.evolve(self, **changes)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         hidden = {f.name for f in _fields(type(self)) if not f.repr}
@@ -202,18 +217,24 @@ class Event:
             return self._values().items()
 
 
+_METHODS = frozenset({"get", "keys", "values", "items", "replace"})
+_OWN_NAMES = {name for name in vars(Event) if name[0] == "_" != name[1]} | {"_extra"}
+
+
 class _OpenEvent(Event):
-    """The typing of events that take any keyword; the same as `Event` at run time."""
+    """The typing of events whose extra values are read as attributes."""
 
     if TYPE_CHECKING:
-
-        def __init__(self, **values: Any) -> None: ...
 
         def __getattr__(self, name: str) -> Any: ...
 
 
 class StartEvent(_OpenEvent):
     """Starts a run; its fields are the keywords of `Workflow.run()`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
 
 class StopEvent(_OpenEvent):
@@ -231,9 +252,17 @@ class StopEvent(_OpenEvent):
 class InputRequiredEvent(_OpenEvent):
     """Asks somebody outside the run for input; goes to the stream when a step returns it."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
+
 
 class HumanResponseEvent(_OpenEvent):
     """Answers an `InputRequiredEvent`; sent from outside with `handler.send_event()`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
 
 class WorkflowTimedOutEvent(StopEvent):
@@ -359,15 +388,16 @@ def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
             kinds |= base.__dict__["_kinds"] or _compile_kinds(base)
     own = inspect.get_annotations(cls)
     for field in _fields(cls):
-        if field.init and field.name in own:
-            kinds[field.alias] = object if field.converter else _kind(_field_type(cls, field))
+        if field.init and field.name in own and field.name != "_extra":
+            kinds[_keyword(field)] = object if field.converter else _kind(_field_type(cls, field))
     cls._kinds = kinds
     return kinds
 
 
 def _field_type(cls: type[Event], field: attrs.Attribute[Any]) -> Any:
     try:
-        names = {**cls._local_names, **local_names(field.type, cls.__qualname__)}
+        names = local_names(field.type, cls.__module__, cls.__qualname__) | cls._local_names
+        names |= {name: value for name, value in vars(cls).items() if isinstance(value, type)}
         return resolve(field.type, cls.__module__, names)
     except Exception:  # a name that only type checkers see: nothing to check against
         return object
@@ -385,7 +415,7 @@ def _kind(annotation: Any) -> Any:
         return types.NoneType
     if typing.is_typeddict(origin or annotation):
         return dict
-    if origin is tuple and args and args[-1] is not Ellipsis:
+    if origin is tuple and args[-1:] != (Ellipsis,):
         return _Tuple(tuple(_kind(arg) for arg in args))
     container = origin or _WIDER.get(annotation, annotation)
     try:
@@ -409,7 +439,8 @@ def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
 
 
 def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:
-    field = next(f for f in _fields(cls) if f.alias == name)
-    expected = inspect.formatannotation(field.type)
+    field = next(f for f in _fields(cls) if _keyword(f) == name)
+    written = field.type
+    expected = written if isinstance(written, str) else inspect.formatannotation(written)
     problem = f"expected {expected}, got {reprlib.repr(value)} ({type(value).__qualname__})"
     return EventValidationError(cls.__name__, name, problem)

@@ -84,15 +84,14 @@ def step_members(cls: type) -> dict[str, Any]:
     return members
 
 
-def read_steps(
-    cls: type, context_type: type, known: Mapping[str, StepSpec]
-) -> tuple[dict[str, StepSpec], list[str]]:
+def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list[str]]:
     """Read the signatures of all steps of a class.
+
+    What has been read once is kept in the `_specs` of each class, and not read again.
 
     Args:
         cls: A workflow class.
         context_type: The class that marks the context parameter of a step.
-        known: Steps that have been read before; used where they are still the same functions.
 
     Returns:
         The steps by name, and the faults of steps whose annotations name something that is not
@@ -101,6 +100,13 @@ def read_steps(
     Raises:
         WorkflowValidationError: With every other fault of every signature.
     """
+    known: dict[str, StepSpec] = {}
+    names: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name in vars(base):
+            known.pop(name, None)
+        known |= vars(base).get("_specs", {})
+        names |= {name: value for name, value in vars(base).items() if isinstance(value, type)}
     specs: dict[str, StepSpec] = {}
     faults: list[str] = []
     unresolved: list[str] = []
@@ -109,7 +115,7 @@ def read_steps(
             specs[name] = known[name]
             continue
         try:
-            specs[name] = _read_step(name, member, context_type)
+            specs[name] = _read_step(name, member, context_type, names)
         except _UnresolvedNameError as exc:
             unresolved += [f"{exc.where}: {fault}" for fault in exc.faults]
         except WorkflowValidationError as exc:
@@ -123,11 +129,14 @@ def _function_of(member: Any) -> Callable[..., Any]:
     return member.__func__ if isinstance(member, staticmethod) else member
 
 
-def _read_step(name: str, member: object, context_type: type) -> StepSpec:
+def _read_step(name: str, member: object, context_type: type, names: Mapping[str, Any]) -> StepSpec:
     where = f"step {name}"
     function = _function_of(member)
     config = step_config(member)
     assert config is not None
+    if not inspect.isfunction(function):
+        remedy = f"it is a {type(function).__name__}; steps are methods, static or free functions"
+        raise WorkflowValidationError(where, [remedy])
     if inspect.isasyncgenfunction(function):
         remedy = "it yields; return one event, and use ctx.send_event() for more"
         raise WorkflowValidationError(where, [remedy])
@@ -140,7 +149,7 @@ def _read_step(name: str, member: object, context_type: type) -> StepSpec:
         if not params or params[0].kind is inspect.Parameter.KEYWORD_ONLY:
             raise WorkflowValidationError(where, ["it is a method and lacks 'self'"])
         params = params[1:]
-    hints = _hints(where, function, params, signature.return_annotation)
+    hints = _hints(where, function, params, signature.return_annotation, names)
     context_param, event_params, faults = _sort_params(params, hints, context_type)
     if len(event_params) > 1:
         faults.append(f"more than one parameter takes an event: {', '.join(event_params)}")
@@ -171,7 +180,11 @@ def _read_step(name: str, member: object, context_type: type) -> StepSpec:
 
 
 def _hints(
-    where: str, function: Any, params: Iterable[inspect.Parameter], returns: object
+    where: str,
+    function: Any,
+    params: Iterable[inspect.Parameter],
+    returns: object,
+    class_names: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Resolve the annotations of a function, each on its own so that all faults are found."""
     function = inspect.unwrap(function)
@@ -181,7 +194,10 @@ def _hints(
     for name, annotation in annotations.items():
         if annotation is inspect.Parameter.empty:
             continue
-        names = local_names(annotation, function.__qualname__)
+        names = {
+            **local_names(annotation, function.__module__, function.__qualname__),
+            **class_names,
+        }
         try:
             hints[name] = resolve(annotation, function.__module__, names)
         except NameError as exc:
@@ -199,7 +215,7 @@ def _sort_params(
     params: Iterable[inspect.Parameter], hints: Mapping[str, Any], context_type: type
 ) -> tuple[str | None, list[str], list[str]]:
     """Return the context parameter, the event parameters and the faults."""
-    context_param: str | None = None
+    context_params: list[str] = []
     event_params: list[str] = []
     faults: list[str] = []
     for param in params:
@@ -208,16 +224,21 @@ def _sort_params(
         if name not in hints:
             if param.default is param.empty:
                 faults.append(f"parameter {name!r} has no annotation")
-        elif _is_class(hints[name], context_type):
-            context_param = name
+        elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
+            context_params.append(name)
         elif by_name and _event_types(hints[name])[0]:
             event_params.append(name)
             _, others = _event_types(hints[name])
             faults += [f"parameter {name!r} mixes events with {other}" for other in others]
         elif param.default is param.empty:
             shown = inspect.formatannotation(hints[name])
-            faults.append(f"parameter {name!r} is neither an event nor the context but {shown}")
-    return context_param, event_params, faults
+            way = "" if by_name else ", or cannot be given by name"
+            faults.append(
+                f"parameter {name!r} is neither an event nor the context but {shown}{way}"
+            )
+    if len(context_params) > 1:
+        faults.append(f"more than one parameter takes the context: {', '.join(context_params)}")
+    return context_params[0] if context_params else None, event_params, faults
 
 
 def _is_class(annotation: Any, cls: type) -> bool:

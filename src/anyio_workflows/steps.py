@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from types import FunctionType
 from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 import attrs
@@ -80,8 +81,9 @@ def step(
     def mark(func: Any) -> Any:
         function = func.__func__ if isinstance(func, staticmethod) else func
         name = getattr(function, "__name__", repr(function))
-        if not callable(function):
-            raise WorkflowValidationError(f"step {name}", ["@step goes on a function"])
+        if not isinstance(function, FunctionType):
+            fault = f"@step goes on a function, not on a {type(function).__name__}"
+            raise WorkflowValidationError(f"step {name}", [fault])
         if type(num_workers) is not int or num_workers < 1:
             fault = f"num_workers must be a positive int, not {num_workers!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
@@ -89,6 +91,9 @@ def step(
         if faults:
             raise WorkflowValidationError(f"step {name}", faults)
         config = StepConfig(num_workers, accept_event_subclasses, skipped)
+        if workflow is not None and not hasattr(workflow, "add_step"):
+            fault = f"workflow= takes a workflow class, not {workflow!r}"
+            raise WorkflowValidationError(f"step {name}", [fault])
         setattr(function, _MARK, config)
         if workflow is not None:
             workflow.add_step(function)
@@ -99,7 +104,7 @@ def step(
 
 def step_config(member: object) -> StepConfig | None:
     """Return what `@step` was told about a member of a class; `None` if it is no step."""
-    function = member.__func__ if isinstance(member, staticmethod) else member
+    function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
     config = getattr(function, "__dict__", {}).get(_MARK)
     return config if isinstance(config, StepConfig) else None
 
@@ -107,9 +112,12 @@ def step_config(member: object) -> StepConfig | None:
 def read_check_names(names: Collection[str] | None) -> tuple[frozenset[str], list[str]]:
     """Return the given names of graph checks as a set, and a fault for each unknown one."""
     known = get_args(GraphCheck)
-    given = frozenset({names} if isinstance(names, str) else names or ())
+    if names is None:
+        return frozenset(), []
+    given = names if isinstance(names, Collection) and not isinstance(names, str) else [names]
     faults = [
         f"skip_graph_checks has no {name!r}, {nearest(str(name), known)}"
-        for name in sorted(given.difference(known), key=str)
+        for name in given
+        if name not in known
     ]
-    return given, faults
+    return frozenset(() if faults else given), faults

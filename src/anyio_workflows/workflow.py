@@ -96,7 +96,7 @@ class Workflow(Generic[ResultT]):
         if taken := sorted(step_members(cls).keys() & vars(Workflow).keys()):
             faults = [f"a step cannot be called {name!r}, Workflow needs it" for name in taken]
             raise WorkflowValidationError(cls.__name__, faults)
-        cls._specs, _ = read_steps(cls, Context, cls._specs)
+        cls._specs, _ = read_steps(cls, Context)
 
     @classmethod
     def add_step(cls, func: Callable[..., Any]) -> None:
@@ -107,6 +107,9 @@ class Workflow(Generic[ResultT]):
                 workflow has a step of that name already.
         """
         name = getattr(func, "__name__", repr(func))
+        if cls is Workflow:
+            fault = "add it to a workflow class of yours, not to Workflow itself"
+            raise WorkflowValidationError(f"step {name}", [fault])
         if step_config(func) is None:
             raise WorkflowValidationError(f"step {name}", ["mark it with @step before adding it"])
         if name in step_members(cls):
@@ -115,7 +118,7 @@ class Workflow(Generic[ResultT]):
         cls._free_steps[name] = staticmethod(func)
         try:
             cls._forget_graph()
-            cls._specs, _ = read_steps(cls, Context, cls._specs)
+            cls._specs, _ = read_steps(cls, Context)
         except WorkflowValidationError:
             del cls._free_steps[name]
             raise
@@ -129,7 +132,7 @@ class Workflow(Generic[ResultT]):
     @classmethod
     def _compiled(cls) -> Graph:
         if cls._graph is None:
-            cls._specs, unresolved = read_steps(cls, Context, cls._specs)
+            cls._specs, unresolved = read_steps(cls, Context)
             if unresolved:
                 raise WorkflowValidationError(cls.__name__, unresolved)
             cls._graph = Graph(cls.__name__, cls._specs)
@@ -183,7 +186,7 @@ class Workflow(Generic[ResultT]):
             raise WorkflowValidationError(self.workflow_name, faults)
 
     def run(
-        self, *, start_event: StartEvent | None = None, run_id: str | None = None, **kwargs: Any
+        self, /, *, start_event: StartEvent | None = None, run_id: str | None = None, **kwargs: Any
     ) -> WorkflowHandler[ResultT]:
         """Start a run in the background and return the handler to await and to stream from.
 
@@ -244,4 +247,9 @@ class Workflow(Generic[ResultT]):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False

@@ -1,0 +1,96 @@
+"""Exceptions: each takes facts, keeps them as attributes and writes its own sentence (14.4)."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from anyio_workflows import errors
+from anyio_workflows.errors import (
+    EventValidationError,
+    WorkflowCancelledByUser,
+    WorkflowConfigurationError,
+    WorkflowError,
+    WorkflowRuntimeError,
+    WorkflowTimeoutError,
+    WorkflowValidationError,
+    nearest,
+)
+
+SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
+    (WorkflowError("it broke"), {}, "it broke"),
+    (WorkflowConfigurationError("bad timeout"), {}, "bad timeout"),
+    (WorkflowRuntimeError("the run has ended"), {}, "the run has ended"),
+    (
+        WorkflowValidationError("Tea", ["no steps"]),
+        {"where": "Tea", "faults": ("no steps",)},
+        "Tea: no steps",
+    ),
+    (
+        WorkflowValidationError("Tea", iter(["one", "two"])),
+        {"where": "Tea", "faults": ("one", "two")},
+        "Tea has 2 faults:\n  1. one\n  2. two",
+    ),
+    (
+        EventValidationError("Found", "url", "missing"),
+        {"event": "Found", "field": "url", "problem": "missing"},
+        "Found.url: missing",
+    ),
+    (
+        WorkflowTimeoutError(1.5, ("a", "b")),
+        {"timeout": 1.5, "active_steps": ["a", "b"]},
+        "the run did not end within 1.5 s (active steps: a, b)",
+    ),
+    (
+        WorkflowTimeoutError(30, []),
+        {"timeout": 30, "active_steps": []},
+        "the run did not end within 30 s (active steps: none)",
+    ),
+    (
+        WorkflowCancelledByUser("cancel_run() was called"),
+        {"reason": "cancel_run() was called"},
+        "the run was cancelled: cancel_run() was called",
+    ),
+]
+
+samples = pytest.mark.parametrize(
+    ("error", "facts", "sentence"), SAMPLES, ids=[type(row[0]).__name__ for row in SAMPLES]
+)
+
+
+@samples
+def test_each_exception_keeps_its_facts_and_writes_its_sentence(
+    error: WorkflowError, facts: dict[str, object], sentence: str
+):
+    assert {name: getattr(error, name) for name in facts} == facts
+    assert str(error) == sentence
+
+
+@samples
+def test_each_exception_survives_pickling_and_copying(
+    error: WorkflowError, facts: dict[str, object], sentence: str
+):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        twin = pickle.loads(pickle.dumps(error, protocol))
+        assert type(twin) is type(error)
+        assert (vars(twin), str(twin)) == (vars(error), sentence)
+    assert vars(copy.copy(error)) == vars(copy.deepcopy(error)) == vars(error)
+    assert type(error).__name__ in repr(error)
+
+
+def test_every_exception_has_a_sample_and_is_a_workflow_error():
+    public = {getattr(errors, name) for name in errors.__all__}
+    assert public == {type(error) for error, _, _ in SAMPLES}
+    assert all(issubclass(cls, WorkflowError) for cls in public)
+
+
+def test_an_event_validation_error_is_a_value_error():
+    assert issubclass(EventValidationError, ValueError)
+
+
+def test_nearest_names_the_closest_or_all_or_none():
+    assert nearest("rnak", ["rank", "url"]) == "did you mean 'rank'?"
+    assert nearest("zzz", ["url", "rank"]) == "known: rank, url"
+    assert nearest("zzz", []) == "there are none"

@@ -1,0 +1,295 @@
+"""The graph of the steps and its faults, all reported together (V1); routing by type (R1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from anyio_workflows import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,
+)
+from anyio_workflows.errors import WorkflowError, WorkflowValidationError
+
+
+class A(Event):
+    pass
+
+
+class SubA(A):
+    pass
+
+
+class B(Event):
+    pass
+
+
+class C(Event):
+    pass
+
+
+class MyStart(StartEvent):
+    topic: str
+
+
+class MyStop(StopEvent):
+    total: int
+
+
+class Answer(HumanResponseEvent):
+    pass
+
+
+class Question(InputRequiredEvent):
+    pass
+
+
+def node(takes: Any, gives: Any, **options: Any) -> Any:
+    async def probe(self: Any, ev: Any) -> Any: ...
+
+    probe.__annotations__ = {"ev": takes, "return": gives}
+    return step(**options)(probe)
+
+
+def flow(**steps: Any) -> type[Workflow]:
+    return type("Flow", (Workflow,), steps)
+
+
+def faults(workflow: Workflow) -> list[str]:
+    try:
+        workflow.validate()
+    except WorkflowValidationError as exc:
+        return list(exc.faults)
+    return []
+
+
+class Chain(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> A | B: ...
+
+    @step
+    async def two(self, ctx: Context, ev: A) -> C | None: ...
+
+    @step
+    async def three(self, ev: B | C) -> StopEvent: ...
+
+
+def test_v1_a_sound_graph_has_no_faults():
+    assert Chain().validate() is None
+    assert Chain().graph.faults() == []
+
+
+def test_the_graph_lists_steps_and_events_in_the_order_of_definition():
+    graph = Chain().graph
+    assert graph.name == "Chain"
+    assert list(graph.steps) == ["one", "two", "three"]
+    assert graph.events == [StartEvent, A, B, C, StopEvent]
+    assert graph.start_event_types == [StartEvent]
+    assert graph.stop_event_types == [StopEvent]
+
+
+# --- R1: who takes what -----------------------------------------------------------------------
+
+
+def test_r1_an_event_goes_to_every_step_that_accepts_exactly_its_type():
+    cls = flow(one=node(A, None), two=node(A | B, None), three=node(SubA, None))
+    graph = cls(disable_validation=True).graph
+    assert [s.name for s in graph.takers(A)] == ["one", "two"]
+    assert [s.name for s in graph.takers(SubA)] == ["three"]
+    assert [s.name for s in graph.takers(Event)] == []
+
+
+def test_r1_accept_event_subclasses():
+    cls = flow(one=node(A, None, accept_event_subclasses=True), two=node(SubA, None))
+    graph = cls(disable_validation=True).graph
+    assert [s.name for s in graph.takers(SubA)] == ["one", "two"]
+    assert [s.name for s in graph.takers(Event)] == []
+
+
+def test_r1_accept_event_subclasses_satisfies_the_checks():
+    steps = {"one": node(StartEvent, SubA), "two": node(A, StopEvent, accept_event_subclasses=True)}
+    assert faults(flow(**steps)()) == []
+    steps["two"] = node(A, StopEvent)
+    assert [fault.split(",")[0] for fault in faults(flow(**steps)())] == [
+        "step two accepts A",
+        "step one returns SubA",
+    ]
+
+
+# --- V1: each fault ---------------------------------------------------------------------------
+
+FAULTS = {
+    "no steps": ({}, ["it has no steps; mark its methods with @step"]),
+    "no start": (
+        {"one": node(A, B), "two": node(B, A | StopEvent)},
+        [
+            "no step accepts StartEvent; annotate the first step with 'ev: StartEvent'",
+            "step one cannot be reached from the start event; return A from a step that can",
+            "step two cannot be reached from the start event; return B from a step that can",
+        ],
+    ),
+    "several starts": (
+        {"one": node(StartEvent, StopEvent), "two": node(MyStart, StopEvent)},
+        ["its steps accept several start events (StartEvent, MyStart); keep one"],
+    ),
+    "no stop": (
+        {"one": node(StartEvent, None)},
+        ["no step returns StopEvent, so no run could end; let the last step return it"],
+    ),
+    "several stops": (
+        {"one": node(StartEvent, StopEvent | MyStop)},
+        ["its steps return several stop events (StopEvent, MyStop); keep one"],
+    ),
+    "stop accepted": (
+        {"one": node(StartEvent, StopEvent), "two": node(StopEvent, None)},
+        [
+            "step two accepts StopEvent, but a stop event ends the run; return an event of your "
+            "own to it"
+        ],
+    ),
+    "never produced": (
+        {"one": node(StartEvent, StopEvent), "two": node(A, StopEvent)},
+        [
+            "step two accepts A, which no step returns; return it from a step, or derive it from "
+            "HumanResponseEvent if it comes from outside"
+        ],
+    ),
+    "half never produced": (
+        {"one": node(StartEvent, A), "two": node(A | B, StopEvent)},
+        [
+            "step two accepts B, which no step returns; return it from a step, or derive it from "
+            "HumanResponseEvent if it comes from outside"
+        ],
+    ),
+    "never consumed": (
+        {"one": node(StartEvent, A | StopEvent)},
+        [
+            "step one returns A, which no step accepts; add a step for it, or write it to the "
+            "stream instead of returning it"
+        ],
+    ),
+    "unreachable": (
+        {"one": node(StartEvent, StopEvent), "two": node(A, B), "three": node(B, A | StopEvent)},
+        [
+            "step two cannot be reached from the start event; return A from a step that can",
+            "step three cannot be reached from the start event; return B from a step that can",
+        ],
+    ),
+    "dead end": (
+        {"one": node(StartEvent, A | StopEvent), "two": node(A, B), "three": node(B, A)},
+        [
+            "step two is a dead end: nothing that follows from B ends the run; let a step after "
+            "it return StopEvent",
+            "step three is a dead end: nothing that follows from A ends the run; let a step after "
+            "it return StopEvent",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("steps", "expected"), FAULTS.values(), ids=FAULTS)
+def test_v1_each_fault_names_step_event_and_remedy(steps: dict[str, Any], expected: list[str]):
+    assert faults(flow(**steps)()) == expected
+
+
+def test_v1_all_faults_are_reported_together():
+    cls = flow(
+        one=node(StartEvent, A | MyStop),
+        two=node(MyStart, StopEvent),
+        three=node(B, StopEvent),
+        four=node(StopEvent, None),
+    )
+    with pytest.raises(WorkflowValidationError) as caught:
+        cls(workflow_name="tea").validate()
+    text = str(caught.value)
+    assert caught.value.where == "tea"
+    assert text.startswith("tea has 5 faults:\n  1. ")
+    for words in (
+        "several start events",
+        "several stop events",
+        "step four accepts StopEvent",
+        "step three accepts B",
+        "step one returns A",
+    ):
+        assert words in text
+    assert isinstance(caught.value, WorkflowError)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"one": node(StartEvent, A), "two": node(A, StopEvent | A)},  # a loop with a way out
+        {"one": node(StartEvent, StopEvent | None)},
+        {"one": node(MyStart, MyStop)},
+        {"one": node(StartEvent, Question), "two": node(Answer, StopEvent)},
+        {"one": node(StartEvent, None), "two": node(HumanResponseEvent, StopEvent)},
+        {"one": node(StartEvent, A), "two": node(A, None), "three": node(A, StopEvent)},
+        {"one": node(StartEvent | A, A | StopEvent)},
+        {"one": node(StartEvent, A | StopEvent), "two": node(A, None)},
+    ],
+)
+def test_v1_what_is_sound(steps: dict[str, Any]):
+    assert faults(flow(**steps)()) == []
+
+
+# --- V1: leaving checks out -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "check"),
+    [
+        ("never produced", "reachability"),
+        ("half never produced", "reachability"),
+        ("unreachable", "reachability"),
+        ("never consumed", "terminal_event"),
+        ("dead end", "dead_end"),
+    ],
+)
+def test_v1_skip_graph_checks_on_the_workflow(case: str, check: Any):
+    cls = flow(**FAULTS[case][0])
+    assert faults(cls(skip_graph_checks=[check])) == []
+    assert faults(cls(skip_graph_checks=check)) == []
+    others = {"reachability", "terminal_event", "dead_end"} - {check}
+    assert faults(cls(skip_graph_checks=others)) == FAULTS[case][1]
+    assert faults(cls()) == FAULTS[case][1]
+
+
+def test_v1_skip_graph_checks_on_one_step_leaves_the_others_checked():
+    cls = flow(
+        one=node(StartEvent, StopEvent),
+        two=node(A, StopEvent, skip_graph_checks=["reachability"]),
+        three=node(B, StopEvent),
+    )
+    assert [fault.split(",")[0] for fault in faults(cls())] == ["step three accepts B"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"one": node(StartEvent, A | StopEvent, skip_graph_checks=["terminal_event"])},
+        {
+            "one": node(StartEvent, A | StopEvent),
+            "two": node(A, B, skip_graph_checks=["dead_end"]),
+            "three": node(B, A, skip_graph_checks=["dead_end"]),
+        },
+    ],
+)
+def test_v1_skip_graph_checks_on_steps(steps: dict[str, Any]):
+    assert faults(flow(**steps)()) == []
+
+
+def test_v1_start_and_stop_are_checked_whatever_is_skipped():
+    skip: Any = ["reachability", "terminal_event", "dead_end"]
+    assert len(faults(flow(one=node(A, B))(skip_graph_checks=skip))) == 2
+
+
+def test_v1_validating_again_gives_the_same_faults():
+    workflow = flow(one=node(StartEvent, None))()
+    assert faults(workflow) == faults(workflow) != []

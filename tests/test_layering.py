@@ -1,0 +1,125 @@
+"""The layers of the package: who may import whom, and what nobody imports (section 13)."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import anyio_workflows
+
+PACKAGE = Path(anyio_workflows.__file__).parent
+MODULES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py"))}
+
+PUBLIC = "errors events retry_policy collect resource steps graph workflow context handler state"
+
+ALLOWED = {
+    "_annotations": "",
+    "_backend": "",
+    "_version": "",
+    "errors": "",
+    "events": "_annotations errors",
+    "retry_policy": "errors",
+    "collect": "errors",
+    "resource": "errors",
+    "steps": "events retry_policy errors",
+    "graph": "_annotations steps events collect resource retry_policy errors",
+    "_fanin": "graph events errors",
+    "_ledger": "_fanin graph events errors",
+    "state": "errors",
+    "_stream": "_backend events errors",
+    "snapshot": "_ledger _fanin graph state events errors",
+    "context": "graph snapshot _ledger _stream state events errors",
+    "_outcome": "events errors",
+    "_crew": "context _ledger graph events errors _backend",
+    "_engine": "_crew _outcome context _ledger _stream state resource retry_policy graph events "
+    "errors _backend",
+    "handler": "_engine _ledger context _stream events errors",
+    "workflow": "handler _engine context graph steps events errors _backend _ledger _stream "
+    "resource retry_policy collect snapshot state",
+    "testing": f"{PUBLIC} __init__",
+    "_demo": f"{PUBLIC} __init__",
+    "__main__": f"{PUBLIC} __init__ _demo",
+    "__init__": f"{PUBLIC} _version",
+}
+"""Module -> the modules of ours that it may import."""
+
+
+def imported(source: str) -> set[str]:
+    """Return the full dotted names that a module of the package imports, wherever it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["anyio_workflows" * bool(node.level), node.module]))
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(source: str) -> set[str]:
+    found = set()
+    for name in imported(source):
+        root, *rest = name.split(".")
+        if root == "anyio_workflows":
+            found.add(rest[0] if rest and rest[0] in MODULES else "__init__")
+    return found
+
+
+GRAPH = {name: ours(path.read_text()) for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from .events import Event", {"events"}),
+        ("from . import events", {"events"}),
+        ("from . import Event", {"__init__"}),
+        ("import anyio_workflows.events", {"events"}),
+        ("def f():\n    from anyio_workflows.graph import Graph", {"graph"}),
+        ("if TYPE_CHECKING:\n    from ._engine import Run", {"_engine"}),
+        ("import anyio", set()),
+    ],
+)
+def test_s13_imports_are_found_wherever_they_stand(source: str, found: set[str]):
+    assert ours(source) == found
+
+
+def test_s13_every_module_has_its_place():
+    assert set(MODULES) <= set(ALLOWED)
+    assert {"events", "graph", "_engine", "workflow"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_s13_a_module_imports_only_what_its_layer_allows(module: str):
+    assert GRAPH[module] <= set(ALLOWED[module].split())
+
+
+def test_s13_there_are_no_import_cycles():
+    list(TopologicalSorter(GRAPH).static_order())  # raises CycleError
+    list(TopologicalSorter({name: set(to.split()) for name, to in ALLOWED.items()}).static_order())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_s13_nobody_imports_private_parts_of_anyio_and_trio(module: str):
+    for name in imported(MODULES[module].read_text()):
+        root, *rest = name.split(".")
+        if root in ("anyio", "trio"):
+            assert not [part for part in rest if part.startswith("_")], name
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"_backend", "_demo"}))
+def test_s13_only_the_backend_module_knows_asyncio_and_trio(module: str):
+    roots = {name.partition(".")[0] for name in imported(MODULES[module].read_text())}
+    assert not roots & {"asyncio", "trio"}
+
+
+PURE = ["_annotations", "errors", "events", "steps", "graph", "_ledger", "_fanin", "collect"]
+
+
+@pytest.mark.parametrize("module", [name for name in PURE if name in MODULES])
+def test_s13_declaring_and_deciding_need_no_event_loop(module: str):
+    roots = {name.partition(".")[0] for name in imported(MODULES[module].read_text())}
+    assert not roots & {"anyio", "time", "threading"}

@@ -1,0 +1,111 @@
+"""The public names: sorted, documented, typed, and cheap to import (section 2 and 14)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import anyio_workflows
+
+NAMES = sorted(path.stem for path in Path(anyio_workflows.__file__).parent.glob("*.py"))
+IMPORTABLE = [name for name in NAMES if name not in ("__init__", "__main__")]
+PUBLIC = [name for name in IMPORTABLE if not name.startswith("_")]
+
+
+def load(name: str):
+    return importlib.import_module(f"anyio_workflows.{name}")
+
+
+def test_s2_the_face_of_the_package():
+    assert anyio_workflows.__all__ == [
+        "Context",
+        "Event",
+        "HumanResponseEvent",
+        "InputRequiredEvent",
+        "StartEvent",
+        "StopEvent",
+        "Workflow",
+        "WorkflowCancelledEvent",
+        "WorkflowFailedEvent",
+        "WorkflowHandler",
+        "WorkflowTimedOutEvent",
+        "step",
+    ]
+
+
+@pytest.mark.parametrize("name", [n for n in ["__init__", *IMPORTABLE] if n != "_version"])
+def test_s14_all_is_sorted_and_every_name_is_there(name: str):
+    module = anyio_workflows if name == "__init__" else load(name)
+    names = module.__all__
+    assert names == sorted(set(names))
+    assert [n for n in names if not hasattr(module, n)] == []
+
+
+def documented_objects():
+    for name in PUBLIC:
+        for public in load(name).__all__:
+            thing = getattr(load(name), public)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                yield f"{name}.{public}", thing
+
+
+@pytest.mark.parametrize("name", [name for name, _ in documented_objects()])
+def test_s14_every_public_name_is_documented(name: str):
+    thing = dict(documented_objects())[name]
+    own = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+    assert own
+    assert own.strip()
+    if not inspect.isclass(thing):
+        return
+    for member, value in vars(thing).items():
+        function = inspect.unwrap(getattr(value, "__func__", value))
+        function = value.fget if isinstance(value, property) else function
+        if not member.startswith("_") and inspect.isfunction(function):
+            assert function.__doc__, f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", ["__init__", *IMPORTABLE])
+def test_s14_every_module_says_what_it_is_for(name: str):
+    module = anyio_workflows if name == "__init__" else load(name)
+    assert module.__doc__
+
+
+def test_s2_the_reference_names_are_where_users_look_for_them():
+    wanted = {
+        "errors": "WorkflowError WorkflowValidationError WorkflowConfigurationError "
+        "WorkflowRuntimeError WorkflowTimeoutError WorkflowCancelledByUser EventValidationError",
+        "events": "Event StartEvent StopEvent InputRequiredEvent HumanResponseEvent "
+        "WorkflowTimedOutEvent WorkflowCancelledEvent WorkflowFailedEvent InternalDispatchEvent",
+        "handler": "WorkflowHandler",
+    }
+    for module, names in wanted.items():
+        assert set(names.split()) <= set(load(module).__all__)
+
+
+def test_s14_no_name_pretends_to_come_from_elsewhere():
+    for name, thing in documented_objects():
+        module = name.partition(".")[0]
+        assert thing.__module__ == f"anyio_workflows.{module}"
+
+
+def test_the_package_says_that_it_is_typed():
+    assert files(anyio_workflows).joinpath("py.typed").is_file()
+
+
+def test_importing_needs_neither_trio_nor_the_test_tools():
+    code = (
+        "import sys, anyio_workflows\n"
+        "unwanted = {'trio', 'pytest', 'hypothesis'}\n"
+        "print(sorted(unwanted & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
