@@ -54,6 +54,11 @@ class Employer(RunPort, Protocol):
     ledger: Ledger
 
     deadline: float
+    verbose: bool
+
+    def say(self, message: str, *args: object) -> None:
+        """Tell what happens, for `verbose=True`."""
+        ...
 
     def notice_deadline(self, now: float) -> bool:
         """Tell whether the deadline has passed at the time `now`; if so, the run is over."""
@@ -180,6 +185,8 @@ class Crew:
     async def _execute(self, work: Work, started: float) -> float:
         """Execute one step; returns the time when it ended."""
         run = self._run
+        if run.verbose:
+            run.say("Running step %s", work.post.spec.name)
         context = Context(run)
         token = current_context.set(context)
         try:

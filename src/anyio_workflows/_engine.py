@@ -67,6 +67,7 @@ class Run:
         ended: Whether the terminal event has been published.
         observed: Whether somebody has seen the outcome.
         deadline: When the run times out, on the loop's clock.
+        verbose: Whether to tell about each step.
     """
 
     workflow: object
@@ -79,9 +80,9 @@ class Run:
     ended: bool
     observed: bool
     deadline: float
+    verbose: bool
     _timeout: float | None
     _cleanup_timeout: float
-    _verbose: bool
     _crew: Crew
     _group: TaskGroup | None
     _handler_gone: bool
@@ -111,7 +112,7 @@ class Run:
         self.ended = self.observed = False
         self._timeout = timeout
         self._cleanup_timeout = cleanup_timeout
-        self._verbose = verbose
+        self.verbose = verbose
         self.deadline = math.inf
         self._crew = Crew(self, name)
         self._group = None
@@ -291,7 +292,7 @@ class Run:
         self._crew.close()
         if self._done is not None:
             self._done.set()
-        self._say("Run ended: %s", self.outcome.summary)
+        self.say("Run ended: %s", self.outcome.summary)
         self._report_if_unseen()
 
     def _report_if_unseen(self) -> None:
@@ -309,20 +310,20 @@ class Run:
         """Take what a step returned: route it, or fail the step for it (R4)."""
         spec = work.post.spec
         if result is None and spec.returns_none:
-            self._say("Step %s produced no event", spec.name)
+            self.say("Step %s produced no event", spec.name)
         elif result is None or not issubclass(type(result), spec.returns):
             self.take_error(work, WorkflowRuntimeError(_wrong_result(spec, result)), elapsed)
         elif self.outcome is not None and not isinstance(result, StopEvent):
             logger.info("%s: step %s returned %s too late", self, spec.name, type(result).__name__)
         else:
-            if self._verbose:
-                self._say("Step %s produced event %s", spec.name, type(result).__name__)
+            if self.verbose:
+                self.say("Step %s produced event %s", spec.name, type(result).__name__)
             self._emit(result)
 
     def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
         """Take what a step raised; it fails the run."""
         name = work.post.spec.name
-        self._say("Step %s failed with %s", name, type(error).__name__)
+        self.say("Step %s failed with %s", name, type(error).__name__)
         self._decide(Outcome.failed(name, error, work.attempt, elapsed))
 
     def take_cancellation(self) -> None:
@@ -347,9 +348,9 @@ class Run:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         return self._group_cancelled() or self.home.host_cancelled()
 
-    def _say(self, message: str, *args: object) -> None:
+    def say(self, message: str, *args: object) -> None:
         """Tell what happens, for `verbose=True`."""
-        if self._verbose:
+        if self.verbose:
             if verbose_logger.isEnabledFor(logging.INFO):
                 verbose_logger.info(message, *args)
             else:
