@@ -268,11 +268,12 @@ class Run:
             return
         group.cancel_scope.cancel()
         with anyio.move_on_after(self._cleanup_timeout, shield=True) as patience:
-            while self._crew.size and not patience.cancel_called:
-                try:
+            while self._crew.size:
+                # Besides running out of patience, it is natively cancelled if the loop ends now.
+                with suppress(anyio.get_cancelled_exc_class()):
                     await self._crew.wait_until_gone()
-                except anyio.get_cancelled_exc_class():
-                    pass  # impatient, or natively cancelled at the loop's end: the loop tells
+                if patience.cancel_called:
+                    break
         if self._crew.size:
             logger.warning(
                 "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
