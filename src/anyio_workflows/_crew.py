@@ -60,10 +60,6 @@ class Employer(RunPort, Protocol):
         """Tell what happens, for `verbose=True`."""
         ...
 
-    def notice_deadline(self, now: float) -> bool:
-        """Tell whether the deadline has passed at the time `now`; if so, the run is over."""
-        ...
-
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         ...
@@ -77,11 +73,11 @@ class Employer(RunPort, Protocol):
         ...
 
     def take_cancellation(self) -> None:
-        """Note that a step ended because the run is being cancelled."""
+        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         ...
 
 
-@attrs.define(eq=False, init=False)
+@attrs.define(eq=False, init=False, repr=False)
 class Crew:
     """The workers of one run, and the inboxes that they take their work from.
 
@@ -167,7 +163,10 @@ class Crew:
         native_cancellations = home.cancellation_counter()
         now = rested = home.current_time()
         steps = 0
-        while ledger.calls and run.is_running and not run.notice_deadline(now):
+        while ledger.calls and run.is_running:
+            if now >= run.deadline:
+                run.take_cancellation()
+                return
             _, inbox = self._inboxes[ledger.answer()]
             work = inbox.receive_nowait()
             if ledger.calls:
@@ -201,7 +200,8 @@ class Crew:
             else:
                 run.take_result(work, result, now - started)
         current_context.reset(token)
-        run.notice_deadline(now)  # while the ledger still knows that the step was active
+        if now >= run.deadline:
+            run.take_cancellation()  # while the ledger still knows that the step was active
         run.ledger.finish(work)
         return now
 

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 verbose_logger = logging.getLogger("anyio_workflows.verbose")
 
 
-@attrs.define(eq=False, init=False)
+@attrs.define(eq=False, init=False, repr=False)
 class Run:
     """One run of a workflow, from its start event to its terminal event.
 
@@ -328,7 +328,7 @@ class Run:
         self._decide(Outcome.failed(name, error, work.attempt, elapsed))
 
     def take_cancellation(self) -> None:
-        """Settle the outcome, if that is open, of a run whose tasks are being cancelled."""
+        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         if self.outcome is not None:
             return
         step = self.ledger.last_finished or "?"
@@ -337,13 +337,6 @@ class Run:
             "run's task group; leave them where you entered them, with 'with'"
         )
         self._settle(self._earlier_cause() or Outcome.failed(step, error))
-
-    def notice_deadline(self, now: float) -> bool:
-        """Tell whether the deadline has passed at the time `now`; if so, decide (rule 1)."""
-        if now < self.deadline:
-            return False
-        self.take_cancellation()
-        return True
 
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
@@ -358,7 +351,7 @@ class Run:
                 with suppress(OSError, ValueError):  # a closed standard output ends no run
                     print(message % args)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"run {self.run_id} of {self.name}"
 
 

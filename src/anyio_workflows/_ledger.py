@@ -51,7 +51,7 @@ class StepStatistics:
     done: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Work:
     """One event that is owed to one step.
 
@@ -68,7 +68,7 @@ class Work:
     attempt: int = 1
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Post:
     """One step's entry in the ledger: how much of its work is where."""
 
@@ -80,7 +80,7 @@ class Post:
     done: int = 0
 
 
-@attrs.define(eq=False, init=False)
+@attrs.define(eq=False, init=False, repr=False)
 class Ledger:
     """The books of one run.
 

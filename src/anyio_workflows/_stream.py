@@ -25,7 +25,7 @@ _READS_PER_CHECKPOINT = 64
 """A reader that always finds an event lets others run this often."""
 
 
-@attrs.define(eq=False, init=False)
+@attrs.define(eq=False, init=False, repr=False)
 class EventStream:
     """What one run publishes: one send/receive pair with one cursor.
 
@@ -49,7 +49,6 @@ class EventStream:
         self.closed = self.consumed = self.internal_wanted = False
         self._home = home
         self._send, self._receive = anyio.create_memory_object_stream[Event](math.inf)
-        self._rest = deque()
         self._wakeup = None
         self._reads = 0
 
@@ -67,6 +66,7 @@ class EventStream:
         """
         self.write(terminal)
         self._send.close()
+        self._rest = deque()
         try:
             while True:
                 self._rest.append(self._receive.receive_nowait())
@@ -77,7 +77,9 @@ class EventStream:
     @property
     def unread(self) -> int:
         """Number of events that nobody has read yet."""
-        return len(self._rest) or self._receive.statistics().current_buffer_used
+        if self.closed:
+            return len(self._rest)
+        return self._receive.statistics().current_buffer_used
 
     @property
     def reader_waiting(self) -> bool:

@@ -35,7 +35,7 @@ class RunPort(Protocol):
         ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Context:
     """The way from a step to its run. Each execution of a step gets one of its own.
 
@@ -99,6 +99,9 @@ class Context:
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that have an execution in progress."""
         return self._run.active_steps()
+
+    def __repr__(self) -> str:
+        return f"<Context of {self._run}>"
 
 
 current_context: ContextVar[Context] = ContextVar("anyio_workflows.current_context")

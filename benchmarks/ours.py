@@ -1,0 +1,150 @@
+"""The jobs as workflows."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
+
+TIMEOUT = 600.0
+
+
+class CountDown(StartEvent):
+    left: int
+
+
+class Turn(Event):
+    left: int
+
+
+class Ping(Event):
+    left: int
+
+
+class Pong(Event):
+    left: int
+
+
+class Progress(Event):
+    number: int
+
+
+class WaitAt(StartEvent):
+    gate: anyio.Event
+
+
+class Loop(Workflow[None]):
+    """A step that starts itself again until the count is down."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Turn:
+        return Turn(left=ev.left)
+
+    @step
+    async def turn(self, ev: Turn) -> Turn | StopEvent:
+        if ev.left:
+            return Turn(left=ev.left - 1)
+        return StopEvent()
+
+
+class PingPong(Workflow[None]):
+    """Two steps that start each other until the count is down."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Ping:
+        return Ping(left=ev.left)
+
+    @step
+    async def ping(self, ev: Ping) -> Pong | StopEvent:
+        return Pong(left=ev.left - 1) if ev.left else StopEvent()
+
+    @step
+    async def pong(self, ev: Pong) -> Ping | StopEvent:
+        return Ping(left=ev.left - 1) if ev.left else StopEvent()
+
+
+class Stream(Workflow[None]):
+    """One step that writes many events and never waits."""
+
+    @step
+    async def write(self, ctx: Context, ev: CountDown) -> StopEvent:
+        for number in range(ev.left):
+            ctx.write_event_to_stream(Progress(number=number))
+        return StopEvent()
+
+
+class LiveStream(Workflow[None]):
+    """One step that lets others run after each event it writes."""
+
+    @step
+    async def write(self, ctx: Context, ev: CountDown) -> StopEvent:
+        for number in range(ev.left):
+            ctx.write_event_to_stream(Progress(number=number))
+            await checkpoint()
+        return StopEvent()
+
+
+class Trivial(Workflow[int]):
+    """One step that passes its input on."""
+
+    @step
+    async def only(self, ev: CountDown) -> StopEvent:
+        return StopEvent(result=ev.left)
+
+
+class Idle(Workflow[None]):
+    """One step that waits."""
+
+    @step
+    async def wait(self, ev: WaitAt) -> StopEvent:
+        await ev.gate.wait()
+        return StopEvent()
+
+
+async def loop(steps: int) -> None:
+    await Loop(timeout=TIMEOUT).run(left=steps)
+
+
+async def ping_pong(steps: int) -> None:
+    await PingPong(timeout=TIMEOUT).run(left=steps)
+
+
+async def stream(events: int) -> None:
+    await _count_streamed(Stream(timeout=TIMEOUT), events)
+
+
+async def live_stream(events: int) -> None:
+    await _count_streamed(LiveStream(timeout=TIMEOUT), events)
+
+
+async def _count_streamed(workflow: Workflow[None], events: int) -> None:
+    seen = 0
+    async for event in workflow.run(left=events).stream_events():
+        if isinstance(event, Progress):
+            seen += 1
+    assert seen == events
+
+
+async def trivial(runs: int) -> None:
+    workflow = Trivial(timeout=TIMEOUT)
+    for number in range(runs):
+        assert await workflow.run(left=number) == number
+
+
+class IdleRuns:
+    """Many runs that have started and wait, until the block is left."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._gate = anyio.Event()
+        self._handlers: list[WorkflowHandler[None]] = []
+
+    async def __aenter__(self) -> None:
+        workflow = Idle(timeout=TIMEOUT)
+        self._handlers = [workflow.run(gate=self._gate) for _ in range(self._runs)]
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.set()
+        for handler in self._handlers:
+            await handler
