@@ -122,7 +122,11 @@ class Run:
 
     def start(self) -> None:
         """Start the host in the background. No step begins inside this call (O1)."""
-        self.home.start(self._host, self.close)
+        try:
+            self.home.start(self._host, self.close)
+        except BaseException:
+            self.close()
+            raise
 
     # --- What steps and the handler do ------------------------------------------------------
 
