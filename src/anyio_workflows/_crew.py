@@ -151,6 +151,11 @@ class Crew:
         self._recruit = None
         try:
             await self._answer_calls()
+        except anyio.get_cancelled_exc_class():  # between two steps
+            if self._run.being_cancelled():
+                self._run.take_cancellation()
+                raise
+            await self._run.home.shed_cancellation()
         finally:
             self.size -= 1
             if self._gone is not None and not self.size:
