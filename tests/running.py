@@ -1,0 +1,92 @@
+"""What the tests of running workflows share."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+
+from anyio_workflows import (
+    Event,
+    StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowHandler,
+    WorkflowTimedOutEvent,
+)
+from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
+
+from .conftest import virtual_backend
+
+T = TypeVar("T")
+
+
+class Note(Event):
+    """What steps write to the stream."""
+
+    text: Any = None
+
+
+def hog(seconds: float) -> None:
+    """Keep the processor for some virtual time: the clock goes on, no other task runs."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        trio.lowlevel.current_clock().jump(seconds)
+    else:
+        loop._clock.now += seconds  # type: ignore[attr-defined]
+
+
+def run_virtually(backend: str, main: Callable[[], Awaitable[T]]) -> T:
+    """Run `main` in an event loop of its own, under virtual time."""
+    name, options = virtual_backend(backend)
+    return anyio.run(main, backend=name, backend_options=options)
+
+
+def run_script(source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in development mode, where every warning is an error."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(source)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def read(handler: WorkflowHandler[Any]) -> list[Event]:
+    """Read the rest of a stream."""
+    return [event async for event in handler.stream_events()]
+
+
+def texts(events: list[Event]) -> list[Any]:
+    """Return what the notes among `events` say."""
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+async def check_ending(handler: WorkflowHandler[Any]) -> tuple[list[Event], StopEvent]:
+    """Read a run to its end and assert T1-T3; return all its events and the terminal one."""
+    events = await read(handler)
+    last = events[-1]
+    assert isinstance(last, StopEvent)
+    assert [event for event in events if isinstance(event, StopEvent)] == [last]
+    assert handler.is_done()
+    assert handler.get_stop_event() is last
+    if isinstance(last, WorkflowTimedOutEvent):
+        with pytest.raises(WorkflowTimeoutError):
+            await handler
+    elif isinstance(last, WorkflowCancelledEvent):
+        with pytest.raises(WorkflowCancelledByUser):
+            await handler
+    elif isinstance(last, WorkflowFailedEvent):
+        with pytest.raises(type(last.exception)) as caught:
+            await handler
+        assert caught.value is last.exception
+    elif type(last) is StopEvent:
+        assert await handler == last.result
+    else:
+        assert await handler is last
+    return events, last

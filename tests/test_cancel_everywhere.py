@@ -1,0 +1,357 @@
+"""One workflow, ended at every point where it can be: cancelled, with its loop, by its deadline.
+
+The sweeps count task steps: a task runs from one of its checkpoints to the next. After the n-th of
+them, wherever that is, the run is ended; n rises until the run completes undisturbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+
+from anyio_workflows import (
+    Context,
+    Event,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    WorkflowCancelledEvent,
+    WorkflowHandler,
+    WorkflowTimedOutEvent,
+    step,
+)
+from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
+
+from .conftest import BACKENDS, virtual_backend
+from .virtual_time import VirtualTimeLoop
+
+ITEMS = 3
+SHIELDED = 0.125
+"""Seconds that one step shields itself for."""
+
+on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+# --- Counting task steps -----------------------------------------------------------------------
+
+
+@attrs.define
+class StepCounter:
+    """Calls `at_limit` once, when `limit` task steps have been made since `begin()`."""
+
+    limit: int | None = None
+    at_limit: Callable[[], None] = lambda: None
+    at_each: Callable[[], None] = lambda: None
+    count: int = 0
+    _counting: bool = False
+
+    def begin(self, at_limit: Callable[[], None]) -> None:
+        self.at_limit = at_limit
+        self._counting = True
+
+    def tick(self) -> None:
+        if self._counting:
+            self.count += 1
+            self.at_each()
+            if self.count == self.limit:
+                self.at_limit()
+
+    def backend(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Return a backend, as `anyio.run()` takes it, whose task steps are counted here."""
+        name, options = virtual_backend(name)
+        if name == "trio":
+            return name, {**options, "instruments": [_trio_instrument(self)]}
+
+        def make_loop() -> asyncio.AbstractEventLoop:
+            loop = VirtualTimeLoop()
+            loop.set_task_factory(self._make_task)
+            return loop
+
+        return name, {"loop_factory": make_loop}
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        return asyncio.Task(_Counted(coroutine, self), loop=loop, **kwargs)
+
+
+class _Counted(Coroutine[Any, Any, Any]):
+    """A coroutine that reports whenever its task has made a step."""
+
+    def __init__(self, coroutine: Any, counter: StepCounter) -> None:
+        self._coroutine = coroutine
+        self._counter = counter
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._coroutine.send(value)
+        finally:
+            self._counter.tick()
+
+    def throw(self, *exc: Any) -> Any:
+        try:
+            return self._coroutine.throw(*exc)
+        finally:
+            self._counter.tick()
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        raise AssertionError("only tasks run this")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
+
+
+def _trio_instrument(counter: StepCounter) -> Any:
+    import trio
+
+    class Instrument(trio.abc.Instrument):  # type: ignore[misc]
+        def after_task_step(self, task: Any) -> None:
+            counter.tick()
+
+    return Instrument()
+
+
+# --- The workflow ------------------------------------------------------------------------------
+
+
+class Item(Event):
+    number: int
+
+
+class Finished(Event):
+    number: int
+
+
+class Note(Event):
+    text: str
+
+
+class Everything(Workflow[list[int]]):
+    """Fans out, nests task groups, shields cleanups, and has more work than workers."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+        self.finished: list[int] = []
+
+    @step
+    async def prepare(self, ctx: Context, ev: StartEvent) -> Item:
+        self.opened.append("prepare")
+        try:
+            ctx.write_event_to_stream(Note(text="preparing"))
+            await anyio.sleep(0.25)
+            for number in range(1, ITEMS):
+                ctx.send_event(Item(number=number))
+                await checkpoint()
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await anyio.sleep(SHIELDED)  # the end of asyncio's loop interrupts it once
+                finally:
+                    ctx.write_event_to_stream(Note(text="prepare"))
+                    self.closed.append("prepare")
+        return Item(number=0)
+
+    @step(num_workers=2)
+    async def work(self, ctx: Context, ev: Item) -> Finished:
+        async def part(seconds: float) -> None:
+            name = f"part {ev.number} {seconds}"
+            self.opened.append(name)
+            try:
+                await anyio.sleep(seconds)
+            finally:
+                ctx.write_event_to_stream(Note(text=name))
+                self.closed.append(name)
+
+        name = f"work {ev.number}"
+        self.opened.append(name)
+        child = part(0.5)
+        try:
+            async with anyio.create_task_group() as group:
+                group.create_task(child)
+                await part(0.25)
+        finally:
+            child.close()  # asyncio's loop may have thrown its task away before it began
+            ctx.write_event_to_stream(Note(text=name))
+            self.closed.append(name)
+        return Finished(number=ev.number)
+
+    @step(num_workers=1)
+    async def gather(self, ctx: Context, ev: Finished) -> StopEvent | None:
+        self.opened.append(f"gather {ev.number}")
+        try:
+            await checkpoint()
+            self.finished.append(ev.number)
+        finally:
+            ctx.write_event_to_stream(Note(text=f"gather {ev.number}"))
+            self.closed.append(f"gather {ev.number}")
+        if len(self.finished) == ITEMS:
+            return StopEvent(result=sorted(self.finished))
+        return None
+
+
+async def check_end(workflow: Everything, handler: WorkflowHandler[list[int]]) -> StopEvent:
+    """Check what has to be true of each end; return the terminal event."""
+    events = [event async for event in handler.stream_events()]
+    last = events[-1]
+    assert [event for event in events if isinstance(event, StopEvent)] == [last]
+    assert handler.get_stop_event() is last
+    assert isinstance(last, StopEvent)
+    assert sorted(workflow.closed) == sorted(workflow.opened), "a `finally` did not run"
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert [text for text in notes if text != "preparing"] == workflow.closed
+    if isinstance(last, WorkflowCancelledEvent):
+        with pytest.raises(WorkflowCancelledByUser):
+            await handler
+    elif isinstance(last, WorkflowTimedOutEvent):
+        with pytest.raises(WorkflowTimeoutError):
+            await handler
+    else:
+        assert await handler == list(range(ITEMS))
+    return last
+
+
+async def let_tasks_exit() -> None:
+    """Let the host of a run that has just published its end leave."""
+    for _ in range(3):
+        await checkpoint()
+
+
+def running_tasks() -> set[int]:
+    return {task.id for task in anyio.get_running_tasks()}
+
+
+# --- The sweeps --------------------------------------------------------------------------------
+
+
+def run_and_cancel(backend: str, limit: int) -> StopEvent:
+    """Cancel the run after its `limit`-th task step; return its terminal event."""
+    counter = StepCounter(limit)
+
+    async def main() -> StopEvent:
+        before = running_tasks()
+        workflow = Everything()
+        handler = workflow.run()
+        cancelled_at: list[float] = []
+
+        def cancel() -> None:
+            # What `cancel_run()` does first; that can't be awaited between two task steps.
+            handler._run.cancel("cancel_run() was called")
+            cancelled_at.append(anyio.current_time())
+
+        counter.begin(cancel)
+        with anyio.fail_after(100):
+            await ended(handler)
+        for time in cancelled_at:
+            assert anyio.current_time() <= time + SHIELDED, "something was not cancelled"
+        last = await check_end(workflow, handler)
+        await let_tasks_exit()
+        assert running_tasks() == before, "a task was left behind"
+        return last
+
+    name, options = counter.backend(backend)
+    return anyio.run(main, backend=name, backend_options=options)
+
+
+async def ended(handler: WorkflowHandler[Any]) -> None:
+    with suppress(WorkflowCancelledByUser, WorkflowTimeoutError):
+        await handler
+
+
+@on_each_backend
+def test_cancelled_after_each_task_step(backend: str) -> None:
+    limit = 1
+    while isinstance(run_and_cancel(backend, limit), WorkflowCancelledEvent):
+        limit += 1
+        assert limit < 1000
+    assert limit > 20, "the workflow has more checkpoints than that"
+
+
+@on_each_backend
+@pytest.mark.parametrize("sweep", range(3))  # trio runs the tasks of one batch in random order
+def test_the_loop_ends_after_each_task_step(backend: str, sweep: int) -> None:
+    limit = 1
+    while isinstance(run_and_end_loop(backend, limit), WorkflowCancelledEvent):
+        limit += 1
+        assert limit < 1000
+    assert limit > 20, "the workflow has more checkpoints than that"
+
+
+def run_and_end_loop(backend: str, limit: int) -> StopEvent:
+    """Let the event loop end after the `limit`-th task step; look at the run in a new one."""
+    counter = StepCounter(limit)
+    workflow = Everything()
+
+    async def main() -> WorkflowHandler[list[int]]:
+        handler = workflow.run()
+        over = anyio.Event()
+        counter.begin(over.set)
+        with anyio.fail_after(100):
+            await over.wait()
+        return handler
+
+    name, options = counter.backend(backend)
+    handler = anyio.run(main, backend=name, backend_options=options)
+    assert handler.is_done()
+    name, options = virtual_backend(backend)
+    return anyio.run(check_end, workflow, handler, backend=name, backend_options=options)
+
+
+@on_each_backend
+def test_the_deadline_comes_at_each_time(backend: str) -> None:
+    times = times_of_task_steps(backend)
+    assert len(times) > 5
+    between = [(early + late) / 2 for early, late in pairwise(times)]
+    end = times[-1]
+    for timeout in sorted([*times[1:], *between, end + 0.5]):
+        last = run_with_timeout(backend, timeout)
+        if timeout <= end:
+            assert isinstance(last, WorkflowTimedOutEvent)
+            assert last.timeout == timeout
+        else:
+            assert type(last) is StopEvent
+
+
+def times_of_task_steps(backend: str) -> list[float]:
+    """Return the different virtual times at which something happens in an undisturbed run."""
+    times: list[float] = []
+    counter = StepCounter()
+
+    async def main() -> None:
+        handler = Everything(timeout=None).run()
+        begun = anyio.current_time()
+        counter.at_each = lambda: times.append(anyio.current_time() - begun)
+        counter.begin(lambda: None)
+        await handler
+
+    name, options = counter.backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
+    return sorted(set(times))
+
+
+def run_with_timeout(backend: str, timeout: float) -> StopEvent:
+    async def main() -> StopEvent:
+        before = running_tasks()
+        workflow = Everything(timeout=timeout)
+        handler = workflow.run()
+        with anyio.fail_after(100):
+            await ended(handler)
+        last = await check_end(workflow, handler)
+        await let_tasks_exit()
+        assert running_tasks() == before, "a task was left behind"
+        return last
+
+    name, options = virtual_backend(backend)
+    return anyio.run(main, backend=name, backend_options=options)

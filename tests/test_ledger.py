@@ -1,0 +1,285 @@
+"""The ledger without a loop: a state machine against a naive model, and the errors of targets."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from anyio_workflows import Event, StartEvent, Workflow, step
+from anyio_workflows._ledger import Ledger, Post, StepStatistics, Work
+from anyio_workflows.errors import WorkflowRuntimeError
+from anyio_workflows.graph import Graph
+
+
+class Fruit(Event):
+    pass
+
+
+class Apple(Fruit):
+    pass
+
+
+class Braeburn(Apple):
+    pass
+
+
+class Stone(Event):
+    pass
+
+
+EVENTS = [Fruit, Apple, Braeburn, Stone]
+
+
+@attrs.frozen
+class DrawnStep:
+    """What a step of a random graph was declared with."""
+
+    name: str
+    accepts: list[type[Event]]
+    num_workers: int
+    subclasses: bool
+
+    def takes(self, event_type: type[Event]) -> bool:
+        return any(
+            event_type is accepted or (self.subclasses and issubclass(event_type, accepted))
+            for accepted in self.accepts
+        )
+
+    def declare(self) -> Any:
+        async def body(self: Any, ev: Any) -> Any: ...
+
+        body.__annotations__ = {"ev": reduce(or_, self.accepts), "return": None}
+        mark = step(num_workers=self.num_workers, accept_event_subclasses=self.subclasses)
+        return mark(body)
+
+
+DRAWN_STEPS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(EVENTS), min_size=1, max_size=3, unique=True),
+        st.integers(1, 4),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda drawn: [DrawnStep(f"step_{n}", *fields) for n, fields in enumerate(drawn)])
+
+
+def graph_of(steps: list[DrawnStep]) -> Graph:
+    members = {drawn.name: drawn.declare() for drawn in steps}
+    return type("Drawn", (Workflow,), members)().graph
+
+
+@attrs.define(eq=False)
+class ModelStep:
+    """A step as the naive model sees it: what waits, what runs, what is over, as plain lists."""
+
+    drawn: DrawnStep
+    queued: list[Event] = attrs.Factory(list)
+    running: list[Event] = attrs.Factory(list)
+    done: list[Event] = attrs.Factory(list)
+
+    @property
+    def callable_now(self) -> int:
+        return min(len(self.queued), self.drawn.num_workers - len(self.running))
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Route, answer and finish work at random, carrying it in a deque per step as the engine does."""
+
+    @initialize(steps=DRAWN_STEPS)
+    def declare(self, steps: list[DrawnStep]) -> None:
+        self.ledger = Ledger(graph_of(steps))
+        self.inboxes: dict[Post, deque[Work]] = {}
+        self.running: list[Work] = []
+        self.last_id = 0
+        self.model = {drawn.name: ModelStep(drawn) for drawn in steps}
+        self.calls: list[str] = []
+        self.last_finished: str | None = None
+
+    def grant_calls(self) -> None:
+        """Call a worker for each place that is free while work is queued."""
+        for name, found in self.model.items():
+            self.calls += [name] * (found.callable_now - self.calls.count(name))
+
+    @rule(event_type=st.sampled_from(EVENTS), choice=st.integers(0), aimed=st.booleans())
+    def route(self, event_type: type[Event], choice: int, aimed: bool) -> None:
+        event = event_type()
+        takers = [found for found in self.model.values() if found.drawn.takes(event_type)]
+        target = None
+        if aimed and takers:
+            takers = [takers[choice % len(takers)]]
+            target = self.ledger.check_target(event, takers[0].drawn.name)
+        work = self.ledger.route(event, target)
+        assert [item.post.spec.name for item in work] == [found.drawn.name for found in takers]
+        for item, found in zip(work, takers, strict=True):
+            assert item.event is event
+            assert item.id > self.last_id
+            assert item.attempt == 1
+            self.last_id = item.id
+            self.inboxes.setdefault(item.post, deque()).append(item)
+            found.queued.append(event)
+        self.grant_calls()
+
+    @precondition(lambda self: self.calls)
+    @rule()
+    def answer(self) -> None:
+        post = self.ledger.answer()
+        name = self.calls.pop(0)
+        assert post.spec.name == name
+        work = self.inboxes[post].popleft()
+        found = self.model[name]
+        event = found.queued.pop(0)
+        found.running.append(event)
+        assert work.event is event, "not the oldest event of its step"
+        self.running.append(work)
+
+    @precondition(lambda self: self.running)
+    @rule(choice=st.integers(0))
+    def finish(self, choice: int) -> None:
+        work = self.running.pop(choice % len(self.running))
+        self.ledger.finish(work)
+        self.last_finished = work.post.spec.name
+        found = self.model[work.post.spec.name]
+        found.done.append(found.running.pop(index_of(work.event, found.running)))
+        self.grant_calls()
+
+    @invariant()
+    def capacity_is_respected(self) -> None:  # rule 1
+        for post in self.inboxes:
+            assert post.calls >= 0
+            assert post.running >= 0
+            assert post.calls + post.running <= post.limit == post.spec.config.num_workers
+
+    @invariant()
+    def no_place_is_free_while_work_is_queued(self) -> None:  # rule 2
+        for post in self.inboxes:
+            assert post.calls == min(post.queued, post.limit - post.running)
+            assert post.calls == self.ledger.calls.count(post)
+        assert [post.spec.name for post in self.ledger.calls] == self.calls
+
+    @invariant()
+    def everything_is_owed_until_it_is_finished(self) -> None:  # rule 3
+        queued = [work for inbox in self.inboxes.values() for work in inbox]
+        carried = sorted(queued + self.running, key=lambda work: work.id)
+        assert list(self.ledger.owed.values()) == carried
+        assert list(self.ledger.owed) == [work.id for work in carried]
+
+    @invariant()
+    def idle_means_that_nothing_is_owed(self) -> None:  # rule 4
+        busy = any(found.queued or found.running for found in self.model.values())
+        assert self.ledger.idle is not busy
+
+    @invariant()
+    def reports_agree_with_the_model(self) -> None:
+        assert self.ledger.active_steps() == sorted(
+            name for name, found in self.model.items() if found.running
+        )
+        assert self.ledger.last_finished == self.last_finished
+        assert self.ledger.statistics() == {
+            name: StepStatistics(len(found.queued), len(found.running), len(found.done))
+            for name, found in self.model.items()
+        }
+
+    def teardown(self) -> None:
+        """Work off what is left: it all gets its turn."""
+        if not hasattr(self, "ledger"):
+            return
+        while self.calls or self.running:
+            if self.calls:
+                self.answer()
+            else:
+                self.finish(0)
+            self.no_place_is_free_while_work_is_queued()
+        assert self.ledger.idle
+        assert not self.ledger.calls
+        assert not any(self.inboxes.values())
+
+
+def index_of(event: Event, events: list[Event]) -> int:
+    """Return the position of this very object; events compare by value."""
+    return next(n for n, other in enumerate(events) if other is event)
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLedgerMachine = LedgerMachine.TestCase
+
+
+# --- Examples ---------------------------------------------------------------------------------
+
+
+FRUIT_SHOP = [
+    DrawnStep("peel", [Apple, Stone], num_workers=1, subclasses=False),
+    DrawnStep("weigh", [Fruit], num_workers=2, subclasses=True),
+]
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(graph_of(FRUIT_SHOP))
+
+
+def test_no_target_is_no_step(ledger: Ledger) -> None:
+    assert ledger.check_target(Apple(), None) is None
+
+
+def test_a_target_is_found_by_name(ledger: Ledger) -> None:
+    assert ledger.check_target(Apple(), "peel") is ledger.graph.steps["peel"]
+    assert ledger.check_target(Braeburn(), "weigh") is ledger.graph.steps["weigh"]
+
+
+def test_an_unknown_target_is_refused_with_the_nearest_name(ledger: Ledger) -> None:
+    with pytest.raises(WorkflowRuntimeError) as caught:
+        ledger.check_target(Apple(), "wiegh")
+    assert str(caught.value) == (
+        "cannot send Apple to step 'wiegh': no such step, did you mean 'weigh'?"
+    )
+
+
+def test_a_target_that_does_not_take_the_event_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(WorkflowRuntimeError) as caught:
+        ledger.check_target(Braeburn(), "peel")
+    assert str(caught.value) == (
+        "cannot send Braeburn to step 'peel': it accepts Apple, Stone only"
+    )
+
+
+def test_a_refused_target_leaves_the_books_as_they_are(ledger: Ledger) -> None:
+    with pytest.raises(WorkflowRuntimeError):
+        ledger.check_target(Stone(), "weigh")
+    assert ledger.idle
+    assert not ledger.calls
+
+
+def test_an_event_that_nobody_takes_is_owed_to_nobody(ledger: Ledger) -> None:
+    assert ledger.route(StartEvent()) == []
+    assert ledger.idle
+
+
+def test_an_aimed_event_goes_to_its_target_alone(ledger: Ledger) -> None:
+    event = Apple()
+    [work] = ledger.route(event, ledger.check_target(event, "weigh"))
+    assert work.post.spec.name == "weigh"
+    assert ledger.statistics() == {
+        "peel": StepStatistics(queued=0, running=0, done=0),
+        "weigh": StepStatistics(queued=1, running=0, done=0),
+    }
+
+
+def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
+    event = Stone()
+    [first], [second] = ledger.route(event), ledger.route(event)
+    assert first.id < second.id
+    assert [post.spec.name for post in ledger.calls] == ["peel"], "one place, one call"
+    assert ledger.answer() is first.post
+    assert not ledger.calls
+    ledger.finish(first)
+    assert list(ledger.calls) == [second.post]
+    assert list(ledger.owed.values()) == [second]

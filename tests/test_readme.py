@@ -1,0 +1,42 @@
+"""The README says what is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import BACKENDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_example_runs_as_it_stands(backend: str) -> None:
+    source = CODE[0].replace("anyio.run(main)", f"anyio.run(main, backend={backend!r})")
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", source]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines() == [
+        "Step one got 'Start the workflow.'",
+        "First",
+        "step",
+        "complete.",
+        "Final result Workflow complete.",
+    ]
+    assert not ran.stderr
+
+
+def test_the_tests_are_run_by_the_command_of_the_readme() -> None:
+    [command] = re.findall(r"^    (python3 .* nox .*-s tests)$", README, re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+
+
+def test_every_link_leads_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
