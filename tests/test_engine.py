@@ -125,7 +125,6 @@ async def test_t4_first_of_two_endings_at_the_same_moment_wins(left: str, right:
     assert type(last) in (ENDS_WITH[left], ENDS_WITH[right])
     assert sorted(race.cleaned) == ["left", "right"]
     assert sorted(texts(events)) == ["left", "right"]  # written before the end
-    assert anyio.current_time() < 1e9
     assert {name: s.running for name, s in handler.statistics().steps.items()} == {
         "fork": 0,
         "left": 0,
@@ -323,12 +322,12 @@ async def test_t2_get_stop_event_is_none_before_the_end() -> None:
             return StopEvent()
 
     seen: list[Any] = []
-    handler = Clean(timeout=1).run()
+    handler = Clean().run()
     assert handler.get_stop_event() is None
+    await anyio.sleep(1)
     await handler.cancel_run()
-    assert handler.get_stop_event() is None or handler.is_done()
-    await check_ending(handler)
-    assert seen in ([], [(None, False)])
+    assert seen == [(None, False)]
+    assert handler.get_stop_event() == WorkflowCancelledEvent()
 
 
 async def test_t2_no_timeout_means_no_deadline() -> None:
@@ -843,8 +842,7 @@ async def test_t7_sending_during_cleanup_is_ignored_and_logged(
                 ctx.write_event_to_stream(Note(text="before"))
                 ctx.send_event(Next())
                 ctx.send_event(StopEvent(result="late"))
-                await_not = handler.statistics()
-                states.append((await_not.state, ctx.is_running))
+                states.append((handler.statistics().state, ctx.is_running))
                 ctx.write_event_to_stream(Note(text="after"))
             return StopEvent()
 
@@ -1542,8 +1540,7 @@ async def test_r4_none_where_declared_starts_nothing() -> None:
             return None
 
     _, last = await check_ending(Quiet(timeout=1, skip_graph_checks=["dead_end"]).run())
-    assert isinstance(last, StopEvent)
-    assert last != StopEvent()
+    assert last == WorkflowTimedOutEvent(timeout=1, active_steps=[])
 
 
 # --- R6, R9: fairness and time ----------------------------------------------------------------

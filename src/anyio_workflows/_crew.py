@@ -36,6 +36,7 @@ from ._backend import Home
 from ._ledger import Ledger, Post, Work
 from .context import Context, RunPort, current_context
 from .errors import WorkflowRuntimeError
+from .events import StopEvent
 
 __all__ = ["Crew", "Employer", "is_cancellation"]
 
@@ -125,7 +126,7 @@ class Crew:
         if run.is_running and not run.being_cancelled():
             self.size += 1
             self._recruit = self._work()
-            self._group.create_task(self._recruit, name=self._name, context=self._context)
+            self._group.create_task(self._recruit, name=self._name, context=self._context.copy())
 
     async def wait_until_gone(self) -> None:
         """Wait until no worker is alive, when the run's task group has been cancelled."""
@@ -200,7 +201,7 @@ class Crew:
             self._hand_over_exception(work, exc, now - started)
         else:
             now = run.home.current_time()
-            if now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open():
+            if now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
                 run.take_error(work, _scope_error(work), now - started)
             else:
                 run.take_result(work, result, now - started)
@@ -218,12 +219,15 @@ class Crew:
         else:
             self._run.take_error(work, _stray_cancellation(work, exc), elapsed)
 
-    def _scope_left_open(self) -> bool:
+    def _scope_left_open(self, result: object) -> bool:
         """Tell whether the step just executed left its worker in a cancel scope of its own.
 
-        Sees scopes that have a deadline or a shield; asked only after steps that took some time.
+        It would bound or shield the steps after it. Sees scopes that have a deadline or a shield;
+        asked only after steps that took some time.
         """
         run = self._run
+        if isinstance(result, StopEvent):
+            return False
         return anyio.current_effective_deadline() != run.deadline and not run.being_cancelled()
 
 
