@@ -4,17 +4,20 @@
 #
 #   errors      every exception; each takes facts and writes its own sentence
 #
-#   declare     events -> steps -> graph -> workflow
-#               An event is what travels; `@step` marks a function; `graph` reads the signatures
-#               and finds the faults; `workflow` is the door: it starts a run.
+#   declare     events -> steps, collect -> _signatures -> graph -> workflow
+#               An event is what travels; `@step` marks a function and `Collect` a parameter;
+#               `_signatures` reads them, `graph` connects them and finds the faults; `workflow` is
+#               the door: it starts a run.
 #
-#   run         _ledger -> context -> _crew -> _engine
-#               The ledger decides, synchronously, who is owed what. The crew executes the steps, and
-#               a step sees its `context`. The engine is the one task group, from the start of the
-#               run to the decision how it ends, which is an `_outcome`.
+#   run         _fanin -> _ledger -> context -> _crew -> _engine
+#               The ledger decides, synchronously, who is owed what, and `_fanin` what waits for
+#               company. The crew executes the steps, and a step sees its `context`. The engine is
+#               the one task group, from the start of the run to the decision how it ends, which is
+#               an `_outcome`.
 #
-#   observe     _stream -> handler
-#               The public stream with its reader, and the caller's grip on the run.
+#   observe     _stream -> _narrator -> handler
+#               The public stream with its reader, what is told about the run itself, and the
+#               caller's grip on it.
 #
 #   try it      __main__ -> _demo
 #

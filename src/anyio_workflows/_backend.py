@@ -21,7 +21,13 @@ _background_tasks: set[asyncio.Task[None]] = set()
 
 
 class Home(Protocol):
-    """The event loop that one run lives in, and the task that hosts the run there."""
+    """The event loop that one run lives in, and the task that hosts the run there.
+
+    Attributes:
+        token: Stands for the loop: asyncio's loop object, trio's token.
+    """
+
+    token: Any
 
     def is_here(self) -> bool:
         """Tell whether the caller is in this loop and its thread."""
@@ -56,7 +62,7 @@ class Home(Protocol):
 
 class _AsyncioHome:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.token = self._loop = loop
         self._host: asyncio.Task[None] | None = None
         self.current_time = loop.time
 
@@ -99,13 +105,13 @@ class _AsyncioHome:
 class _TrioHome:
     def __init__(self, trio: Any) -> None:
         self._lowlevel = trio.lowlevel
-        self._token = trio.lowlevel.current_trio_token()
+        self.token = trio.lowlevel.current_trio_token()
         self._host: Any = None
         self.current_time: Callable[[], float] = trio.current_time
 
     def is_here(self) -> bool:
         lowlevel = self._lowlevel
-        return lowlevel.in_trio_run() and lowlevel.current_trio_token() is self._token
+        return lowlevel.in_trio_run() and lowlevel.current_trio_token() is self.token
 
     def start(
         self, host: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[], None]

@@ -32,9 +32,9 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ._backend import Home
-from ._ledger import Ledger, Post, Work
-from .context import Context, RunPort, current_context
+from ._outcome import Outcome
+from ._work import Post, Work
+from .context import Attempt, Context, RunPort, current_context
 from .errors import WorkflowRuntimeError
 from .events import StopEvent
 
@@ -51,18 +51,19 @@ class Employer(RunPort, Protocol):
     """A run, as far as its workers can see it."""
 
     workflow: object
-    home: Home
-    ledger: Ledger
-
     deadline: float
-    verbose: bool
-
-    def say(self, message: str, *args: object) -> None:
-        """Tell what happens, for `verbose=True`."""
-        ...
+    outcome: Outcome | None
 
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
+        ...
+
+    def take_cancellation(self) -> None:
+        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
+        ...
+
+    def take_start(self, work: Work) -> None:
+        """Take note that an execution begins. One of the following ends it."""
         ...
 
     def take_result(self, work: Work, result: Any, elapsed: float) -> None:
@@ -73,8 +74,8 @@ class Employer(RunPort, Protocol):
         """Take what a step raised after `elapsed` seconds."""
         ...
 
-    def take_cancellation(self) -> None:
-        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
+    def take_interruption(self, work: Work) -> None:
+        """Take note that an execution was cancelled, with the run or with its batch."""
         ...
 
 
@@ -106,7 +107,7 @@ class Crew:
         self._gone = None
 
     def deliver(self, work: Work) -> None:
-        """Put work into the inbox of its step."""
+        """Put work into the inbox of its step; to be followed by `hire()`."""
         inbox = self._inboxes.get(work.post)
         if inbox is None:
             inbox = anyio.create_memory_object_stream[Work](math.inf)
@@ -123,7 +124,7 @@ class Crew:
         run = self._run
         if self._recruit is not None or self._group is None or not run.ledger.calls:
             return
-        if run.is_running and not run.being_cancelled():
+        if run.outcome is None and not run.being_cancelled():
             self.size += 1
             self._recruit = self._work()
             self._group.create_task(self._recruit, name=self._name, context=self._context.copy())
@@ -165,16 +166,20 @@ class Crew:
 
     async def _answer_calls(self) -> None:
         run, ledger, home = self._run, self._run.ledger, self._run.home
+        current_context.set(Context(run))
         untouched = copy_context()
         native_cancellations = home.cancellation_counter()
         now = rested = home.current_time()
         steps = 0
-        while ledger.calls and run.is_running:
+        while ledger.calls and run.outcome is None:
             if now >= run.deadline:
                 run.take_cancellation()
                 return
             _, inbox = self._inboxes[ledger.answer()]
             work = inbox.receive_nowait()
+            while work.dropped:
+                work = inbox.receive_nowait()
+            work.started = True
             if ledger.calls:
                 self.hire()
             now = await self._execute(work, now)
@@ -190,32 +195,38 @@ class Crew:
     async def _execute(self, work: Work, started: float) -> float:
         """Execute one step; returns the time when it ended."""
         run = self._run
-        if run.verbose:
-            run.say("Running step %s", work.post.spec.name)
-        context = Context(run)
-        token = current_context.set(context)
+        spec = work.post.spec
+        run.take_start(work)
+        may_be_dropped = work.branch is not None and run.ledger.graph.cancels_branches
+        context = Context(run, work)
+        current_context.set(context)
         try:
-            result = await work.post.spec.call(run.workflow, context, work.event)
+            if spec.is_async and spec.config.timeout is None and not may_be_dropped:
+                result = await spec.call(run.workflow, context, work.payload)
+            else:
+                result = await self._call(work, context)
         except BaseException as exc:
             now = run.home.current_time()
+            if now >= run.deadline:
+                run.take_cancellation()  # while the ledger still knows that the step was active
             self._hand_over_exception(work, exc, now - started)
         else:
             now = run.home.current_time()
-            if now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
+            if now >= run.deadline:
+                run.take_cancellation()
+            if work.dropped:
+                run.take_interruption(work)
+            elif now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
                 run.take_error(work, _scope_error(work), now - started)
             else:
                 run.take_result(work, result, now - started)
-        current_context.reset(token)
-        if now >= run.deadline:
-            run.take_cancellation()  # while the ledger still knows that the step was active
-        run.ledger.finish(work)
         return now
 
     def _hand_over_exception(self, work: Work, exc: BaseException, elapsed: float) -> None:
         if not is_cancellation(exc):
             self._run.take_error(work, _name_stop_iteration(exc), elapsed)
-        elif self._run.being_cancelled():
-            self._run.take_cancellation()
+        elif work.dropped or self._run.being_cancelled():
+            self._run.take_interruption(work)
         else:
             self._run.take_error(work, _stray_cancellation(work, exc), elapsed)
 
@@ -229,6 +240,37 @@ class Crew:
         if isinstance(result, StopEvent):
             return False
         return anyio.current_effective_deadline() != run.deadline and not run.being_cancelled()
+
+    async def _call(self, work: Work, context: Context) -> Any:
+        """Call a step that has a timeout (R8), may be dropped with its batch (F4), or is sync (R5).
+
+        A sync step gets a thread of its own: the ledger bounds their number, and a thread that is
+        abandoned holds no place.
+        """
+        run = self._run
+        spec = work.post.spec
+        timeout = math.inf if spec.config.timeout is None else spec.config.timeout
+        result = None
+        with anyio.CancelScope(deadline=run.home.current_time() + timeout) as scope:
+            context.attempt = Attempt(scope, run.home.current_time)
+            work.stop = scope.cancel
+            try:
+                if spec.is_async:
+                    result = await spec.call(run.workflow, context, work.payload)
+                else:
+                    # In a tuple, since trio does not take a coroutine from a thread.
+                    (result,) = await anyio.to_thread.run_sync(
+                        lambda: (spec.call(run.workflow, context, work.payload),),
+                        abandon_on_cancel=True,
+                        limiter=anyio.CapacityLimiter(1),
+                    )
+            finally:
+                work.stop = None
+        if work.dropped:
+            return None
+        if scope.cancelled_caught or run.home.current_time() >= scope.deadline:
+            raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
+        return result
 
 
 def is_cancellation(exc: BaseException) -> bool:
@@ -270,7 +312,13 @@ def _name_stop_iteration(exc: BaseException) -> BaseException:
 
 
 def _differ(one: ContextVars, other: ContextVars) -> bool:
-    """Compare by identity: equal values may be different objects, and `==` may raise."""
-    return len(one) != len(other) or any(
-        other.get(var, _differ) is not value for var, value in one.items()
-    )
+    """Compare by identity: equal values may be different objects, and `==` may raise.
+
+    Our own variable, which is another for each execution, does not count.
+    """
+    if len(one) != len(other):
+        return True
+    for var, value in one.items():
+        if other.get(var, _differ) is not value and var is not current_context:
+            return True
+    return False

@@ -25,7 +25,7 @@ import math
 import os
 import reprlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import attrs
@@ -34,22 +34,22 @@ from anyio.lowlevel import checkpoint
 
 from ._backend import Home
 from ._crew import Crew, is_cancellation
-from ._ledger import Ledger, StepStatistics, Work
+from ._fanin import Branch
+from ._ledger import Ledger
+from ._narrator import Narrator
 from ._outcome import Outcome
+from ._settings import Place, Places, RunSettings
+from ._signatures import StepSpec
 from ._stream import EventStream
-from .errors import WorkflowRuntimeError
-from .events import (
-    Event,
-    InputRequiredEvent,
-    StopEvent,
-    UnhandledEvent,
-)
-from .graph import Graph, StepSpec
+from ._work import Work, in_words
+from .context import RunPort
+from .errors import WorkflowRuntimeError, WorkflowStalledError
+from .events import Event, InputRequiredEvent, StopEvent
+from .graph import Graph
 
 __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
-verbose_logger = logging.getLogger("anyio_workflows.verbose")
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -58,7 +58,6 @@ class Run:
 
     Attributes:
         workflow: The workflow instance whose steps are executed.
-        name: Name of the workflow, for messages.
         home: The event loop the run lives in.
         run_id: Identifies the run in logs.
         stream: The public event stream.
@@ -67,11 +66,11 @@ class Run:
         ended: Whether the terminal event has been published.
         observed: Whether somebody has seen the outcome.
         deadline: When the run times out, on the loop's clock.
-        verbose: Whether to tell about each step.
+        parent: The run whose step started this one, if any (O5).
+        narrator: Tells what happens, to those who asked.
     """
 
     workflow: object
-    name: str
     home: Home
     run_id: str
     stream: EventStream
@@ -80,12 +79,16 @@ class Run:
     ended: bool
     observed: bool
     deadline: float
-    verbose: bool
-    _timeout: float | None
-    _cleanup_timeout: float
+    parent: RunPort | None
+    narrator: Narrator
+    _settings: RunSettings
+    _place: Place | None
+    _children: set[Run]
     _crew: Crew
     _group: TaskGroup | None
+    _input_asked: bool
     _handler_gone: bool
+    _queueing: anyio.CancelScope | None
     _decided: anyio.Event | None
     _done: anyio.Event | None
 
@@ -95,34 +98,36 @@ class Run:
         graph: Graph,
         start_event: Event,
         home: Home,
+        settings: RunSettings,
         *,
-        name: str,
         run_id: str | None = None,
-        timeout: float | None,
-        cleanup_timeout: float,
-        verbose: bool,
+        parent: RunPort | None = None,
+        places: Places | None = None,
     ) -> None:
         self.workflow = workflow
-        self.name = name
         self.home = home
         self.run_id = os.urandom(16).hex() if run_id is None else run_id
         self.stream = EventStream(home)
         self.ledger = Ledger(graph)
         self.outcome = None
         self.ended = self.observed = False
-        self._timeout = timeout
-        self._cleanup_timeout = cleanup_timeout
-        self.verbose = verbose
         self.deadline = math.inf
-        self._crew = Crew(self, name)
+        self.parent = parent
+        self._settings = settings
+        self._place = places.ask(home.token) if places and not self._has_kin(workflow) else None
+        self._children = set()
+        self.narrator = Narrator(self, self.stream, settings.verbose)
+        self._crew = Crew(self, settings.name)
         self._group = None
-        self._handler_gone = False
-        self._decided = self._done = None
+        self._input_asked = self._handler_gone = False
+        self._queueing = self._decided = self._done = None
         self._emit(start_event)
 
     def start(self) -> None:
         """Start the host in the background. No step begins inside this call (O1)."""
         try:
+            if self.parent is not None:
+                self.parent.adopt(self)
             self.home.start(self._host, self.close)
         except BaseException:
             self.close()
@@ -133,19 +138,16 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
+        if self.outcome is None and self.being_cancelled():
+            self.take_cancellation()  # the host has not looked yet
         return self.outcome is None
-
-    def active_steps(self) -> list[str]:
-        """Return the sorted names of the steps with an execution in progress."""
-        return self.ledger.active_steps()
-
-    def statistics(self) -> dict[str, StepStatistics]:
-        """Return the counts of every step."""
-        return self.ledger.statistics()
 
     def write(self, event: Event) -> None:
         """Write to the public stream, also while steps are cleaning up (T7)."""
-        self._refuse_if_ended(f"{type(event).__name__} cannot be written to the stream")
+        if self.ended:
+            raise self._refusal(f"{type(event).__name__} cannot be written to the stream")
+        if isinstance(event, InputRequiredEvent):
+            self._input_asked = True
         self.stream.write(event)
 
     def send(self, event: Event, step: str | None = None) -> None:
@@ -154,13 +156,30 @@ class Run:
             raise WorkflowRuntimeError(
                 f"only events can be sent, not {reprlib.repr(event)} ({type(event).__qualname__})"
             )
-        self._refuse_if_ended(f"{type(event).__name__} cannot be sent")
+        if self.ended:
+            raise self._refusal(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
-        if self.outcome is not None:
+        if not self.is_running:
             logger.info("%s: %s was sent too late and dropped", self, type(event).__name__)
             return
-        self._emit(event, target)
+        self._emit(event, target=target)
         self._crew.hire()
+
+    def check_open(self, what: str) -> None:
+        """Refuse what makes no sense once the outcome is decided."""
+        if not self.is_running:
+            raise self._refusal(what)
+
+    def note_wait(self) -> None:
+        """Take note that an execution waits: its place is free, and perhaps nothing goes on."""
+        self._crew.hire()
+        self._note_if_idle()
+
+    def adopt(self, child: RunPort) -> None:
+        """Take charge of a run that one of the steps starts (O5)."""
+        assert isinstance(child, Run)
+        self.check_open("a step cannot start a run")
+        self._children.add(child)
 
     def cancel(self, reason: str) -> None:
         """Decide that the run is cancelled, unless its outcome is decided already (T10)."""
@@ -179,37 +198,75 @@ class Run:
         self._handler_gone = True
         self._report_if_unseen()
 
-    def _refuse_if_ended(self, what: str) -> None:
-        if self.ended:
-            assert self.outcome is not None
-            raise WorkflowRuntimeError(f"{what}: the run has ended, {self.outcome.summary}")
+    def _refusal(self, what: str) -> WorkflowRuntimeError:
+        """Say that something cannot be done, because of how the run ended (T7)."""
+        assert self.outcome is not None
+        state = "has ended" if self.ended else "is ending"
+        return WorkflowRuntimeError(f"{what}: the run {state}, {self.outcome.summary}")
+
+    def _has_kin(self, workflow: object) -> bool:
+        """Return whether an ancestor is a run of the same workflow instance (R7)."""
+        ancestor = self.parent
+        while isinstance(ancestor, Run) and ancestor.workflow is not workflow:
+            ancestor = ancestor.parent
+        return ancestor is not None
 
     # --- Routing and the decision -----------------------------------------------------------
 
-    def _emit(self, event: Event, target: StepSpec | None = None) -> None:
-        """Give an event to the steps that take it, or let it end the run."""
+    def _emit(
+        self,
+        event: Event,
+        *,
+        target: StepSpec | None = None,
+        source: Work | None = None,
+        branch: Branch | None = None,
+    ) -> None:
+        """Give an event to the steps that take it, or let it end the run.
+
+        Args:
+            event: The event.
+            target: The only step that is to have it.
+            source: The work whose execution returned it.
+            branch: The branch of a batch that it belongs to.
+        """
         if isinstance(event, StopEvent):
             self._decide(Outcome.stopped(event))
             return
         asks = isinstance(event, InputRequiredEvent)
         if asks:
+            self._input_asked = True
             self.stream.write(event)
-        work = self.ledger.route(event, target)
+        work = self.ledger.route(event, target, branch)
+        if work:
+            self._deliver(work)
+        elif work is None and not asks:
+            self.narrator.unhandled(event, idle=self.ledger.is_quiet(besides=source))
+
+    def _emit_list(self, events: list[Event], source: Work) -> None:
+        """Open a batch with a branch for each event (F1)."""
+        batch = self.ledger.open_batch(source)
+        for event in events:
+            branch = self.ledger.open_branch(batch)
+            self._emit(event, source=source, branch=branch)
+            self._deliver(self.ledger.seal_branch(branch))
+        self._deliver(self.ledger.seal_batch(batch))
+
+    def _deliver(self, work: list[Work]) -> None:
         for item in work:
             self._crew.deliver(item)
-        if not work and not asks:
-            self._note_unhandled(event)
+            if self.narrator.has_audience and item.post.queued > item.post.calls:
+                self.narrator.step_queued(item)
 
-    def _note_unhandled(self, event: Event) -> None:
-        cls = type(event)
-        logger.warning("%s: no step accepts %s; it is dropped", self, cls.__name__)
-        if self.stream.internal_wanted:
-            qualified_name = f"{cls.__module__}.{cls.__qualname__}"
-            self.stream.write(
-                UnhandledEvent(
-                    event_type=cls.__name__, qualified_name=qualified_name, idle=self.ledger.idle
-                )
-            )
+    def _note_if_idle(self) -> None:
+        """See whether anything is going on, and if not, whether anything can (T9)."""
+        if self.outcome is not None or not self.ledger.is_quiet():
+            return
+        ledger = self.ledger
+        if not ledger.idle or self._input_asked or ledger.graph.takes_outside_events:
+            self.narrator.idle()
+        elif self._settings.stall_check:
+            error = WorkflowStalledError(ledger.last_acts(), ledger.missing())
+            self._decide(Outcome.failed(ledger.last_finished or "?", error))
 
     def _decide(self, outcome: Outcome) -> None:
         """Settle the outcome; the first cause wins (rule 1)."""
@@ -222,14 +279,16 @@ class Run:
 
     def _settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        if self._queueing is not None:
+            self._queueing.cancel()
         if self._decided is not None:
             self._decided.set()
 
     def _earlier_cause(self) -> Outcome | None:
         """Return the outcome that nobody has noticed yet, if there is one."""
         if self.home.current_time() >= self.deadline:
-            assert self._timeout is not None
-            return Outcome.timed_out(self._timeout, self.active_steps())
+            assert self._settings.timeout is not None
+            return Outcome.timed_out(self._settings.timeout, self.ledger.active_steps())
         if self.home.host_cancelled() and not self._group_cancelled():
             return Outcome.cancelled("its event loop ended")
         return None
@@ -242,19 +301,28 @@ class Run:
     async def _host(self) -> None:
         try:
             await checkpoint()  # an eager task factory is still inside `Workflow.run()`
-            async with anyio.create_task_group() as group:
-                self._open(group)
-                await self._wait_until_decided()
-                await self._wait_until_quiet(group)
-                self.close()
+            await self._take_place()
+            if self.outcome is None:
+                async with anyio.create_task_group() as group:
+                    self._open(group)
+                    await self._wait_until_decided()
+                    await self._wait_until_quiet(group)
+                    self.close()
         except BaseException as exc:
             if not is_cancellation(exc):
                 logger.error("%s: its task group broke", self, exc_info=exc)
 
+    async def _take_place(self) -> None:
+        """Wait for a place among the concurrent runs of the workflow (R7)."""
+        if self._place is not None and self.outcome is None:
+            with anyio.CancelScope() as self._queueing:
+                await self._place.wait()
+            self._queueing = None
+
     def _open(self, group: TaskGroup) -> None:
         self._group = group
-        if self._timeout is not None:
-            self.deadline = self.home.current_time() + self._timeout
+        if self._settings.timeout is not None:
+            self.deadline = self.home.current_time() + self._settings.timeout
             group.cancel_scope.deadline = self.deadline
         self._crew.open(group)
 
@@ -268,26 +336,31 @@ class Run:
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""
-        if not self._crew.size:
-            return
-        group.cancel_scope.cancel()
-        with anyio.move_on_after(self._cleanup_timeout, shield=True) as patience:
-            while self._crew.size:
-                # Besides running out of patience, it is natively cancelled if the loop ends now.
-                with suppress(anyio.get_cancelled_exc_class()):
-                    await self._crew.wait_until_gone()
-                if patience.cancel_called:
-                    break
+        for child in self._children:
+            child.cancel("the run that started it ended")
+        if self._crew.size:
+            group.cancel_scope.cancel()
+            with anyio.move_on_after(self._settings.cleanup_timeout, shield=True) as patience:
+                while self._crew.size:
+                    # Besides impatience, a native cancellation comes here if the loop ends now.
+                    with suppress(anyio.get_cancelled_exc_class()):
+                        await self._crew.wait_until_gone()
+                    if patience.cancel_called:
+                        break
         if self._crew.size:
             logger.warning(
                 "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
                 self,
-                self._cleanup_timeout,
-                ", ".join(self.active_steps()),
+                self._settings.cleanup_timeout,
+                ", ".join(self.ledger.active_steps()),
             )
+        with anyio.CancelScope(shield=True):
+            while self._children:  # each within its own cleanup timeout
+                with suppress(anyio.get_cancelled_exc_class()):
+                    await next(iter(self._children)).wait_until_ended()
 
     def close(self) -> None:
-        """Publish the terminal event and end the run (rule 4)."""
+        """Publish the terminal event and end the run (rule 2)."""
         if self.ended:
             return
         self.cancel("its event loop ended")
@@ -295,9 +368,14 @@ class Run:
         self.ended = True
         self.stream.close(self.outcome.event)
         self._crew.close()
+        self.ledger.close()
+        if self._place is not None:
+            self._place.leave()
+        if isinstance(self.parent, Run):
+            self.parent._children.discard(self)
         if self._done is not None:
             self._done.set()
-        self.say("Run ended: %s", self.outcome.summary)
+        self.narrator.say("Run ended: %s", self.outcome.summary)
         self._report_if_unseen()
 
     def _report_if_unseen(self) -> None:
@@ -311,25 +389,49 @@ class Run:
 
     # --- What the crew hands over -------------------------------------------------------------
 
+    def take_start(self, work: Work) -> None:
+        """Take note that an execution begins."""
+        if self.narrator.has_audience:
+            self.narrator.step_started(work)
+
     def take_result(self, work: Work, result: Any, elapsed: float) -> None:
         """Take what a step returned: route it, or fail the step for it (R4)."""
         spec = work.post.spec
-        if result is None and spec.returns_none:
-            self.say("Step %s produced no event", spec.name)
-        elif result is None or not issubclass(type(result), spec.returns):
-            self.take_error(work, WorkflowRuntimeError(_wrong_result(spec, result)), elapsed)
-        elif self.outcome is not None and not isinstance(result, StopEvent):
-            logger.info("%s: step %s returned %s too late", self, spec.name, type(result).__name__)
-        else:
-            if self.verbose:
-                self.say("Step %s produced event %s", spec.name, type(result).__name__)
-            self._emit(result)
+        if type(result) not in spec.returns and (fault := spec.result_fault(result)):
+            self.take_error(work, WorkflowRuntimeError(fault), elapsed)
+            return
+        if self.outcome is not None and not isinstance(result, StopEvent):
+            logger.info("%s: too late, step %s %s", self, spec.name, in_words(type(result)))
+        elif isinstance(result, Event):
+            self._emit(result, source=work, branch=work.branch)
+        elif result is not None:
+            self._emit_list(result, work)
+        self._end(work, type(result))
 
     def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
         """Take what a step raised; it fails the run."""
         name = work.post.spec.name
-        self.say("Step %s failed with %s", name, type(error).__name__)
-        self._decide(Outcome.failed(name, error, work.attempt, elapsed))
+        if work.dropped and isinstance(error, Exception):
+            words = in_words(type(error))
+            logger.warning("%s: dropped step %s %s", self, name, words, exc_info=error)
+        else:
+            self._decide(Outcome.failed(name, error, work.attempt, elapsed))
+        self._end(work, type(error))
+
+    def take_interruption(self, work: Work) -> None:
+        """Take note that an execution was cancelled, with the run or with its batch."""
+        if not work.dropped:
+            self.take_cancellation()
+        self._end(work, None)
+
+    def _end(self, work: Work, came: type | None) -> None:
+        """Finish work of which something of the type `came` came; `None` if it was cancelled."""
+        if self.narrator.has_audience:
+            self.narrator.step_ended(work, came)
+        if joins := self.ledger.finish(work, came):
+            self._deliver(joins)
+        if not self.ledger.calls:
+            self._note_if_idle()
 
     def take_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
@@ -337,8 +439,8 @@ class Run:
             return
         step = self.ledger.last_finished or "?"
         error = WorkflowRuntimeError(
-            f"a step, probably {step}, left a cancel scope or task group open, which broke the "
-            "run's task group; leave them where you entered them, with 'with'"
+            f"a step, probably {step}, left a cancel scope or task group open, which broke the run's "
+            "task group; leave them where you entered them, with 'with'"
         )
         self._settle(self._earlier_cause() or Outcome.failed(step, error))
 
@@ -346,31 +448,5 @@ class Run:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         return self._group_cancelled() or self.home.host_cancelled()
 
-    def say(self, message: str, *args: object) -> None:
-        """Tell what happens, for `verbose=True`."""
-        if self.verbose:
-            if verbose_logger.isEnabledFor(logging.INFO):
-                verbose_logger.info(message, *args)
-            else:
-                with suppress(OSError, ValueError):  # a closed standard output ends no run
-                    print(message % args)
-
     def __repr__(self) -> str:
-        return f"run {self.run_id} of {self.name}"
-
-
-def _wrong_result(spec: StepSpec, result: object) -> str:
-    declared = [t.__name__ for t in spec.returns] + ["None"] * spec.returns_none
-    got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
-    remedy = "is a 'return' missing?" if result is None else "return one of those"
-    return (
-        f"step {spec.name} returned {got}, but declares {' | '.join(declared) or 'no return'}; "
-        f"{remedy}"
-    )
-
-
-if TYPE_CHECKING:
-    from ._crew import Employer
-
-    def _is_employer(run: Run) -> Employer:
-        return run
+        return f"run {self.run_id} of {self._settings.name}"

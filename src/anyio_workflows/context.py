@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
+import anyio
+import anyio.from_thread
 import attrs
 
+from ._backend import Home
+from ._ledger import Ledger
+from ._work import Wait, Work
 from .errors import WorkflowRuntimeError
 from .events import Event, StopEvent
+from .steps import is_positive_number
 
-__all__ = ["Context", "RunPort", "current_context"]
+__all__ = ["Attempt", "Context", "Relayable", "RunPort", "current_context"]
+
+T = TypeVar("T")
+EventT = TypeVar("EventT", bound=Event)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
 class RunPort(Protocol):
     """A run, as far as its steps can see it."""
+
+    home: Home
+    ledger: Ledger
+    parent: RunPort | None
+    ended: bool
 
     @property
     def is_running(self) -> bool:
@@ -30,9 +48,66 @@ class RunPort(Protocol):
         """Route an event."""
         ...
 
-    def active_steps(self) -> list[str]:
-        """Return the sorted names of the steps with an execution in progress."""
+    def check_open(self, what: str) -> None:
+        """Raise if the outcome is decided."""
         ...
+
+    def note_wait(self) -> None:
+        """Take note that an execution waits."""
+        ...
+
+    def adopt(self, child: RunPort) -> None:
+        """Take charge of a run that one of the steps starts."""
+        ...
+
+
+class Relayable(Protocol[ResultT_co]):
+    """The handler of a run whose events can be relayed."""
+
+    @property
+    def ctx(self) -> Context:
+        """The context of the run."""
+        ...
+
+    def stream_events(self) -> AsyncIterator[Event]:
+        """Return an iterator over the events of the run."""
+        ...
+
+    def __await__(self) -> Generator[Any, Any, ResultT_co]:
+        """Wait for the result of the run."""
+        ...
+
+
+@attrs.define(eq=False, repr=False)
+class Attempt:
+    """The clock of an attempt that is bounded by a timeout (R8).
+
+    Attributes:
+        scope: The scope that bounds it.
+        current_time: The clock.
+    """
+
+    scope: anyio.CancelScope
+    current_time: Callable[[], float]
+    _suspensions: int = 0
+    _remaining: float = math.inf
+
+    @contextmanager
+    def suspended(self) -> Generator[None]:
+        """Stop the clock while the step waits for an event, unless it has run out."""
+        if not self._suspensions:
+            self._remaining = self.scope.deadline - self.current_time()
+        if self._remaining <= 0:
+            yield
+            return
+        self.scope.deadline = math.inf
+        self._suspensions += 1
+        try:
+            yield
+        finally:
+            self._suspensions -= 1
+            if not self._suspensions:
+                self.scope.deadline = self.current_time() + self._remaining
 
 
 @attrs.define(eq=False, repr=False)
@@ -40,9 +115,14 @@ class Context:
     """The way from a step to its run. Each execution of a step gets one of its own.
 
     Annotate a parameter of the step with it: `async def ask(self, ctx: Context, ev: StartEvent)`.
+    In a plain `def` step, which runs in a worker thread, the synchronous methods are called
+    directly and the async ones with `anyio.from_thread.run(ctx.wait_for_event, ...)`.
     """
 
     _run: RunPort
+    _work: Work | None = None
+    attempt: Attempt | None = None
+    """The attempt in progress, if it has a timeout."""
 
     @staticmethod
     def get_step_context() -> Context:
@@ -56,9 +136,17 @@ class Context:
             raise WorkflowRuntimeError("get_step_context() was called outside a step")
         return context
 
+    @property
+    def run(self) -> RunPort:
+        """The run that the context belongs to."""
+        return self._run
+
     def belongs_to(self, run: RunPort) -> bool:
-        """Return whether this is the context of a step of `run`."""
-        return self._run is run
+        """Return whether this is the context of a step of `run`, or of a run started in one."""
+        mine: RunPort | None = self._run
+        while mine is not None and mine is not run:
+            mine = mine.parent
+        return mine is run
 
     @property
     def is_running(self) -> bool:
@@ -71,18 +159,9 @@ class Context:
         Raises:
             WorkflowRuntimeError: If `ev` is no event or a stop event, or if the run has ended.
         """
-        if ev is None:
-            return
-        if not isinstance(ev, Event):
-            raise WorkflowRuntimeError(
-                f"only events can be written to the stream, not {reprlib.repr(ev)} ({type(ev).__qualname__})"
-            )
-        if isinstance(ev, StopEvent):
-            raise WorkflowRuntimeError(
-                f"{type(ev).__name__} cannot be written to the stream: return it from the step, "
-                "that ends the run and publishes it"
-            )
-        self._run.write(ev)
+        if ev is not None:
+            _check_writable(ev)
+            self._in_loop(self._run.write, ev)
 
     def send_event(self, ev: Event, step: str | None = None) -> None:
         """Give an event to every step that accepts it, or to the one called `step`, at once.
@@ -94,11 +173,157 @@ class Context:
             WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
                 or if the run has ended.
         """
-        self._run.send(ev, step)
+        self._in_loop(self._run.send, ev, step)
 
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that have an execution in progress."""
-        return self._run.active_steps()
+        return self._run.ledger.active_steps()
+
+    def collect_events(
+        self, ev: Event, expected: Sequence[type[Event]], buffer_id: str | None = None
+    ) -> list[Event] | None:
+        """Keep an event until one of each expected type is there.
+
+        Args:
+            ev: The event to keep.
+            expected: The types to wait for; a type may be there more than once.
+            buffer_id: Tells several buffers of one step apart.
+
+        Returns:
+            `None` until all are there, then one event per expected type, in that order. What is
+            left over stays for the next round. `[]` at once if nothing is expected.
+
+        Raises:
+            WorkflowRuntimeError: Outside a step, if `ev` is no event, or if the end of the run is
+                decided.
+        """
+        if not isinstance(ev, Event):
+            raise WorkflowRuntimeError(f"only events can be collected, not {reprlib.repr(ev)}")
+        work = self._own_work("collect events")
+        return self._in_loop(self._collect, work, ev, list(expected), buffer_id)
+
+    def _collect(
+        self, work: Work, event: Event, expected: list[type[Event]], buffer_id: str | None
+    ) -> list[Event] | None:
+        self._run.check_open(f"{type(event).__name__} cannot be collected")
+        return self._run.ledger.buffers.add(work.post.spec.name, buffer_id, event, expected)
+
+    async def wait_for_event(
+        self,
+        event_type: type[EventT],
+        waiter_event: Event | None = None,
+        waiter_id: str | None = None,
+        requirements: Mapping[str, Any] | None = None,
+        timeout: float | None = 2000,
+    ) -> EventT:
+        """Suspend the step until an event comes, and return that event.
+
+        The code before the call is not run again. While the step waits, its worker executes others.
+
+        Args:
+            event_type: The type to wait for; subclasses too, if the step says
+                `accept_event_subclasses=True`.
+            waiter_event: Written to the stream once, when the wait begins; the question, as it were.
+            waiter_id: Names the wait. Needed where one execution waits for equal things at once.
+            requirements: Attributes that the event must have, with their values.
+            timeout: Seconds to wait; `None` for no limit.
+
+        Raises:
+            TimeoutError: If no such event came in time.
+            WorkflowRuntimeError: Outside a step, if an equal wait is open in this execution, or if
+                the end of the run is decided.
+        """
+        work = self._own_work("wait for an event")
+        if not self._run.home.is_here():
+            raise _elsewhere()
+        if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+            raise WorkflowRuntimeError(f"a step waits for an event class, not for {event_type!r}")
+        if timeout is not None and not is_positive_number(timeout, or_zero=True):
+            raise WorkflowRuntimeError(
+                f"timeout must be a number of seconds, or None, not {timeout!r}"
+            )
+        if waiter_event is not None:
+            _check_writable(waiter_event)
+        wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
+        with self.attempt.suspended() if self.attempt is not None else nullcontext():
+            await self._wait(wait, waiter_event, timeout)
+        if wait.answer is None:
+            assert timeout is not None
+            name = event_type.__name__
+            raise TimeoutError(f"no {name} that was waited for came within {timeout:g} s")
+        return cast(EventT, wait.answer)
+
+    async def _wait(self, wait: Wait, prompt: Event | None, timeout: float | None) -> None:
+        """Suspend the execution until its wait is over, and it has a place to go on (W1-W3)."""
+        run = self._run
+        what = f"{wait.event_type.__name__} cannot be waited for"
+        run.check_open(what)
+        signal = anyio.Event()
+        wait.wake = signal.set
+        run.ledger.wait(wait)
+        try:
+            if prompt is not None:
+                run.write(prompt)
+            run.note_wait()
+            with anyio.move_on_after(timeout):
+                await signal.wait()
+            if not signal.is_set():
+                run.ledger.end_wait(wait)  # without an answer; a place is wanted to go on
+                await signal.wait()
+        finally:
+            run.ledger.abandon_wait(wait)  # if it was cancelled; else it is over
+        if wait.refused:
+            run.check_open(what)
+            raise WorkflowRuntimeError(f"{what}: step {wait.work.post.spec.name} has ended")
+
+    async def relay_events(self, child: Relayable[ResultT_co]) -> ResultT_co:
+        """Pass the events of a run that this step started on to the own stream.
+
+        All but its terminal event.
+
+        Returns:
+            The result of the child run.
+
+        Raises:
+            WorkflowRuntimeError: If it is the step's own run, or one that waits for it.
+            BaseException: As `await child` does.
+        """
+        if self.belongs_to(child.ctx.run):
+            raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
+        async for event in child.stream_events():
+            if not isinstance(event, StopEvent):
+                self.write_event_to_stream(event)
+        return await child
+
+    def _own_work(self, what: str) -> Work:
+        if self._work is None:
+            raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
+        return self._work
+
+    def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
+        """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
+        if self._run.home.is_here():
+            self._check_alive()
+            return func(*args)
+        if self._run.ended:  # its loop may stand still
+            self._run.check_open("the context of a step cannot be used")
+        try:
+            return anyio.from_thread.run_sync(self._call_here, func, *args)
+        except (RuntimeError, anyio.RunFinishedError) as exc:
+            raise _elsewhere() from exc
+
+    def _call_here(self, func: Callable[..., T], *args: Any) -> T:
+        if not self._run.home.is_here():
+            raise RuntimeError("another event loop")
+        self._check_alive()
+        return func(*args)
+
+    def _check_alive(self) -> None:
+        work = self._work
+        if work is not None and work.dropped and work.id not in self._run.ledger.owed:
+            raise WorkflowRuntimeError(
+                f"step {work.post.spec.name} was cancelled with its batch and has ended"
+            )
 
     def __repr__(self) -> str:
         return f"<Context of {self._run}>"
@@ -106,3 +331,23 @@ class Context:
 
 current_context: ContextVar[Context] = ContextVar("anyio_workflows.current_context")
 """The context of the step that the current task executes."""
+
+
+def _elsewhere() -> WorkflowRuntimeError:
+    return WorkflowRuntimeError(
+        "a context is used in the event loop of its run, or in the thread of a sync step while that "
+        "loop is running"
+    )
+
+
+def _check_writable(event: object) -> None:
+    if not isinstance(event, Event):
+        raise WorkflowRuntimeError(
+            f"only events can be written to the stream, not {reprlib.repr(event)} "
+            f"({type(event).__qualname__})"
+        )
+    if isinstance(event, StopEvent):
+        raise WorkflowRuntimeError(
+            f"{type(event).__name__} cannot be written to the stream: return it from the step, "
+            "that ends the run and publishes it"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "WorkflowConfigurationError",
     "WorkflowError",
     "WorkflowRuntimeError",
+    "WorkflowStalledError",
     "WorkflowTimeoutError",
     "WorkflowValidationError",
 ]
@@ -98,6 +99,30 @@ class WorkflowCancelledByUser(WorkflowError):
 
     def __str__(self) -> str:
         return f"the run was cancelled: {self.reason}"
+
+
+class WorkflowStalledError(WorkflowError):
+    """Nothing is going on in a run, and nothing can happen any more (T9).
+
+    Attributes:
+        last_acts: What each step last did, in words, by its name.
+        missing: Pairs of a step that keeps events for later and what it lacks.
+    """
+
+    def __init__(
+        self, last_acts: Mapping[str, str], missing: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self.last_acts = dict(last_acts)
+        self.missing = tuple(missing)
+        super().__init__(self.last_acts, self.missing)
+
+    def __str__(self) -> str:
+        acts = "".join(f"\n  step {name} {act}" for name, act in self.last_acts.items())
+        lacks = "".join(f"\n  step {name} waits for {what}" for name, what in self.missing)
+        return (
+            "nothing is going on in the run, and it takes no event from outside, so it can never "
+            f"end; let a step return a StopEvent:{acts}{lacks}"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

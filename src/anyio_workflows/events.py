@@ -8,16 +8,17 @@ takes any keyword, and what it was given reads as attributes.
 from __future__ import annotations
 
 import copy
+import enum
 import inspect
 import reprlib
-import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import attrs
 
-from ._annotations import local_names, resolve, strip
+from ._annotations import local_names, resolve
+from ._kinds import kind_of
 from .errors import EventValidationError, nearest
 
 __all__ = [
@@ -26,10 +27,13 @@ __all__ = [
     "InputRequiredEvent",
     "InternalDispatchEvent",
     "StartEvent",
+    "StepState",
+    "StepStateChanged",
     "StopEvent",
     "UnhandledEvent",
     "WorkflowCancelledEvent",
     "WorkflowFailedEvent",
+    "WorkflowIdleEvent",
     "WorkflowTimedOutEvent",
 ]
 
@@ -119,21 +123,12 @@ class Event:
         kinds = cls._kinds
         if kinds is None:
             kinds = _compile_kinds(cls)
-        extra: dict[str, Any] = values.pop("_extra", {})  # given by `attrs.evolve` alone
-        unknown: list[str] = []
         for name, value in values.items():
-            kind = kinds.get(name)
-            if kind is None:
-                unknown.append(name)
-            elif not isinstance(value, kind):
-                raise _wrong_type(cls, name, value)
-        if unknown or extra:
-            if not isinstance(extra, dict):
-                raise EventValidationError(cls.__name__, "_extra", _TAKEN)
-            extra = {**extra, **{name: values.pop(name) for name in unknown}}
-            self._take_extra(kinds, extra)
+            if not isinstance(value, kinds.get(name, ())):
+                values = self._sort_out(kinds, values)
+                break
         try:
-            self.__attrs_init__(_extra=extra, **values)  # type: ignore[attr-defined]
+            self.__attrs_init__(**values)  # type: ignore[attr-defined]
         except TypeError:
             for field in _fields(cls):
                 if field.init and field.default is attrs.NOTHING and _keyword(field) not in values:
@@ -141,15 +136,33 @@ class Event:
                     raise EventValidationError(cls.__name__, _keyword(field), problem) from None
             raise
 
-    def _take_extra(self, kinds: Collection[str], extra: dict[str, Any]) -> None:
-        """Refuse values for which there is no field, unless the class is open (E2)."""
+    def _sort_out(self, kinds: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """Refuse values of a wrong type, and those without a field unless the class is open (E2).
+
+        Returns:
+            The values of the fields, with the extra ones under `_extra`.
+        """
         cls = type(self)
-        if not cls._open:
+        declared: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for name, value in values.items():
+            if name == "_extra":  # `attrs.evolve` hands it over
+                if not isinstance(value, dict):
+                    raise EventValidationError(cls.__name__, name, _TAKEN)
+                extra = {**value, **extra}
+            elif name not in kinds:
+                extra[name] = value
+            elif isinstance(value, kinds[name]):
+                declared[name] = value
+            else:
+                raise _wrong_type(cls, name, value)
+        if extra and not cls._open:
             name = next(iter(extra))
             problem = f"no such field, {nearest(name, kinds)}"
             raise EventValidationError(cls.__name__, name, problem)
         for name in extra.keys() & _METHODS:
             self.__dict__[name] = extra[name]  # hides the method, as a field would
+        return {**declared, "_extra": extra}
 
     def _values(self) -> dict[str, Any]:
         """Return all fields and extra values, in the order of their declaration."""
@@ -317,67 +330,39 @@ class UnhandledEvent(InternalDispatchEvent):
     idle: bool
 
 
-# --- Checking values against annotations -----------------------------------------------------
+class StepState(enum.Enum):
+    """What happens to one execution of a step."""
+
+    PREPARING = "preparing"
+    """It is queued: all workers of the step are busy."""
+
+    RUNNING = "running"
+    """It begins."""
+
+    NOT_RUNNING = "not_running"
+    """It is over."""
 
 
-class _Kind:
-    """Something that `isinstance` takes, for annotations that are no class."""
+class StepStateChanged(InternalDispatchEvent):
+    """An execution of a step was queued, begins, or is over.
 
-    def __instancecheck__(self, value: object) -> bool:
-        raise NotImplementedError
+    Attributes:
+        name: Name of the step.
+        step_state: What happens to the execution.
+        worker_id: Tells the executions of one run apart.
+        input_event_name: Name of the class of the event that starts the step.
+        output_event_name: Name of the class of the event that it returned, if it did.
+    """
 
-
-@attrs.frozen
-class _OneOf(_Kind):
-    """`Literal[...]`."""
-
-    options: tuple[Any, ...]
-
-    def __instancecheck__(self, value: object) -> bool:
-        return any(type(value) is type(option) and value == option for option in self.options)
-
-
-@attrs.frozen
-class _Items(_Kind):
-    """A container and the kind of its items: `list[str]`, `tuple[int, ...]`, `set[X]`."""
-
-    container: Any
-    item: Any
-
-    def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, self.container) and all(isinstance(v, self.item) for v in value)
+    name: str
+    step_state: StepState
+    worker_id: str
+    input_event_name: str
+    output_event_name: str | None = None
 
 
-@attrs.frozen
-class _Pairs(_Kind):
-    """A mapping with the kinds of its keys and values."""
-
-    container: Any
-    key: Any
-    value: Any
-
-    def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, self.container) and all(
-            isinstance(k, self.key) and isinstance(v, self.value) for k, v in value.items()
-        )
-
-
-@attrs.frozen
-class _Tuple(_Kind):
-    """`tuple[A, B]`."""
-
-    items: tuple[Any, ...]
-
-    def __instancecheck__(self, value: Any) -> bool:
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(self.items)
-            and all(isinstance(v, kind) for v, kind in zip(value, self.items, strict=True))
-        )
-
-
-_WIDER: Mapping[Any, Any] = {float: (float, int), complex: (complex, float, int)}
-"""The numeric tower as type checkers have it."""
+class WorkflowIdleEvent(InternalDispatchEvent):
+    """The run does nothing but wait for an event from outside."""
 
 
 def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
@@ -389,7 +374,7 @@ def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
     own = inspect.get_annotations(cls)
     for field in _fields(cls):
         if field.init and field.name in own and field.name != "_extra":
-            kinds[_keyword(field)] = object if field.converter else _kind(_field_type(cls, field))
+            kinds[_keyword(field)] = object if field.converter else kind_of(_field_type(cls, field))
     cls._kinds = kinds
     return kinds
 
@@ -401,41 +386,6 @@ def _field_type(cls: type[Event], field: attrs.Attribute[Any]) -> Any:
         return resolve(field.type, cls.__module__, names)
     except Exception:  # a name that only type checkers see: nothing to check against
         return object
-
-
-def _kind(annotation: Any) -> Any:
-    """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
-    annotation = strip(annotation)
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return tuple(_kind(arg) for arg in args)
-    if origin is typing.Literal:
-        return _OneOf(args)
-    if annotation is None:
-        return types.NoneType
-    if typing.is_typeddict(origin or annotation):
-        return dict
-    if origin is tuple and args[-1:] != (Ellipsis,):
-        return _Tuple(tuple(_kind(arg) for arg in args))
-    container = origin or _WIDER.get(annotation, annotation)
-    try:
-        isinstance(None, container)
-    except TypeError:  # a protocol, a type variable, `Any` before Python 3.11, ...
-        return object
-    if container is Any:
-        return object
-    if args and getattr(container, "__module__", "") in ("builtins", "collections.abc"):
-        return _container_kind(container, args)
-    return container
-
-
-def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
-    if issubclass(container, Mapping) and len(args) == 2:
-        return _Pairs(container, _kind(args[0]), _kind(args[1]))
-    if issubclass(container, Collection) and (len(args) == 1 or args[-1] is Ellipsis):
-        item = _kind(args[0])
-        return container if item is object else _Items(container, item)
-    return container
 
 
 def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:

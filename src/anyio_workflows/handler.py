@@ -11,8 +11,8 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from ._engine import Run
-from ._ledger import StepStatistics
 from ._stream import EventIterator
+from ._work import StepStatistics
 from .context import Context, current_context
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, StopEvent
@@ -137,7 +137,7 @@ class WorkflowHandler(Generic[ResultT]):
             expose_internal: Also yield the events about the run itself, from now on.
         """
         if expose_internal:
-            self._run.stream.internal_wanted = True
+            self._run.narrator.listen()
         return EventIterator(self._run.stream, expose_internal, self)
 
     async def send_event(self, ev: Event, step: str | None = None) -> None:
@@ -174,7 +174,7 @@ class WorkflowHandler(Generic[ResultT]):
         state = "ended" if run.ended else "running" if run.is_running else "ending"
         return RunStatistics(
             state=state,
-            steps=run.statistics(),
+            steps=run.ledger.statistics(),
             unread_events=run.stream.unread,
             reader_waiting=run.stream.reader_waiting,
         )

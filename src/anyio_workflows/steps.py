@@ -10,7 +10,14 @@ import attrs
 
 from .errors import WorkflowValidationError, nearest
 
-__all__ = ["GraphCheck", "StepConfig", "read_check_names", "step", "step_config"]
+__all__ = [
+    "GraphCheck",
+    "StepConfig",
+    "is_positive_number",
+    "read_check_names",
+    "step",
+    "step_config",
+]
 
 GraphCheck = Literal["reachability", "terminal_event", "dead_end"]
 """A check of the graph that `skip_graph_checks` can turn off."""
@@ -34,6 +41,7 @@ class StepConfig:
     num_workers: int = 4
     accept_event_subclasses: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
+    timeout: float | None = None
 
 
 @overload
@@ -47,6 +55,7 @@ def step(
     workflow: type[AcceptsSteps] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
+    timeout: float | None = None,
 ) -> Callable[[FunctionT], FunctionT]: ...
 
 
@@ -58,8 +67,9 @@ def step(
     workflow: type[AcceptsSteps] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
+    timeout: float | None = None,
 ) -> Any:
-    """Mark an async function as a step: it accepts one event and returns one, or `None`.
+    """Mark a function as a step: it accepts an event and returns one, or a list, or `None`.
 
     The annotations of the function say which: the parameter annotated with an event class (or a
     union of some) decides what starts the step, the return annotation what it may produce. A
@@ -72,6 +82,8 @@ def step(
         skip_graph_checks: Checks of the graph to leave out for this step: `"reachability"`,
             `"terminal_event"`, `"dead_end"`.
         accept_event_subclasses: Take events of subclasses of the annotated types as well.
+        timeout: Seconds that one attempt may take, not counting the time it waits in
+            `ctx.wait_for_event()`; then it fails with `TimeoutError`. `None` for no limit.
 
     Raises:
         WorkflowValidationError: If an argument has a value that cannot work, or `workflow` has a
@@ -90,7 +102,10 @@ def step(
         skipped, faults = read_check_names(skip_graph_checks)
         if faults:
             raise WorkflowValidationError(f"step {name}", faults)
-        config = StepConfig(num_workers, accept_event_subclasses, skipped)
+        if timeout is not None and not is_positive_number(timeout):
+            fault = f"timeout must be a positive number of seconds, or None, not {timeout!r}"
+            raise WorkflowValidationError(f"step {name}", [fault])
+        config = StepConfig(num_workers, accept_event_subclasses, skipped, timeout)
         if workflow is not None and not hasattr(workflow, "add_step"):
             fault = f"workflow= takes a workflow class, not {workflow!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
@@ -107,6 +122,16 @@ def step_config(member: object) -> StepConfig | None:
     function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
     config = getattr(function, "__dict__", {}).get(_MARK)
     return config if isinstance(config, StepConfig) else None
+
+
+def is_positive_number(value: object, *, or_zero: bool = False) -> bool:
+    """Return whether a value can be a time in seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return float(value) > 0 or (or_zero and value == 0)
+    except OverflowError:
+        return False
 
 
 def read_check_names(names: Collection[str] | None) -> tuple[frozenset[str], list[str]]:

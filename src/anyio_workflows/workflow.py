@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Generic
 
@@ -10,26 +9,25 @@ import attrs
 
 from ._backend import find_home
 from ._engine import Run
-from .context import Context
+from ._settings import Places, RunSettings
+from ._signatures import StepSpec, read_steps, step_members
+from .context import Context, current_context
 from .errors import WorkflowConfigurationError, WorkflowRuntimeError, WorkflowValidationError
 from .events import Event, StartEvent
-from .graph import Graph, StepSpec, read_steps, step_members
+from .graph import Graph
 from .handler import ResultT, WorkflowHandler
-from .steps import GraphCheck, read_check_names, step_config
+from .steps import GraphCheck, is_positive_number, read_check_names, step_config
 
 __all__ = ["Workflow"]
 
 
 @attrs.frozen
 class _Config:
-    """What `Workflow()` was told."""
+    """What `Workflow()` was told, besides what concerns each run."""
 
-    timeout: float | None = 45.0
-    cleanup_timeout: float = 5.0
     disable_validation: bool = False
-    verbose: bool = False
-    workflow_name: str | None = None
     skip_graph_checks: frozenset[str] = frozenset()
+    places: Places | None = None
 
 
 class Workflow(Generic[ResultT]):
@@ -45,8 +43,13 @@ class Workflow(Generic[ResultT]):
         workflow_name: A name for messages, instead of the class's.
         skip_graph_checks: Checks of the graph to leave out: `"reachability"`, `"terminal_event"`,
             `"dead_end"`.
+        num_concurrent_runs: How many runs of this instance may be in progress at once in one event
+            loop; further ones wait for their turn, and their timeout begins when they get it. A run
+            that was started, at any depth, by a run of the same instance takes no place.
         cleanup_timeout: Seconds that cancelled steps have for their cleanup, before a run ends
             without them.
+        stall_check: Fail a run with `WorkflowStalledError` when nothing is going on in it, no
+            event from outside is accepted, and no input has been asked for.
 
     Raises:
         WorkflowConfigurationError: If an argument has a value that cannot work.
@@ -55,6 +58,7 @@ class Workflow(Generic[ResultT]):
     """
 
     _config = _Config()
+    _settings: RunSettings | None = None
     _free_steps: ClassVar[dict[str, Any]] = {}
     _specs: ClassVar[dict[str, StepSpec]] = {}
     _graph: ClassVar[Graph | None] = None
@@ -66,26 +70,39 @@ class Workflow(Generic[ResultT]):
         verbose: bool = False,
         workflow_name: str | None = None,
         skip_graph_checks: Collection[GraphCheck] | None = None,
+        num_concurrent_runs: int | None = None,
         cleanup_timeout: float = 5.0,
+        stall_check: bool = True,
     ) -> None:
         skipped, faults = read_check_names(skip_graph_checks)
         if faults:
             raise WorkflowConfigurationError("; ".join(faults))
-        if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        if timeout is not None and not is_positive_number(timeout):
             raise WorkflowConfigurationError(
                 f"timeout must be a positive number of seconds, or None for no limit; not {timeout!r}"
             )
-        if not (_is_number(cleanup_timeout) and cleanup_timeout >= 0):
+        if not is_positive_number(cleanup_timeout, or_zero=True):
             raise WorkflowConfigurationError(
                 f"cleanup_timeout must be a number of seconds, 0 or more; not {cleanup_timeout!r}"
             )
+        if num_concurrent_runs is not None and (
+            type(num_concurrent_runs) is not int or num_concurrent_runs < 1
+        ):
+            raise WorkflowConfigurationError(
+                "num_concurrent_runs must be a positive int, or None for no limit; not "
+                f"{num_concurrent_runs!r}"
+            )
         self._config = _Config(
+            disable_validation=disable_validation,
+            skip_graph_checks=skipped,
+            places=None if num_concurrent_runs is None else Places(num_concurrent_runs),
+        )
+        self._settings = RunSettings(
+            name=workflow_name or type(self).__name__,
             timeout=timeout,
             cleanup_timeout=cleanup_timeout,
-            disable_validation=disable_validation,
             verbose=verbose,
-            workflow_name=workflow_name,
-            skip_graph_checks=skipped,
+            stall_check=stall_check,
         )
         self._compiled()
 
@@ -141,7 +158,7 @@ class Workflow(Generic[ResultT]):
     @property
     def workflow_name(self) -> str:
         """The name that messages use."""
-        return self._config.workflow_name or type(self).__name__
+        return self._settings.name if self._settings else type(self).__name__
 
     @property
     def graph(self) -> Graph:
@@ -215,17 +232,17 @@ class Workflow(Generic[ResultT]):
                 "function under asyncio or trio, or, from a worker thread, through "
                 "anyio.from_thread.run_sync()"
             )
-        config = self._config
+        context = current_context.get(None)
+        parent = None if context is None or context.run.ended else context.run
         run = Run(
             self,
             self.graph,
             event,
             home,
-            name=self.workflow_name,
+            self._settings or RunSettings(self.workflow_name),
             run_id=run_id,
-            timeout=config.timeout,
-            cleanup_timeout=config.cleanup_timeout,
-            verbose=config.verbose,
+            parent=parent if parent is not None and parent.home.is_here() else None,
+            places=self._config.places,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
         run.start()
@@ -244,12 +261,3 @@ class Workflow(Generic[ResultT]):
                 f"not with {given!r}"
             )
         return given
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return not math.isnan(value)
-    except OverflowError:
-        return False

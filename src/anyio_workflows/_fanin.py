@@ -1,0 +1,181 @@
+"""Batches, sets and collect buffers: what waits for company. Pure, like the ledger that owns it.
+
+# Theory of operation
+#
+# A step that returns a list opens a *batch*, and each element of the list begins a *branch* of it.
+# Everything that descends from the element by being returned belongs to the branch: its work, and
+# the batches that its steps open. When a branch holds nothing any more, it has ended; when all have,
+# the batch has ended and its joins fire, in the branch that the batch was opened in.
+#
+# Rules
+# =====
+#
+# 1. A batch's joins are known when it opens, from the graph: each fires exactly once, `[]` included.
+# 2. An event that a branch brings to a join is kept in order of arrival; what comes after the join
+#    has fired is dropped.
+# 3. Events that are sent, not returned, belong to no branch (F5).
+# 4. A batch is part of the branch it was opened in until it ends, so an outer join waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import attrs
+
+from .collect import Take
+from .events import Event
+from .graph import StepSpec
+
+__all__ = ["Batch", "Branch", "Buffers", "Sets"]
+
+
+@attrs.define(eq=False, repr=False)
+class Branch:
+    """One element of a batch and everything that descends from it.
+
+    Attributes:
+        batch: The batch it belongs to.
+        work: The work in it that is owed.
+        batches: The batches in it that have not ended.
+        sets: What waits in it at steps with several event parameters.
+    """
+
+    batch: Batch
+    work: set[Any] = attrs.field(factory=set)
+    batches: set[Batch] | None = None
+    sets: Sets | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left of it."""
+        return not self.work and not self.batches
+
+    def open(self, batch: Batch) -> None:
+        """Make a batch part of it."""
+        if self.batches is None:
+            self.batches = set()
+        self.batches.add(batch)
+
+    def close(self, batch: Batch) -> None:
+        """Note that a batch in it has ended."""
+        if self.batches is not None:
+            self.batches.discard(batch)
+
+
+@attrs.define(eq=False, repr=False)
+class Batch:
+    """What one returned list became.
+
+    Attributes:
+        outer: The branch it was opened in, if any.
+        joins: The steps that join it.
+        arrived: For each join that has not fired, the events that arrived for it.
+        branches: The branches that have not ended.
+        opening: Whether elements are still being added.
+        cancelled: Whether a join has cancelled what is left of it.
+    """
+
+    outer: Branch | None
+    joins: Collection[StepSpec]
+    arrived: dict[StepSpec, list[Event]]
+    branches: set[Branch] = attrs.field(factory=set)
+    opening: bool = True
+    cancelled: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of its branches have ended."""
+        return not (self.branches or self.opening)
+
+    def cancel(self) -> list[Any]:
+        """Mark it and the batches inside as cancelled; returns all work in them."""
+        found: list[Any] = []
+        batches: list[Batch] = [self]
+        while batches:
+            batch = batches.pop()
+            batch.cancelled = True
+            for branch in batch.branches:
+                found.extend(branch.work)
+                batches.extend(branch.batches or ())
+        return found
+
+    def add(self, join: StepSpec, event: Event) -> list[Event] | None:
+        """Keep an event for a join; returns what has arrived if it is to fire now."""
+        arrived = self.arrived.get(join)
+        if arrived is None:
+            return None
+        arrived.append(event)
+        policy = join.slots[0].policy
+        if isinstance(policy, Take) and len(arrived) >= policy.n:
+            return self.arrived.pop(join)
+        return None
+
+
+@attrs.define(eq=False, repr=False)
+class Sets:
+    """The events that wait at steps which take one event per parameter."""
+
+    _queues: dict[StepSpec, list[deque[Event]]] = attrs.field(factory=dict)
+
+    def add(self, spec: StepSpec, event: Event) -> tuple[Event, ...] | None:
+        """Keep an event; returns a full set, one event per parameter, if it completes one.
+
+        What is left over stays for the next set.
+        """
+        queues = self._queues.get(spec)
+        if queues is None:
+            queues = self._queues[spec] = [deque() for _ in spec.slots]
+        fitting = [q for slot, q in zip(spec.slots, queues, strict=True) if spec.fits(slot, event)]
+        min(fitting, key=len).append(event)
+        return tuple(queue.popleft() for queue in queues) if all(queues) else None
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Yield each step with an incomplete set, and the parameters that lack an event."""
+        for spec, queues in self._queues.items():
+            if any(queues):
+                empty = [s.param for s, q in zip(spec.slots, queues, strict=True) if not q]
+                yield spec.name, ", ".join(empty)
+
+
+@attrs.define(eq=False, repr=False)
+class _Buffer:
+    total: int = 0
+    events: dict[type[Event], deque[Event]] = attrs.field(factory=dict)
+    expected: list[type[Event]] = attrs.field(factory=list)
+
+    def lacking(self) -> Counter[type[Event]]:
+        return Counter(self.expected) - Counter({t: len(q) for t, q in self.events.items()})
+
+
+@attrs.define(eq=False, repr=False)
+class Buffers:
+    """The buffers of `ctx.collect_events()`, one per step and `buffer_id`."""
+
+    _buffers: dict[tuple[str, str | None], _Buffer] = attrs.field(factory=dict)
+
+    def add(
+        self, step: str, buffer_id: str | None, event: Event, expected: list[type[Event]]
+    ) -> list[Event] | None:
+        """Keep an event; returns one event for each expected type, in that order, once there are.
+
+        What is left over stays for the next round.
+        """
+        if not expected:
+            return []
+        buffer = self._buffers.setdefault((step, buffer_id), _Buffer())
+        buffer.events.setdefault(type(event), deque()).append(event)
+        buffer.total += 1
+        buffer.expected = expected
+        if buffer.total < len(expected) or buffer.lacking():
+            return None
+        buffer.total -= len(expected)
+        return [buffer.events[cls].popleft() for cls in expected]
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Yield each step with an incomplete buffer, and the names of the types that it lacks."""
+        for (step, _), buffer in self._buffers.items():
+            if buffer.total and (lacking := buffer.lacking()):
+                yield step, ", ".join(cls.__name__ for cls in lacking.elements())

@@ -1,0 +1,98 @@
+"""Telling what a run does: lines for `verbose=True`, and the internal events (S4)."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import attrs
+
+from ._stream import EventStream
+from ._work import Work, in_words
+from .events import Event, StepState, StepStateChanged, UnhandledEvent, WorkflowIdleEvent
+
+__all__ = ["Narrator"]
+
+logger = logging.getLogger(__name__)
+verbose_logger = logging.getLogger("anyio_workflows.verbose")
+
+
+@attrs.define(eq=False, repr=False)
+class Narrator:
+    """Tells what happens in one run, to those who asked.
+
+    Attributes:
+        run: The run, to be named in logs.
+        stream: Where the internal events go.
+        verbose: Whether to tell in words.
+        has_audience: Whether anybody listens; ask before telling anything about a step.
+    """
+
+    run: object
+    stream: EventStream
+    verbose: bool
+    has_audience: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.has_audience = self.verbose
+
+    def listen(self) -> None:
+        """Tell what happens in internal events, from now on (S4)."""
+        self.has_audience = self.stream.internal_wanted = True
+
+    def step_queued(self, work: Work) -> None:
+        """Tell that an event waits for a worker."""
+        self._state(work, StepState.PREPARING)
+
+    def step_started(self, work: Work) -> None:
+        """Tell that an execution begins."""
+        self.say("Running step %s", work.post.spec.name)
+        self._state(work, StepState.RUNNING)
+
+    def step_ended(self, work: Work, came: type | None) -> None:
+        """Tell that an execution is over.
+
+        Args:
+            work: What was executed.
+            came: The type of what it returned or raised; `None` if it was cancelled.
+        """
+        self.say("Step %s %s", work.post.spec.name, in_words(came))
+        output = came.__name__ if came is not None and issubclass(came, Event) else None
+        self._state(work, StepState.NOT_RUNNING, output)
+
+    def unhandled(self, event: Event, *, idle: bool) -> None:
+        """Tell that nobody takes an event (R3)."""
+        cls = type(event)
+        logger.warning("%s: no step accepts %s; it is dropped", self.run, cls.__name__)
+        if self.stream.internal_wanted:
+            name = f"{cls.__module__}.{cls.__qualname__}"
+            self.stream.write(
+                UnhandledEvent(event_type=cls.__name__, qualified_name=name, idle=idle)
+            )
+
+    def idle(self) -> None:
+        """Tell that the run waits for something from outside."""
+        if self.stream.internal_wanted:
+            self.stream.write(WorkflowIdleEvent())
+
+    def say(self, message: str, *args: object) -> None:
+        """Tell something in words."""
+        if not self.verbose:
+            return
+        if verbose_logger.isEnabledFor(logging.INFO):
+            verbose_logger.info(message, *args)
+        else:
+            with suppress(OSError, ValueError):  # a closed standard output ends no run
+                print(message % args)
+
+    def _state(self, work: Work, state: StepState, output: str | None = None) -> None:
+        if self.stream.internal_wanted:
+            self.stream.write(
+                StepStateChanged(
+                    name=work.post.spec.name,
+                    step_state=state,
+                    worker_id=str(work.id),
+                    input_event_name=work.event_name,
+                    output_event_name=output,
+                )
+            )

@@ -1,0 +1,93 @@
+"""What a workflow instance says about its runs."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import anyio
+import attrs
+
+__all__ = ["Place", "Places", "RunSettings"]
+
+
+@attrs.frozen
+class RunSettings:
+    """What a workflow says about each of its runs.
+
+    Attributes:
+        name: Name of the workflow, for messages.
+        timeout: Seconds that the run may take; `None` for no limit.
+        cleanup_timeout: Seconds that cancelled steps have before the run ends without them.
+        verbose: Whether to tell about each step.
+        stall_check: Whether to fail when nothing can happen any more (T9).
+    """
+
+    name: str
+    timeout: float | None = 45.0
+    cleanup_timeout: float = 5.0
+    verbose: bool = False
+    stall_check: bool = True
+
+
+class Places:
+    """The places for concurrent runs of one workflow instance, in each event loop (R7)."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._lines: WeakKeyDictionary[Any, _Line] = WeakKeyDictionary()
+
+    def ask(self, loop: object) -> Place:
+        """Ask for a place in an event loop; first come, first served."""
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = _Line(self._number)
+        place = Place(line)
+        line.waiting.append(place)
+        line.move_up()
+        return place
+
+
+@attrs.define(eq=False)
+class Place:
+    """A place that a run has, or waits for.
+
+    Attributes:
+        taken: Whether it has it.
+    """
+
+    _line: _Line
+    taken: bool = attrs.field(default=False, init=False)
+    _turn: anyio.Event | None = attrs.field(default=None, init=False)
+
+    def take(self) -> None:
+        """Note that the turn has come."""
+        self.taken = True
+        if self._turn is not None:
+            self._turn.set()
+
+    async def wait(self) -> None:
+        """Wait until the turn has come."""
+        if not self.taken:
+            self._turn = anyio.Event()
+            await self._turn.wait()
+
+    def leave(self) -> None:
+        """Give the place back, or give up waiting for it."""
+        if self.taken:
+            self._line.free += 1
+            self._line.move_up()
+        else:
+            self._line.waiting.remove(self)
+
+
+@attrs.define(eq=False)
+class _Line:
+    free: int
+    waiting: deque[Place] = attrs.field(factory=deque)
+
+    def move_up(self) -> None:
+        while self.free and self.waiting:
+            self.free -= 1
+            self.waiting.popleft().take()

@@ -1,0 +1,422 @@
+"""Read the signatures of steps: what starts them, what they may return, how they are called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ._annotations import local_names, resolve, strip
+from .collect import All, Collect, Take
+from .errors import WorkflowValidationError
+from .events import Event, StopEvent
+from .steps import StepConfig, step_config
+
+__all__ = ["EventType", "Slot", "StepSpec", "names_of", "read_steps", "step_members"]
+
+EventType = type[Event]
+
+
+class _UnresolvedNameError(WorkflowValidationError):
+    """An annotation names something that does not exist, or not yet."""
+
+
+@attrs.frozen
+class Slot:
+    """One parameter of a step that takes events.
+
+    Attributes:
+        param: Name of the parameter.
+        accepts: The event types that it takes.
+        policy: When it fires, if it takes a list of events; `None` if it takes one event.
+    """
+
+    param: str
+    accepts: tuple[EventType, ...]
+    policy: All | Take | None = None
+
+
+@attrs.frozen(eq=False, slots=False)
+class StepSpec:
+    """One step, read from its signature.
+
+    Attributes:
+        name: The name of the step in its workflow.
+        function: The step function as it was written.
+        is_method: Whether its first argument is the workflow.
+        is_async: Whether it is an `async def`; otherwise it runs in a thread.
+        slots: The parameters that take events.
+        returns: The event types it may return.
+        returns_list: The event types it may return in a list.
+        returns_none: Whether it may return `None`.
+        context_param: Name of the parameter that takes the context, if there is one.
+        config: What `@step` was told.
+    """
+
+    name: str
+    function: Callable[..., Any] = attrs.field(repr=False)
+    is_method: bool
+    is_async: bool
+    slots: tuple[Slot, ...]
+    returns: tuple[EventType, ...]
+    returns_list: tuple[EventType, ...]
+    returns_none: bool
+    context_param: str | None
+    config: StepConfig
+
+    @functools.cached_property
+    def accepts(self) -> tuple[EventType, ...]:
+        """The event types that start it."""
+        return tuple(dict.fromkeys(t for slot in self.slots for t in slot.accepts))
+
+    @functools.cached_property
+    def produces(self) -> tuple[EventType, ...]:
+        """The event types that it may return, in a list or not."""
+        return tuple(dict.fromkeys((*self.returns, *self.returns_list)))
+
+    @functools.cached_property
+    def is_join(self) -> bool:
+        """Whether it takes the events of a batch, in a list."""
+        return any(slot.policy is not None for slot in self.slots)
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether one event is enough to start it."""
+        return len(self.slots) == 1 and not self.is_join
+
+    def takes(self, event_type: EventType) -> bool:
+        """Return whether events of exactly this type start the step (R1)."""
+        return self._matches(event_type, self.accepts)
+
+    def fits(self, slot: Slot, event: Event) -> bool:
+        """Return whether one of the step's parameters takes this event."""
+        return self._matches(type(event), slot.accepts)
+
+    def _matches(self, event_type: EventType, accepted: tuple[EventType, ...]) -> bool:
+        if self.config.accept_event_subclasses:
+            return issubclass(event_type, accepted)
+        return event_type in accepted
+
+    def call(self, workflow: object, context: object, payload: Any) -> Any:
+        """Call the step function with the event, the list of events or the set that it takes."""
+        if len(self.slots) == 1:
+            arguments: dict[str, Any] = {self.slots[0].param: payload}
+        else:
+            arguments = dict(zip((slot.param for slot in self.slots), payload, strict=True))
+        if self.context_param is not None:
+            arguments[self.context_param] = context
+        if self.is_method:
+            return self.function(workflow, **arguments)
+        return self.function(**arguments)
+
+    def result_fault(self, result: object) -> str | None:
+        """Return what is wrong with something that the step returned; `None` if nothing is (R4)."""
+        if result is None:
+            fits = self.returns_none
+        elif self.returns_list and isinstance(result, list):
+            fits = all(issubclass(type(event), self.returns_list) for event in result)
+        else:
+            fits = issubclass(type(result), self.returns)
+        if fits:
+            return None
+        lists = [f"list[{' | '.join(t.__name__ for t in self.returns_list)}]"]
+        declared = [t.__name__ for t in self.returns]
+        declared += lists * bool(self.returns_list) + ["None"] * self.returns_none
+        got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
+        remedy = "is a 'return' missing?" if result is None else "return one of those"
+        return (
+            f"step {self.name} returned {got}, but declares "
+            f"{' | '.join(declared) or 'no return'}; {remedy}"
+        )
+
+
+# --- Reading signatures ------------------------------------------------------------------------
+
+
+def step_members(cls: type) -> dict[str, Any]:
+    """Return the steps of a class, those of its bases first, as Python's inheritance has it.
+
+    Free functions that were added to a class are kept in its `_free_steps`, as static methods.
+    """
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, member in {**vars(base), **vars(base).get("_free_steps", {})}.items():
+            if step_config(member) is not None:
+                members[name] = member
+            else:
+                members.pop(name, None)
+    return members
+
+
+def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list[str]]:
+    """Read the signatures of all steps of a class.
+
+    What has been read once is kept in the `_specs` of each class, and not read again.
+
+    Args:
+        cls: A workflow class.
+        context_type: The class that marks the context parameter of a step.
+
+    Returns:
+        The steps by name, and the faults of steps whose annotations name something that is not
+        defined, or not yet.
+
+    Raises:
+        WorkflowValidationError: With every other fault of every signature.
+    """
+    known: dict[str, StepSpec] = {}
+    names: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name in vars(base):
+            known.pop(name, None)
+        known |= vars(base).get("_specs", {})
+        names |= {name: value for name, value in vars(base).items() if isinstance(value, type)}
+    specs: dict[str, StepSpec] = {}
+    faults: list[str] = []
+    unresolved: list[str] = []
+    for name, member in step_members(cls).items():
+        if name in known and known[name].function is _function_of(member):
+            specs[name] = known[name]
+            continue
+        try:
+            specs[name] = _read_step(name, member, context_type, names)
+        except _UnresolvedNameError as exc:
+            unresolved += [f"{exc.where}: {fault}" for fault in exc.faults]
+        except WorkflowValidationError as exc:
+            faults += [f"{exc.where}: {fault}" for fault in exc.faults]
+    if faults:
+        raise WorkflowValidationError(cls.__name__, faults)
+    return specs, unresolved
+
+
+def _function_of(member: Any) -> Callable[..., Any]:
+    return member.__func__ if isinstance(member, staticmethod) else member
+
+
+def _read_step(name: str, member: object, context_type: type, names: Mapping[str, Any]) -> StepSpec:
+    where = f"step {name}"
+    function = _function_of(member)
+    config = step_config(member)
+    assert config is not None
+    if not inspect.isfunction(function):
+        remedy = f"it is a {type(function).__name__}; steps are methods, static or free functions"
+        raise WorkflowValidationError(where, [remedy])
+    if inspect.isasyncgenfunction(function):
+        remedy = "it yields; return one event, and use ctx.send_event() for more"
+        raise WorkflowValidationError(where, [remedy])
+    if inspect.isgeneratorfunction(function):
+        remedy = "it yields; return one event, or a list of events"
+        raise WorkflowValidationError(where, [remedy])
+    signature = inspect.signature(function)
+    params = list(signature.parameters.values())
+    is_method = not isinstance(member, staticmethod)
+    if is_method:
+        if not params or params[0].kind is inspect.Parameter.KEYWORD_ONLY:
+            raise WorkflowValidationError(where, ["it is a method and lacks 'self'"])
+        params = params[1:]
+    hints = _hints(where, function, params, signature.return_annotation, names)
+    context_param, slots, faults = _sort_params(params, hints, context_type)
+    if not slots and not faults:
+        faults.append("no parameter takes an event; annotate one, as in 'ev: StartEvent'")
+    if len(slots) > 1 and any(slot.policy is not None for slot in slots):
+        faults.append("a list of events is joined by a step that takes nothing else; split it")
+    faults += _overlaps(slots, config)
+    outputs = _Outputs((), (), False)
+    if "return" in hints:
+        outputs, fault = _read_outputs(hints["return"])
+        faults += fault
+    else:
+        faults.append("no return annotation; say which events it returns, or '-> None'")
+    if faults:
+        raise WorkflowValidationError(where, faults)
+    return StepSpec(
+        name=name,
+        function=function,
+        is_method=is_method,
+        is_async=inspect.iscoroutinefunction(function),
+        slots=tuple(slots),
+        returns=outputs.one,
+        returns_list=outputs.many,
+        returns_none=outputs.none,
+        context_param=context_param,
+        config=config,
+    )
+
+
+def _hints(
+    where: str,
+    function: Any,
+    params: Iterable[inspect.Parameter],
+    returns: object,
+    class_names: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Resolve the annotations of a function, each on its own so that all faults are found."""
+    function = inspect.unwrap(function)
+    annotations = {param.name: param.annotation for param in params} | {"return": returns}
+    hints: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, annotation in annotations.items():
+        if annotation is inspect.Parameter.empty:
+            continue
+        names = {
+            **local_names(annotation, function.__module__, function.__qualname__),
+            **class_names,
+        }
+        try:
+            hints[name] = resolve(annotation, function.__module__, names)
+        except NameError as exc:
+            faults.append(f"the annotation of {name!r} names {exc.name!r}, which is not defined")
+        except Exception as exc:
+            raise WorkflowValidationError(
+                where, [f"the annotation {annotation!r} of {name!r} is no type: {exc}"]
+            ) from exc
+    if faults:
+        raise _UnresolvedNameError(where, faults)
+    return hints
+
+
+def _sort_params(
+    params: Iterable[inspect.Parameter], hints: Mapping[str, Any], context_type: type
+) -> tuple[str | None, list[Slot], list[str]]:
+    """Return the context parameter, the parameters that take events, and the faults."""
+    context_params: list[str] = []
+    slots: list[Slot] = []
+    faults: list[str] = []
+    for param in params:
+        name = param.name
+        by_name = param.kind in (param.POSITIONAL_OR_KEYWORD, param.KEYWORD_ONLY)
+        if name not in hints:
+            if param.default is param.empty:
+                faults.append(f"parameter {name!r} has no annotation")
+        elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
+            context_params.append(name)
+        elif by_name and (slot := _read_slot(name, hints[name], faults)) is not None:
+            slots.append(slot)
+        elif param.default is param.empty:
+            shown = inspect.formatannotation(hints[name])
+            way = "" if by_name else ", or cannot be given by name"
+            faults.append(
+                f"parameter {name!r} is neither an event nor the context but {shown}{way}"
+            )
+    if len(context_params) > 1:
+        faults.append(f"more than one parameter takes the context: {', '.join(context_params)}")
+    return context_params[0] if context_params else None, slots, faults
+
+
+def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
+    """Read a parameter that takes events; `None` if it takes none."""
+    element = _element(annotation)
+    if element is None:
+        if any(_element(member) is not None for member in _alternatives(annotation)):
+            faults.append(
+                f"parameter {name!r} takes events one by one and in lists; split the step"
+            )
+            return Slot(name, (), None)
+        events, others = _event_types(annotation)
+        policy: All | Take | None = None
+    else:
+        events, others = _event_types(element)
+        marks = typing.get_args(annotation)[1:] if _is_annotated(annotation) else ()
+        policy = next((mark.policy for mark in marks if isinstance(mark, Collect)), All())
+    if not events:
+        return None
+    faults += [f"parameter {name!r} mixes events with {other}" for other in others]
+    return Slot(name, events, policy)
+
+
+def _overlaps(slots: list[Slot], config: StepConfig) -> Iterator[str]:
+    """Find parameters that share some of their types: which one should have such an event?"""
+    for one, other in itertools.combinations(slots, 2):
+        shared = bool(set(one.accepts) & set(other.accepts))
+        if config.accept_event_subclasses:
+            pairs = itertools.product(one.accepts, other.accepts)
+            shared = any(issubclass(a, b) or issubclass(b, a) for a, b in pairs)
+        if shared and set(one.accepts) != set(other.accepts):
+            yield (
+                f"parameters {one.param!r} and {other.param!r} share some types; let them take the "
+                "same types, or different ones"
+            )
+
+
+def _is_annotated(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Annotated
+
+
+def _element(annotation: Any) -> Any:
+    """Return what a `list[...]` annotation holds; `None` if it is no list."""
+    plain = strip(annotation)
+    return typing.get_args(plain)[0] if typing.get_origin(plain) is list else None
+
+
+def _is_class(annotation: Any, cls: type) -> bool:
+    annotation = strip(annotation)
+    plain = typing.get_origin(annotation) or annotation
+    return isinstance(plain, type) and issubclass(plain, cls)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield the alternatives of a union; anything else is its own only one."""
+    annotation = strip(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for arg in typing.get_args(annotation):
+            yield from _alternatives(arg)
+    else:
+        yield annotation
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """Yield the alternatives of a union, generic ones as their plain classes."""
+    for member in _alternatives(annotation):
+        yield typing.get_origin(member) or member
+
+
+def _event_types(annotation: Any) -> tuple[tuple[EventType, ...], list[str]]:
+    """Return the event types in an annotation and what else is in it, `None` left out."""
+    events: list[EventType] = []
+    others: list[str] = []
+    for member in _members(annotation):
+        if isinstance(member, type) and issubclass(member, Event):
+            events.append(member)
+        elif member not in (None, types.NoneType):
+            others.append(inspect.formatannotation(member))
+    return tuple(events), others
+
+
+@attrs.frozen
+class _Outputs:
+    """What a return annotation declares: single events, events in a list, `None`."""
+
+    one: tuple[EventType, ...]
+    many: tuple[EventType, ...]
+    none: bool
+
+
+def _read_outputs(annotation: Any) -> tuple[_Outputs, list[str]]:
+    """Read a return annotation; returns it with its faults."""
+    if strip(annotation) in (typing.NoReturn, typing.Never):
+        return _Outputs((), (), False), []
+    one: list[EventType] = []
+    many: list[EventType] = []
+    faults: list[str] = []
+    none = False
+    for member in _alternatives(annotation):
+        element = _element(member)
+        events, others = _event_types(member if element is None else element)
+        faults += [f"it returns {other}, which is no event" for other in others]
+        none = none or member in (None, types.NoneType)
+        (one if element is None else many).extend(events)
+    if stops := [t for t in many if issubclass(t, StopEvent)]:
+        faults.append(f"it returns {names_of(stops)} in a list; one stop event ends the run")
+    return _Outputs(tuple(one), tuple(many), none), faults
+
+
+def names_of(event_types: Iterable[EventType]) -> str:
+    """Return the names of event types, for messages."""
+    return ", ".join(t.__name__ for t in event_types)
