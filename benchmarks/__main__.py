@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import anyio
 
-from . import imports
+from . import growth, imports
 from .measuring import Result, measure
 from .rows import make_rows
 
@@ -30,13 +30,17 @@ def main() -> None:
             if arguments.only in (None, row.name):
                 result = anyio.run(measure, row, arguments.rounds, backend=backend)
                 print_result(row.name, backend, row.unit, row.target, result)
+    if arguments.only in (None, growth.NAME):
+        print("\nThe cost of one item, as their number grows:")
+        for backend in arguments.backends:
+            growth.report_growth(backend, min(arguments.rounds, 3), quick=arguments.quick)
     if arguments.only in (None, imports.NAME):
         report_import(arguments.rounds)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line as a namespace with `backends`, `rounds`, `quick` and `only`."""
-    names = [row.name for row in make_rows(quick=True)] + [imports.NAME]
+    names = [row.name for row in make_rows(quick=True)] + [growth.NAME, imports.NAME]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--backend", choices=["asyncio", "trio", "both"], default="both")
     parser.add_argument("--rounds", type=int, help="rounds that count (7, or 3 with --quick)")

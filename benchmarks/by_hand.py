@@ -13,7 +13,13 @@ from typing import Any
 
 import anyio
 import attrs
-from anyio import WouldBlock, create_memory_object_stream, create_task_group, fail_after
+from anyio import (
+    EndOfStream,
+    WouldBlock,
+    create_memory_object_stream,
+    create_task_group,
+    fail_after,
+)
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -49,6 +55,33 @@ class Progress:
 @attrs.frozen(kw_only=True)
 class Done:
     result: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Item:
+    number: int
+
+
+@attrs.frozen(kw_only=True)
+class Scored:
+    score: int
+
+
+@attrs.frozen(kw_only=True)
+class GroupScored:
+    score: int
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    number: int
+
+
+@attrs.define(kw_only=True)
+class Group:
+    first: int
+    size: int
+    scored: list[Scored] = attrs.Factory(list)
 
 
 async def loop(steps: int) -> None:
@@ -240,6 +273,125 @@ async def tuned_trivial(runs: int) -> None:
 
     for number in range(runs):
         assert await run(number) == number
+
+
+WORKERS = 4
+
+
+async def fan_out(items: int) -> None:
+    """Four workers that read one stream and add to one list; the group is left when it is empty."""
+    await _fan_out(items, live=False)
+
+
+async def live_fan_out(items: int) -> None:
+    """The same, where each item lets others run."""
+    await _fan_out(items, live=True)
+
+
+async def _fan_out(items: int, *, live: bool) -> None:
+    send, receive = create_memory_object_stream[Item](math.inf)
+    scored: list[Scored] = []
+
+    async def work() -> None:
+        async for item in receive:
+            if live:
+                await checkpoint()
+            scored.append(Scored(score=item.number))
+
+    with fail_after(TIMEOUT), receive:
+        async with create_task_group() as group:
+            with send:
+                for number in range(items):
+                    send.send_nowait(Item(number=number))
+            for _ in range(WORKERS):
+                group.start_soon(work)
+    assert sum(event.score for event in scored) == sum(range(items))
+
+
+async def tuned_fan_out(items: int) -> None:
+    """`fan_out` for whoever counts microseconds: take what is there, and rest every 32 items."""
+    send, receive = create_memory_object_stream[Item](math.inf)
+    scored: list[Scored] = []
+
+    async def work() -> None:
+        taken = 0
+        while True:
+            try:
+                item = receive.receive_nowait()
+            except EndOfStream:
+                return
+            scored.append(Scored(score=item.number))
+            taken += 1
+            if taken % 32 == 0:
+                await checkpoint()
+
+    with fail_after(TIMEOUT), receive:
+        async with create_task_group() as group:
+            with send:
+                for number in range(items):
+                    send.send_nowait(Item(number=number))
+            for _ in range(WORKERS):
+                group.start_soon(work)
+    assert sum(event.score for event in scored) == sum(range(items))
+
+
+async def nested_fan_out(items: int) -> None:
+    """A stream and four workers for the groups, and the same for the items of all groups.
+
+    Whoever scores the last item of a group joins it; whoever joins the last group closes the streams.
+    """
+    to_split, groups = create_memory_object_stream[Group](math.inf)
+    to_score, scoring = create_memory_object_stream[tuple[Group, Item]](math.inf)
+    joined: list[GroupScored] = []
+
+    async def split() -> None:
+        async for group in groups:
+            for number in range(group.size):
+                to_score.send_nowait((group, Item(number=group.first + number)))
+
+    async def score() -> None:
+        async for group, item in scoring:
+            group.scored.append(Scored(score=item.number))
+            if len(group.scored) == group.size:
+                joined.append(GroupScored(score=sum(event.score for event in group.scored)))
+                if len(joined) * group.size == items:
+                    to_score.close()
+
+    with fail_after(TIMEOUT), groups, scoring, to_score:
+        async with create_task_group() as tasks:
+            with to_split:
+                for first in range(0, items, 10):
+                    to_split.send_nowait(Group(first=first, size=10))
+            for _ in range(WORKERS):
+                tasks.start_soon(split)
+                tasks.start_soon(score)
+    assert sum(event.score for event in joined) == sum(range(items))
+
+
+async def answered(items: int) -> None:
+    """A task for each item, which waits for its answer; a dict tells who waits for what."""
+    waiting: dict[int, tuple[anyio.Event, list[Answer]]] = {}
+    scored: list[Scored] = []
+
+    async def ask(item: Item) -> None:
+        signal = anyio.Event()
+        answers: list[Answer] = []
+        waiting[item.number] = signal, answers
+        with fail_after(2000):
+            await signal.wait()
+        scored.append(Scored(score=answers[0].number))
+
+    with fail_after(TIMEOUT):
+        async with create_task_group() as group:
+            for number in range(items):
+                group.start_soon(ask, Item(number=number))
+            await anyio.wait_all_tasks_blocked()
+            for number in range(items):
+                await checkpoint()
+                signal, answers = waiting.pop(number)
+                answers.append(Answer(number=number))
+                signal.set()
+    assert sum(event.score for event in scored) == sum(range(items))
 
 
 async def wait_in_run(gate: anyio.Event) -> None:

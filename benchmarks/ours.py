@@ -5,7 +5,16 @@ from __future__ import annotations
 import anyio
 from anyio.lowlevel import checkpoint
 
-from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
+from anyio_workflows import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    WorkflowHandler,
+    step,
+)
 
 TIMEOUT = 600.0
 
@@ -27,6 +36,27 @@ class Pong(Event):
 
 
 class Progress(Event):
+    number: int
+
+
+class Group(Event):
+    first: int
+    size: int
+
+
+class Item(Event):
+    number: int
+
+
+class Scored(Event):
+    score: int
+
+
+class GroupScored(Event):
+    score: int
+
+
+class Answer(HumanResponseEvent):
     number: int
 
 
@@ -93,6 +123,72 @@ class Trivial(Workflow[int]):
         return StopEvent(result=ev.left)
 
 
+class FanOut(Workflow[int]):
+    """A list of items, a step for each, and a join."""
+
+    @step
+    async def split(self, ev: CountDown) -> list[Item]:
+        return [Item(number=number) for number in range(ev.left)]
+
+    @step(num_workers=4)
+    async def score(self, ev: Item) -> Scored:
+        return Scored(score=ev.number)
+
+    @step
+    async def join(self, events: list[Scored]) -> StopEvent:
+        return StopEvent(result=sum(event.score for event in events))
+
+
+class LiveFanOut(FanOut):
+    """The same, where each item lets others run."""
+
+    @step(num_workers=4)
+    async def score(self, ev: Item) -> Scored:
+        await checkpoint()
+        return Scored(score=ev.number)
+
+
+class NestedFanOut(Workflow[int]):
+    """A list of groups, each a list of ten items; a join for each group, and one for all."""
+
+    @step
+    async def split(self, ev: CountDown) -> list[Group]:
+        return [Group(first=first, size=10) for first in range(0, ev.left, 10)]
+
+    @step(num_workers=4)
+    async def split_group(self, ev: Group) -> list[Item]:
+        return [Item(number=ev.first + number) for number in range(ev.size)]
+
+    @step(num_workers=4)
+    async def score(self, ev: Item) -> Scored:
+        return Scored(score=ev.number)
+
+    @step(num_workers=4)
+    async def join_group(self, events: list[Scored]) -> GroupScored:
+        return GroupScored(score=sum(event.score for event in events))
+
+    @step
+    async def join(self, events: list[GroupScored]) -> StopEvent:
+        return StopEvent(result=sum(event.score for event in events))
+
+
+class Answered(Workflow[int]):
+    """A list of items, each of which waits for its answer."""
+
+    @step
+    async def split(self, ev: CountDown) -> list[Item]:
+        return [Item(number=number) for number in range(ev.left)]
+
+    @step(num_workers=4)
+    async def ask(self, ctx: Context, ev: Item) -> Scored:
+        answer = await ctx.wait_for_event(Answer, requirements={"number": ev.number})
+        return Scored(score=answer.number)
+
+    @step
+    async def join(self, events: list[Scored]) -> StopEvent:
+        return StopEvent(result=sum(event.score for event in events))
+
+
 class Idle(Workflow[None]):
     """One step that waits."""
 
@@ -130,6 +226,26 @@ async def trivial(runs: int) -> None:
     workflow = Trivial(timeout=TIMEOUT)
     for number in range(runs):
         assert await workflow.run(left=number) == number
+
+
+async def fan_out(items: int) -> None:
+    assert await FanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
+
+
+async def live_fan_out(items: int) -> None:
+    assert await LiveFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
+
+
+async def nested_fan_out(items: int) -> None:
+    assert await NestedFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
+
+
+async def answered(items: int) -> None:
+    handler = Answered(timeout=TIMEOUT).run(left=items)
+    await anyio.wait_all_tasks_blocked()
+    for number in range(items):
+        await handler.send_event(Answer(number=number))
+    assert await handler == sum(range(items))
 
 
 class IdleRuns:

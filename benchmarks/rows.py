@@ -31,6 +31,11 @@ def make_rows(*, quick: bool) -> list[Row]:
         timed("live stream", ours.live_stream, by_hand.live_stream, events // 5),
         timed("trivial run", ours.trivial, by_hand.trivial, runs, target=2.0),
         timed("tuned trivial run", ours.trivial, by_hand.tuned_trivial, runs),
+        timed("fan-out", ours.fan_out, by_hand.fan_out, 1000, times, target=1.3),
+        timed("live fan-out", ours.live_fan_out, by_hand.live_fan_out, 1000, times),
+        timed("tuned fan-out", ours.fan_out, by_hand.tuned_fan_out, 1000, times),
+        timed("nested fan-out", ours.nested_fan_out, by_hand.nested_fan_out, 1000, times),
+        timed("answered waits", ours.answered, by_hand.answered, 1000),
         idle_row(1000 if quick else 10_000),
     ]
 
