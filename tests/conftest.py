@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .virtual_time import VirtualTimeLoop
+
+# A slow machine fails no test; on CI the same examples are tried each time.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("suite")
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]

@@ -40,6 +40,7 @@ from anyio_workflows import (
 from anyio_workflows.errors import (
     WorkflowCancelledByUser,
     WorkflowRuntimeError,
+    WorkflowStalledError,
     WorkflowTimeoutError,
 )
 
@@ -525,7 +526,8 @@ class Scenario:
 class Cause:
     """Something that would end the run if nothing else had."""
 
-    kind: str  # "stop", "failure", "no event", "stray", "cancel", "loop end", "deadline"
+    kind: str
+    """One of "stop", "failure", "no event", "stray", "stalled", "cancel", "loop end", "deadline"."""
     value: Any = None
     by: Execution | None = attrs.field(default=None, repr=lambda by: repr(by and by.step))
     time: float = -1.0
@@ -581,15 +583,18 @@ class Execution:
 
     def leave_with(self, result: Event | None) -> None:
         """Note how the execution ends, right before it does."""
-        self._leave()
+        left, deadline = self._leave(), self.record.deadline
+        in_time = self.ctx.is_running and (deadline is None or left < deadline)
         if isinstance(result, StopEvent):
             self.record.note(Cause("stop", result, self))
         elif result is None and self.step == "start":
             self.record.note(Cause("no event", by=self))
-        elif self.ctx.is_running and isinstance(result, Hop):
+        elif in_time and isinstance(result, Hop):
             self.record.route(result)
-        elif self.ctx.is_running and isinstance(result, Question):
+        elif in_time and isinstance(result, Question):
             self.record.written.append(result)
+        if in_time and self.record.is_stalled():
+            self.record.note(Cause("stalled", by=self))
 
     def leave_by(self, error: BaseException) -> None:
         self._leave()
@@ -597,9 +602,10 @@ class Execution:
         if kind == "failure" or self.leaks or not self.record.loop_is_ending:
             self.record.note(Cause(kind, error, self))
 
-    def _leave(self) -> None:
+    def _leave(self) -> float:
         self.left = anyio.current_time()
         self.outlived = self.handler.is_done()
+        return self.left
 
 
 @attrs.define(eq=False)
@@ -648,6 +654,12 @@ class Record:
         if self.deadline is not None:
             decided.append(self.deadline)
         return bool(decided) and min(decided) < now
+
+    def is_stalled(self) -> bool:
+        """T9: all that was routed has been executed, and nobody has been asked anything."""
+        owed = sum(len(routed) for routed in self.routed.values())
+        left = sum(execution.left is not None for execution in self.executions)
+        return owed == left and not any(isinstance(event, Question) for event in self.written)
 
     def count(self) -> int:
         self._numbers += 1
@@ -984,6 +996,17 @@ def is_told(record: Record, cause: Cause) -> bool:
                 and terminal.active_steps == outcome.active_steps
                 and are_active(record, terminal.active_steps)
             )
+        case "stalled":
+            return (
+                type(terminal) is WorkflowFailedEvent
+                and cause.by is not None
+                and terminal.step_name == cause.by.step
+                and terminal.attempts is terminal.elapsed_seconds is None
+                and terminal.exception is outcome
+                and type(outcome) is WorkflowStalledError
+                and outcome.missing == ()
+                and are_last_acts(record, outcome.last_acts)
+            )
     return (
         type(terminal) is WorkflowFailedEvent
         and cause.by is not None
@@ -1014,11 +1037,20 @@ def are_active(record: Record, steps: list[str]) -> bool:
     maybe: set[str] = set()
     for execution in record.executions:
         assert execution.left is not None
-        if execution.entered < deadline < execution.left and not record.scenario.hogs:
+        if execution.entered < deadline < execution.left:
             surely.add(execution.step)
         if execution.entered <= deadline <= execution.left:
             maybe.add(execution.step)
     return steps == sorted(set(steps)) and surely <= set(steps) <= maybe
+
+
+def are_last_acts(record: Record, acts: dict[str, str]) -> bool:
+    """T9: what each step last did; all that a run that stalls can have done is to return."""
+    ran = {execution.step for execution in record.executions}
+    return list(acts) == list(WORKERS) and all(
+        act.startswith("returned ") if name in ran else act == "has not run"
+        for name, act in acts.items()
+    )
 
 
 def check_times(record: Record, cause: Cause) -> None:

@@ -14,6 +14,7 @@ from anyio_workflows.errors import (
     WorkflowConfigurationError,
     WorkflowError,
     WorkflowRuntimeError,
+    WorkflowStalledError,
     WorkflowTimeoutError,
     WorkflowValidationError,
     nearest,
@@ -52,6 +53,18 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         WorkflowCancelledByUser("cancel_run() was called"),
         {"reason": "cancel_run() was called"},
         "the run was cancelled: cancel_run() was called",
+    ),
+    (
+        WorkflowStalledError({"one": "returned None", "two": "has not run"}),
+        {"last_acts": {"one": "returned None", "two": "has not run"}, "missing": ()},
+        "nothing is going on in the run, and it takes no event from outside, so it can never end; "
+        "let a step return a StopEvent:\n  step one returned None\n  step two has not run",
+    ),
+    (
+        WorkflowStalledError({"one": "returned A"}, iter([("two", "B, B")])),
+        {"last_acts": {"one": "returned A"}, "missing": (("two", "B, B"),)},
+        "nothing is going on in the run, and it takes no event from outside, so it can never end; "
+        "let a step return a StopEvent:\n  step one returned A\n  step two waits for B, B",
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from anyio_workflows import (
     Workflow,
     step,
 )
+from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import WorkflowError, WorkflowValidationError
 
 
@@ -32,6 +33,10 @@ class B(Event):
 
 
 class C(Event):
+    pass
+
+
+class MyEvent(Event):
     pass
 
 
@@ -55,6 +60,13 @@ def node(takes: Any, gives: Any, **options: Any) -> Any:
     async def probe(self: Any, ev: Any) -> Any: ...
 
     probe.__annotations__ = {"ev": takes, "return": gives}
+    return step(**options)(probe)
+
+
+def pair(one: Any, two: Any, gives: Any, **options: Any) -> Any:
+    async def probe(self: Any, one: Any, two: Any) -> Any: ...
+
+    probe.__annotations__ = {"one": one, "two": two, "return": gives}
     return step(**options)(probe)
 
 
@@ -182,6 +194,70 @@ FAULTS = {
             "step three cannot be reached from the start event; return B from a step that can",
         ],
     ),
+    "join without a list": (
+        {"one": node(StartEvent, A), "two": node(list[A], StopEvent)},
+        [
+            "step two joins a list of A, but no list leads to it; let a step before it return a "
+            "list of events"
+        ],
+    ),
+    "join of another list": (
+        {
+            "one": node(StartEvent, list[A] | B),
+            "two": node(A, None),
+            "three": node(list[B], StopEvent),
+        },
+        [
+            "step three joins a list of B, but no list leads to it; let a step before it return a "
+            "list of events"
+        ],
+    ),
+    "join across levels": (
+        {
+            "one": node(StartEvent, list[A]),
+            "two": node(A, list[B] | C),
+            "three": node(B, C),
+            "four": node(list[C], StopEvent),
+        },
+        [
+            "step four joins the lists of two and, one level up, those of one; give each level a "
+            "join and events of its own"
+        ],
+    ),
+    "list never consumed": (
+        {"one": node(StartEvent, list[A | B]), "two": node(A, StopEvent)},
+        [
+            "step one returns B, which no step accepts; add a step for it, or write it to the "
+            "stream instead of returning it"
+        ],
+    ),
+    "join never produced": (
+        {"one": node(StartEvent, StopEvent), "two": node(list[A], StopEvent)},
+        [
+            "step two accepts A, which no step returns; return it from a step, or derive it from "
+            "HumanResponseEvent if it comes from outside",
+            "step two joins a list of A, but no list leads to it; let a step before it return a "
+            "list of events",
+        ],
+    ),
+    "half a set never produced": (
+        {"one": node(StartEvent, A), "two": pair(A, B, StopEvent)},
+        [
+            "step two accepts B, which no step returns; return it from a step, or derive it from "
+            "HumanResponseEvent if it comes from outside"
+        ],
+    ),
+    "dead end behind a join": (
+        {
+            "one": node(StartEvent, list[A] | StopEvent),
+            "two": node(list[A], B),
+            "three": node(B, None),
+        },
+        [
+            "step two is a dead end: nothing that follows from B ends the run; let a step after "
+            "it return StopEvent"
+        ],
+    ),
     "dead end": (
         {"one": node(StartEvent, A | StopEvent), "two": node(A, B), "three": node(B, A)},
         [
@@ -233,10 +309,166 @@ def test_v1_all_faults_are_reported_together():
         {"one": node(StartEvent, A), "two": node(A, None), "three": node(A, StopEvent)},
         {"one": node(StartEvent | A, A | StopEvent)},
         {"one": node(StartEvent, A | StopEvent), "two": node(A, None)},
+        {"one": node(StartEvent, list[A]), "two": node(list[A], StopEvent)},
+        {"one": node(StartEvent, list[A]), "two": node(A, StopEvent)},  # nobody joins it
+        {"one": node(StartEvent, A | B), "two": pair(A, B, StopEvent)},
+        {"one": node(StartEvent, A), "two": pair(A, HumanResponseEvent, StopEvent)},
     ],
 )
 def test_v1_what_is_sound(steps: dict[str, Any]):
     assert faults(flow(**steps)()) == []
+
+
+# --- F2, F3: who joins what -------------------------------------------------------------------
+
+
+def joins(**steps: Any) -> dict[str, list[str]]:
+    """Return the names of the joins of each step that returns a list."""
+    workflow = flow(**steps)()
+    assert faults(workflow) == []
+    specs = workflow.graph.steps.values()
+    found = {spec.name: [join.name for join in workflow.graph.joins_of(spec)] for spec in specs}
+    assert all(spec.returns_list or not found[spec.name] for spec in specs)
+    return {name: found[name] for name in found if workflow.graph.steps[name].returns_list}
+
+
+def test_f2_a_join_is_found_directly_and_at_the_end_of_a_chain():
+    assert joins(
+        split=node(StartEvent, list[A | B]),
+        work=node(A, B | None),
+        again=node(B, C | B),
+        early=node(list[A], None),
+        last=node(list[C], StopEvent),
+    ) == {"split": ["early", "last"]}
+
+
+def test_f2_nothing_leads_through_a_join():
+    assert joins(
+        split=node(StartEvent, list[A]),
+        first=node(list[A], list[B]),
+        second=node(list[B], StopEvent),
+    ) == {"split": ["first"], "first": ["second"]}
+
+
+def test_f2_a_list_may_lead_to_no_join():
+    assert joins(split=node(StartEvent, list[A]), work=node(A, StopEvent | None)) == {"split": []}
+
+
+def test_f3_nested_lists_have_joins_of_their_own():
+    assert joins(
+        outer=node(StartEvent, list[A]),
+        inner=node(A, list[B]),
+        work=node(B, B | SubA),
+        join_inner=node(list[SubA], C),
+        join_outer=node(list[C], StopEvent),
+    ) == {"outer": ["join_outer"], "inner": ["join_inner"]}
+
+
+def test_f3_what_an_inner_join_returns_in_a_list_is_one_level_deeper_again():
+    assert joins(
+        outer=node(StartEvent, list[A]),
+        inner=node(A, list[B]),
+        regroup=node(list[B], list[C]),
+        join_regrouped=node(list[C], SubA),
+        join_outer=node(list[SubA], StopEvent),
+    ) == {"outer": ["join_outer"], "inner": ["regroup"], "regroup": ["join_regrouped"]}
+
+
+def test_f3_two_producers_may_share_a_join():
+    assert joins(
+        fork=node(StartEvent, A | B),
+        left=node(A, list[C]),
+        right=node(B, list[C]),
+        join=node(list[C], StopEvent),
+    ) == {"left": ["join"], "right": ["join"]}
+
+
+def test_f3_siblings_inside_a_batch_share_the_outer_join():
+    assert joins(
+        outer=node(StartEvent, list[A | B]),
+        left=node(A, list[MyEvent]),
+        right=node(B, list[SubA]),
+        join_left=node(list[MyEvent], C),
+        join_right=node(list[SubA], C),
+        join_outer=node(list[C], StopEvent),
+    ) == {"outer": ["join_outer"], "left": ["join_left"], "right": ["join_right"]}
+
+
+def test_f3_two_joins_of_one_list():
+    assert joins(
+        split=node(StartEvent, list[A]),
+        first=node(Annotated[list[A], Collect(Take(1))], StopEvent),
+        every=node(list[A], None),
+    ) == {"split": ["first", "every"]}
+
+
+def test_f3_a_step_may_split_what_it_splits():
+    assert joins(
+        divide=node(StartEvent | A, list[A] | B),
+        conquer=node(list[B], B | StopEvent),
+    ) == {"divide": ["conquer"]}
+
+
+def test_f4_a_set_passes_a_branch_on():
+    assert joins(
+        split=node(StartEvent, list[A]),
+        fork=node(A, B | C),
+        match=pair(B, C, SubA),
+        join=node(list[SubA], StopEvent),
+    ) == {"split": ["join"]}
+
+
+def test_f2_joins_take_subclasses_where_the_step_says_so():
+    assert joins(
+        split=node(StartEvent, list[SubA]),
+        join=node(list[A], StopEvent, accept_event_subclasses=True),
+    ) == {"split": ["join"]}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "cancels"),
+    [
+        (list[A], False),
+        (Annotated[list[A], Collect()], False),
+        (Annotated[list[A], Collect(Take(2))], False),
+        (Annotated[list[A], Collect(Take(2, cancel=True))], True),
+    ],
+)
+def test_f4_whether_a_join_cancels_branches(parameter: Any, cancels: bool):
+    cls = flow(one=node(StartEvent, list[A]), two=node(parameter, StopEvent))
+    assert cls().graph.cancels_branches is cancels
+
+
+# --- T9: events from outside ------------------------------------------------------------------
+
+INSIDE = {"one": node(StartEvent, A), "two": node(A, StopEvent)}
+
+
+@pytest.mark.parametrize(
+    ("steps", "outside"),
+    [
+        (INSIDE, False),
+        ({"one": node(StartEvent, list[A]), "two": node(list[A], StopEvent)}, False),
+        ({"one": node(StartEvent, list[A]), "two": node(A, StopEvent)}, False),
+        ({"one": node(MyStart, A), "two": node(A, StopEvent)}, False),
+        ({**INSIDE, "three": node(B, None)}, True),
+        ({**INSIDE, "three": node(HumanResponseEvent, None)}, True),
+        ({**INSIDE, "three": node(A | B, None)}, True),
+        ({**INSIDE, "three": pair(A, B, None)}, True),
+        ({**INSIDE, "three": node(Question, Answer), "four": node(Answer, None)}, True),
+        ({"one": node(StartEvent, Answer), "two": node(Answer, StopEvent)}, False),
+        ({"one": node(StartEvent, SubA), "two": node(A, StopEvent)}, True),
+        (
+            {
+                "one": node(StartEvent, SubA),
+                "two": node(A, StopEvent, accept_event_subclasses=True),
+            },
+            False,
+        ),
+    ],
+)
+def test_t9_whether_the_graph_takes_events_from_outside(steps: dict[str, Any], outside: bool):
+    assert flow(**steps)(disable_validation=True).graph.takes_outside_events is outside
 
 
 # --- V1: leaving checks out -------------------------------------------------------------------
@@ -283,6 +515,13 @@ def test_v1_skip_graph_checks_on_one_step_leaves_the_others_checked():
 )
 def test_v1_skip_graph_checks_on_steps(steps: dict[str, Any]):
     assert faults(flow(**steps)()) == []
+
+
+@pytest.mark.parametrize("case", ["join without a list", "join across levels"])
+def test_v1_joins_are_checked_whatever_is_skipped(case: str):
+    skip: Any = ["reachability", "terminal_event", "dead_end"]
+    steps, expected = FAULTS[case]
+    assert faults(flow(**steps)(skip_graph_checks=skip)) == expected
 
 
 def test_v1_start_and_stop_are_checked_whatever_is_skipped():

@@ -1202,7 +1202,7 @@ async def test_verbose_prints_each_step(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "Running step work",
-        "Step work produced event StopEvent",
+        "Step work returned StopEvent",
         "Run ended: it returned StopEvent",
     ]
     with pytest.raises(ProviderError):

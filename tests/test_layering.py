@@ -20,25 +20,31 @@ ALLOWED = {
     "_backend": "",
     "_version": "",
     "errors": "",
-    "events": "_annotations errors",
+    "_kinds": "_annotations",
+    "events": "_annotations _kinds errors",
     "retry_policy": "errors",
     "collect": "errors",
     "resource": "errors",
     "steps": "events retry_policy errors",
-    "graph": "_annotations steps events collect resource retry_policy errors",
-    "_fanin": "graph events errors",
-    "_ledger": "_fanin graph events errors",
+    "_signatures": "_annotations steps events collect resource retry_policy errors",
+    "graph": "_signatures steps events collect resource retry_policy errors",
+    "_fanin": "_signatures graph collect events errors",
+    "_work": "_fanin _signatures graph events errors",
+    "_waits": "_work events",
+    "_ledger": "_waits _work _fanin _signatures graph collect events errors",
     "state": "errors",
     "_stream": "_backend events errors",
-    "snapshot": "_ledger _fanin graph state events errors",
-    "context": "graph snapshot _ledger _stream state events errors",
+    "snapshot": "_ledger _work _fanin graph state events errors",
+    "context": "steps graph snapshot _ledger _work _stream state events errors _backend",
     "_outcome": "events errors",
-    "_crew": "context _ledger graph events errors _backend",
-    "_engine": "_crew _outcome context _ledger _stream state resource retry_policy graph events "
-    "errors _backend",
-    "handler": "_engine _ledger context _stream events errors",
-    "workflow": "handler _engine context graph steps events errors _backend _ledger _stream "
-    "resource retry_policy collect snapshot state",
+    "_narrator": "_work _stream events",
+    "_settings": "",
+    "_crew": "_outcome context _ledger _work graph events errors _backend",
+    "_engine": "_crew _outcome _narrator _settings context _ledger _work _fanin _signatures "
+    "_stream state resource retry_policy graph events errors _backend",
+    "handler": "_engine _ledger _work context _stream events errors",
+    "workflow": "handler _engine _settings context graph _signatures steps events errors _backend "
+    "_ledger _stream resource retry_policy collect snapshot state",
     "testing": f"{PUBLIC} __init__",
     "_demo": f"{PUBLIC} __init__",
     "__main__": f"{PUBLIC} __init__ _demo",
@@ -116,7 +122,20 @@ def test_s13_only_the_backend_module_knows_asyncio_and_trio(module: str):
     assert not roots & {"asyncio", "trio"}
 
 
-PURE = ["_annotations", "errors", "events", "steps", "graph", "_ledger", "_fanin", "collect"]
+PURE = [
+    "_annotations",
+    "_fanin",
+    "_kinds",
+    "_ledger",
+    "_signatures",
+    "_waits",
+    "_work",
+    "collect",
+    "errors",
+    "events",
+    "graph",
+    "steps",
+]
 
 
 @pytest.mark.parametrize("module", [name for name in PURE if name in MODULES])

@@ -1,20 +1,25 @@
-"""The ledger without a loop: a state machine against a naive model, and the errors of targets."""
+"""The ledger without a loop: state machines against naive models, and examples."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anyio_workflows import Event, StartEvent, Workflow, step
-from anyio_workflows._ledger import Ledger, Post, StepStatistics, Work
+from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, step
+from anyio_workflows._fanin import Batch, Branch, Buffers, Sets
+from anyio_workflows._ledger import Ledger
+from anyio_workflows._waits import Waits
+from anyio_workflows._work import Post, StepStatistics, Wait, Work
+from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.graph import Graph
 
@@ -118,9 +123,11 @@ class LedgerMachine(RuleBasedStateMachine):
             takers = [takers[choice % len(takers)]]
             target = self.ledger.check_target(event, takers[0].drawn.name)
         work = self.ledger.route(event, target)
+        assert (work is None) is (not takers)
+        work = work or []
         assert [item.post.spec.name for item in work] == [found.drawn.name for found in takers]
         for item, found in zip(work, takers, strict=True):
-            assert item.event is event
+            assert item.payload is event
             assert item.id > self.last_id
             assert item.attempt == 1
             self.last_id = item.id
@@ -138,17 +145,18 @@ class LedgerMachine(RuleBasedStateMachine):
         found = self.model[name]
         event = found.queued.pop(0)
         found.running.append(event)
-        assert work.event is event, "not the oldest event of its step"
+        assert work.payload is event, "not the oldest event of its step"
+        work.started = True
         self.running.append(work)
 
     @precondition(lambda self: self.running)
     @rule(choice=st.integers(0))
     def finish(self, choice: int) -> None:
         work = self.running.pop(choice % len(self.running))
-        self.ledger.finish(work)
+        assert self.ledger.finish(work) == []
         self.last_finished = work.post.spec.name
         found = self.model[work.post.spec.name]
-        found.done.append(found.running.pop(index_of(work.event, found.running)))
+        found.done.append(found.running.pop(index_of(work.payload, found.running)))
         self.grant_calls()
 
     @invariant()
@@ -184,7 +192,7 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         assert self.ledger.last_finished == self.last_finished
         assert self.ledger.statistics() == {
-            name: StepStatistics(len(found.queued), len(found.running), len(found.done))
+            name: StepStatistics(len(found.queued), len(found.running), 0, len(found.done))
             for name, found in self.model.items()
         }
 
@@ -212,6 +220,882 @@ LedgerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count
 TestLedgerMachine = LedgerMachine.TestCase
 
 
+# --- Fan-out, fan-in and waiting --------------------------------------------------------------
+
+
+class Order(Event):
+    n: int = 0
+
+
+class Box(Order):
+    """Of the outer level, as `Sealed` and `Bowl` are."""
+
+
+class Sealed(Order):
+    pass
+
+
+class Bowl(Order):
+    pass
+
+
+class Berry(Order):
+    """Of the inner level, as `Slice` and `Pit` are."""
+
+
+class Slice(Order):
+    pass
+
+
+class Pit(Order):
+    pass
+
+
+class Reply(HumanResponseEvent):
+    n: int = 0
+
+
+TAKES: dict[str, list[tuple[type[Event], ...]]] = {
+    "pack": [(Order,)],
+    "open": [(Box,)],
+    "peel": [(Berry,)],
+    "weigh": [(Berry,)],
+    "glue": [(Slice,), (Slice,), (Pit,)],
+    "taste": [(Bowl,), (Sealed,)],
+    "mix": [(Slice,)],
+    "count": [(Slice, Pit)],
+    "serve": [(Bowl, Sealed)],
+}
+"""The types that each parameter takes; the last three steps take lists of them."""
+GIVES: dict[str, Any] = {
+    "pack": list[Box] | None,
+    "open": list[Berry | Slice] | Sealed | None,
+    "peel": Slice | Pit | Berry | None,
+    "weigh": Pit | None,
+    "glue": Slice | None,
+    "taste": None,
+    "mix": Bowl | None,
+    "count": Bowl | Box | None,
+    "serve": Order | None,
+}
+JOINS = {"pack": ["serve"], "open": ["mix", "count"]}
+TYPES = [Order, Box, Sealed, Bowl, Berry, Slice, Pit, Reply]
+POLICIES = st.just(All()) | st.builds(Take, st.integers(1, 3), cancel=st.booleans())
+
+
+def kitchen(limits: dict[str, int], policies: dict[str, All | Take]) -> Graph:
+    """Make a graph of two levels of batches, with sets at both."""
+    members = {}
+    for name, slots in TAKES.items():
+
+        async def one(self: Any, a: Any) -> Any: ...
+        async def two(self: Any, a: Any, b: Any) -> Any: ...
+        async def three(self: Any, a: Any, b: Any, c: Any) -> Any: ...
+
+        body = (one, two, three)[len(slots) - 1]
+        takes: list[Any] = [reduce(or_, types) for types in slots]
+        if name in policies:
+            takes = [Annotated[list[takes[0]], Collect(policies[name])]]
+        body.__annotations__ = {**dict(zip("abc", takes, strict=False)), "return": GIVES[name]}
+        members[name] = step(num_workers=limits[name])(body)
+    return type("Kitchen", (Workflow,), members)().graph
+
+
+@attrs.define(eq=False)
+class NaiveBatch:
+    joins: list[str]
+    outer: NaiveBranch | None
+    arrived: dict[str, list[Event]]
+    fired: Counter[str] = attrs.Factory(Counter)
+    opening: bool = True
+    cancelled: bool = False
+
+
+@attrs.define(eq=False)
+class NaiveBranch:
+    batch: NaiveBatch
+    opening: bool = True
+    sets: dict[str, list[list[Event]]] = attrs.Factory(dict)
+
+    def around(self) -> Iterator[NaiveBatch]:
+        """Yield the batches that it is in, the innermost first."""
+        branch: NaiveBranch | None = self
+        while branch is not None:
+            yield branch.batch
+            branch = branch.batch.outer
+
+
+@attrs.define(eq=False)
+class NaiveWork:
+    step: str
+    payload: list[Event]
+    branch: NaiveBranch | None
+    real: Work = attrs.field(init=False)
+    dropped: bool = False
+    over_the_limit: bool = False
+    waits: list[Wait] = attrs.Factory(list)
+    answered: list[Wait] = attrs.Factory(list)
+
+    def is_in(self, batch: NaiveBatch) -> bool:
+        return self.branch is not None and batch in self.branch.around()
+
+
+@attrs.define(eq=False)
+class NaiveStep:
+    limit: int
+    policy: All | Take | None
+    queued: list[NaiveWork] = attrs.Factory(list)
+    running: list[NaiveWork] = attrs.Factory(list)
+    waiting: list[NaiveWork] = attrs.Factory(list)
+    returning: list[NaiveWork] = attrs.Factory(list)
+    done: int = 0
+
+
+class NaiveBooks:
+    """What the ledger has to say, found by looking through everything each time."""
+
+    def __init__(self, limits: dict[str, int], policies: dict[str, All | Take]) -> None:
+        self.steps = {name: NaiveStep(limits[name], policies.get(name)) for name in TAKES}
+        self.calls: list[str] = []
+        self.owed: list[NaiveWork] = []
+        self.batches: list[NaiveBatch] = []
+        self.branches: list[NaiveBranch] = []
+        self.ended: list[NaiveBatch] = []
+        self.sets: dict[str, list[list[Event]]] = {}
+        self.waits: list[Wait] = []
+        self.work_of: dict[Wait, NaiveWork] = {}
+        self.woken: list[Wait] = []
+        self.stopped: list[NaiveWork] = []
+
+    # Work and places
+
+    def owe(self, name: str, payload: list[Event], branch: NaiveBranch | None) -> list[NaiveWork]:
+        if branch is not None and any(batch.cancelled for batch in branch.around()):
+            return []
+        work = NaiveWork(name, payload, branch)
+        self.owed.append(work)
+        self.steps[name].queued.append(work)
+        self.grant(name)
+        return [work]
+
+    def grant(self, name: str) -> None:
+        here = self.steps[name]
+        while self.calls.count(name) + len(here.running) < here.limit:
+            if here.returning:
+                self.go_on(here.returning.pop(0))
+            elif self.calls.count(name) < len(here.queued):
+                self.calls.append(name)
+            else:
+                break
+
+    def start(self) -> NaiveWork:
+        here = self.steps[self.calls.pop(0)]
+        here.running.append(here.queued.pop(0))
+        return here.running[-1]
+
+    def finish(self, work: NaiveWork) -> list[NaiveWork]:
+        here = self.steps[work.step]
+        self.owed.remove(work)
+        if work in here.waiting:
+            here.waiting.remove(work)
+            self.woken += work.answered + work.waits
+            if work in here.returning:
+                here.returning.remove(work)
+            self.waits = [wait for wait in self.waits if wait not in work.waits]
+            work.waits, work.answered = [], []
+        else:
+            here.running.remove(work)
+        here.done += 1
+        self.grant(work.step)
+        return self.settle()
+
+    # Routing
+
+    def route(
+        self, event: Event, target: str | None = None, branch: NaiveBranch | None = None
+    ) -> list[NaiveWork] | None:
+        answered = self.answer(event, target)
+        new: list[NaiveWork] = []
+        taken = bool(answered)
+        for name, slots in TAKES.items():
+            takes = target in (None, name) and any(type(event) in types for types in slots)
+            join = self.steps[name].policy is not None
+            if name in answered or not takes:
+                continue
+            if not join:
+                taken = True
+                new += self.take(name, event, branch)
+            elif branch is not None and name in branch.batch.joins:
+                taken = True
+                new += self.join(name, event, branch.batch)
+        if branch is not None and branch.batch.cancelled:
+            self.drop(branch.batch)
+        assert self.settle() == []
+        return new if taken else None
+
+    def take(self, name: str, event: Event, branch: NaiveBranch | None) -> list[NaiveWork]:
+        if len(TAKES[name]) == 1:
+            return self.owe(name, [event], branch)
+        sets = self.sets if branch is None else branch.sets
+        queues = sets.setdefault(name, [[] for _ in TAKES[name]])
+        fitting = [n for n, types in enumerate(TAKES[name]) if type(event) in types]
+        shortest = min(len(queues[n]) for n in fitting)
+        next(queues[n] for n in fitting if len(queues[n]) == shortest).append(event)
+        if not all(queues):
+            return []
+        return self.owe(name, [queue.pop(0) for queue in queues], branch)
+
+    def join(self, name: str, event: Event, batch: NaiveBatch) -> list[NaiveWork]:
+        policy = self.steps[name].policy
+        if batch.fired[name]:
+            return []
+        batch.arrived[name].append(event)
+        if not isinstance(policy, Take) or len(batch.arrived[name]) < policy.n:
+            return []
+        batch.fired[name] += 1
+        batch.cancelled = batch.cancelled or policy.cancel
+        return self.owe(name, batch.arrived[name], batch.outer)
+
+    def drop(self, batch: NaiveBatch) -> None:
+        for work in [work for work in self.owed if work.is_in(batch) and not work.dropped]:
+            work.dropped = True
+            here = self.steps[work.step]
+            if work not in here.queued:
+                self.stopped.append(work)
+                continue
+            self.owed.remove(work)
+            here.queued.remove(work)
+            if self.calls.count(work.step) > len(here.queued):
+                self.calls.remove(work.step)
+            self.grant(work.step)
+
+    # Batches
+
+    def open_batch(self, work: NaiveWork) -> NaiveBatch:
+        joins = JOINS[work.step]
+        batch = NaiveBatch(joins, work.branch, {join: [] for join in joins})
+        self.batches.append(batch)
+        return batch
+
+    def open_branch(self, batch: NaiveBatch) -> NaiveBranch:
+        self.branches.append(NaiveBranch(batch))
+        return self.branches[-1]
+
+    def seal(self, part: NaiveBatch | NaiveBranch) -> list[NaiveWork]:
+        part.opening = False
+        return self.settle()
+
+    def has_ended(self, batch: NaiveBatch) -> bool:
+        inside = [b for b in self.batches if b.outer is not None and batch in b.outer.around()]
+        branches = [branch for branch in self.branches if branch.batch is batch]
+        return not (
+            batch.opening
+            or inside
+            or any(branch.opening for branch in branches)
+            or any(work.is_in(batch) for work in self.owed)
+        )
+
+    def settle(self) -> list[NaiveWork]:
+        """Fire what is left to fire in the batches that have ended."""
+        new: list[NaiveWork] = []
+        while ended := next(filter(self.has_ended, self.batches), None):
+            self.batches.remove(ended)
+            self.ended.append(ended)
+            for join in ended.joins:
+                if not ended.fired[join]:
+                    ended.fired[join] += 1
+                    new += self.owe(join, ended.arrived[join], ended.outer)
+        return new
+
+    # Waits
+
+    def wait(self, work: NaiveWork, wait: Wait) -> None:
+        here = self.steps[work.step]
+        if work in here.running:
+            here.running.remove(work)
+            here.waiting.append(work)
+            work.over_the_limit = False
+        elif work in here.returning:
+            here.returning.remove(work)
+            self.wake(work)
+        work.waits.append(wait)
+        self.waits.append(wait)
+        self.work_of[wait] = work
+        self.grant(work.step)
+
+    def answer(self, event: Event, target: str | None) -> set[str]:
+        matching = []
+        for wait in self.waits:
+            fits = type(event) is wait.event_type
+            fits = fits and wait.requirements in ({}, {"n": getattr(event, "n", None)})
+            if fits and target in (None, self.work_of[wait].step):
+                matching.append(wait)
+        for wait in matching:
+            self.end_wait(wait)
+        return {self.work_of[wait].step for wait in matching}
+
+    def end_wait(self, wait: Wait) -> None:
+        work = self.work_of[wait]
+        self.waits.remove(wait)
+        work.waits.remove(wait)
+        if work.waits:
+            self.woken.append(wait)
+        else:
+            work.answered.append(wait)
+            self.steps[work.step].returning.append(work)
+            self.grant(work.step)
+
+    def abandon_wait(self, wait: Wait) -> None:
+        work = self.work_of[wait]
+        if wait in work.waits:
+            self.waits.remove(wait)
+            work.waits.remove(wait)
+            if work.waits:
+                return
+        elif wait in work.answered:
+            self.steps[work.step].returning.remove(work)
+        else:
+            return
+        work.over_the_limit = True
+        self.go_on(work)
+
+    def go_on(self, work: NaiveWork) -> None:
+        here = self.steps[work.step]
+        here.waiting.remove(work)
+        here.running.append(work)
+        self.wake(work)
+
+    def wake(self, work: NaiveWork) -> None:
+        self.woken += work.answered
+        work.answered = []
+
+
+class KitchenMachine(RuleBasedStateMachine):
+    """Send, execute, return events and lists, wait and be cancelled at random."""
+
+    @initialize(
+        limits=st.fixed_dictionaries({name: st.integers(1, 3) for name in TAKES}),
+        policies=st.fixed_dictionaries(dict.fromkeys(("mix", "count", "serve"), POLICIES)),
+        boxes=st.lists(
+            st.lists(st.sampled_from([Berry, Slice]), min_size=1, max_size=4),
+            min_size=1,
+            max_size=4,
+        ),
+    )
+    def declare(
+        self,
+        limits: dict[str, int],
+        policies: dict[str, All | Take],
+        boxes: list[list[type[Event]]],
+    ) -> None:
+        self.ledger = Ledger(kitchen(limits, policies))
+        self.books = NaiveBooks(limits, policies)
+        self.inboxes: dict[Post, deque[Work]] = {}
+        self.batches: list[tuple[Batch, NaiveBatch]] = []
+        self.branches: dict[Branch | None, NaiveBranch | None] = {None: None}
+        self.woken: list[Wait] = []
+        self.stopped: list[NaiveWork] = []
+        self.last_id = 0
+        self.last_finished: str | None = None
+        steps = self.ledger.graph.steps
+        for name, joins in JOINS.items():
+            assert [join.name for join in self.ledger.graph.joins_of(steps[name])] == joins
+        self.fill(boxes)
+
+    def fill(self, boxes: list[list[type[Event]]]) -> None:
+        """Let an order be packed and the first of its boxes be opened."""
+        self.send(Order, 0)
+        self.answer()
+        [order] = self.started()
+        self.emit_list(order, [Box() for _ in boxes])
+        self.end(order)
+        for _ in range(20):
+            if self.books.calls:
+                self.answer()
+            opened = [work for work in self.started() if work.step == "open"]
+            if opened and boxes:
+                self.emit_list(opened[0], [event_type() for event_type in boxes.pop()])
+                self.end(opened[0])
+
+    def carry(self, new: list[Work] | None, expected: list[NaiveWork] | None) -> None:
+        """Compare new work with what was expected, and carry it to its step."""
+        assert (new is None) is (expected is None)
+        for work, naive in zip(new or [], expected or [], strict=True):
+            naive.real = work
+            assert work.post.spec.name == naive.step
+            assert self.branches[work.branch] is naive.branch
+            payload = [work.payload] if work.post.spec.is_plain else list(work.payload)
+            assert list(map(id, payload)) == list(map(id, naive.payload))
+            assert type(work.payload) is (
+                list
+                if work.post.spec.is_join
+                else type(payload[0])
+                if work.post.spec.is_plain
+                else tuple
+            )
+            assert work.id > self.last_id
+            self.last_id = work.id
+            self.inboxes.setdefault(work.post, deque()).append(work)
+
+    def started(self) -> list[NaiveWork]:
+        return [work for work in self.books.owed if work.real.started]
+
+    # What happens
+
+    @rule(event_type=st.sampled_from(TYPES), n=st.integers(0, 1))
+    def send(self, event_type: Any, n: int) -> None:
+        event = event_type(n=n)
+        self.carry(self.ledger.route(event), self.books.route(event))
+
+    @rule(event_type=st.sampled_from(TYPES), n=st.integers(0, 1), name=st.sampled_from(list(TAKES)))
+    def aim(self, event_type: Any, n: int, name: str) -> None:
+        event = event_type(n=n)
+        waited_for = any(
+            wait.matches(event) and self.books.work_of[wait].step == name
+            for wait in self.books.waits
+        )
+        takes = any(event_type in types for types in TAKES[name])
+        if waited_for or (takes and self.books.steps[name].policy is None):
+            target = self.ledger.check_target(event, name)
+            assert target is self.ledger.graph.steps[name]
+            new = self.ledger.route(event, target)
+            assert new is not None
+            self.carry(new, self.books.route(event, name))
+        else:
+            words = "it joins a batch" if takes else "it accepts"
+            with pytest.raises(WorkflowRuntimeError, match=words):
+                self.ledger.check_target(event, name)
+
+    @precondition(lambda self: self.books.calls)
+    @rule()
+    def answer(self) -> None:
+        post = self.ledger.answer()
+        naive = self.books.start()
+        assert post.spec.name == naive.step
+        inbox = self.inboxes[post]
+        while inbox[0].dropped:
+            inbox.popleft()
+        work = inbox.popleft()
+        assert work is naive.real, "not the oldest work of its step"
+        work.started = True
+        work.stop = lambda: self.stopped.append(naive)
+
+    @precondition(lambda self: self.books.calls)
+    @rule(data=st.data(), number=st.integers(1, 5))
+    def execute(self, data: st.DataObject, number: int) -> None:
+        """Let the oldest calls be answered by steps that never wait."""
+        for _ in range(number):
+            if self.books.calls:
+                work = self.books.steps[self.books.calls[0]].queued[0]
+                self.answer()
+                self.end_with_result(work, data)
+
+    @precondition(lambda self: self.started())
+    @rule(data=st.data(), choice=st.integers(0), leaves_tasks=st.integers(0, 3))
+    def finish(self, data: st.DataObject, choice: int, leaves_tasks: int) -> None:
+        """Let an execution end; seldom one that leaves tasks behind which are waiting."""
+        works = [work for work in self.started() if not leaves_tasks or self.may_end(work)]
+        if works:
+            work = works[choice % len(works)]
+            for wait in [*work.waits, *work.answered] if leaves_tasks else ():
+                self.abandon(wait)  # it is cancelled
+            self.end_with_result(work, data)
+
+    def may_end(self, work: NaiveWork) -> bool:
+        return work.dropped or not (work.waits or work.answered)
+
+    def end_with_result(self, work: NaiveWork, data: st.DataObject) -> None:
+        work.real.stop = None
+        spec = work.real.post.spec
+        kinds = ["one"] * len(spec.returns) + ["list"] * 2 * bool(spec.returns_list) + ["none"]
+        kind = "none" if work.dropped else data.draw(st.sampled_from(kinds), label="returns")
+        if kind == "one":
+            event = data.draw(st.sampled_from(spec.returns))()
+            new = self.ledger.route(event, None, work.real.branch)
+            self.carry(new, self.books.route(event, None, work.branch))
+        elif kind == "list":
+            made = data.draw(st.lists(st.sampled_from(spec.returns_list), max_size=5))
+            self.emit_list(work, [event_type() for event_type in made])
+        self.end(work)
+
+    def emit_list(self, work: NaiveWork, events: list[Event]) -> None:
+        work.real.stop = None
+        batch, naive_batch = self.ledger.open_batch(work.real), self.books.open_batch(work)
+        self.batches.append((batch, naive_batch))
+        for event in events:
+            branch, naive = self.ledger.open_branch(batch), self.books.open_branch(naive_batch)
+            self.branches[branch] = naive
+            new = self.ledger.route(event, None, branch)
+            self.carry(new, self.books.route(event, None, naive))
+            self.carry(self.ledger.seal_branch(branch), self.books.seal(naive))
+        self.carry(self.ledger.seal_batch(batch), self.books.seal(naive_batch))
+
+    def end(self, work: NaiveWork) -> None:
+        left = list(work.waits)
+        self.last_finished = work.step
+        self.carry(self.ledger.finish(work.real), self.books.finish(work))
+        assert all(wait.refused and wait.answer is None for wait in left)
+
+    @precondition(lambda self: self.started())
+    @rule(
+        choice=st.integers(0),
+        event_type=st.sampled_from([Reply, Berry]),
+        n=st.none() | st.integers(0, 1),
+        waiter_id=st.sampled_from([None, None, "a", "b"]),
+    )
+    def wait(self, choice: int, event_type: Any, n: int | None, waiter_id: str | None) -> None:
+        works = self.started()
+        work = works[choice % len(works)]
+        requirements = {} if n is None else {"n": n}
+        wait = Wait(work.real, event_type, requirements, waiter_id)
+        wait.wake = lambda: self.woken.append(wait)
+        names = [(w.waiter_id or (w.event_type, w.requirements)) for w in work.waits]
+        if (waiter_id or (event_type, requirements)) in names:
+            with pytest.raises(WorkflowRuntimeError, match="already"):
+                self.ledger.wait(wait)
+        else:
+            self.ledger.wait(wait)
+            self.books.wait(work, wait)
+
+    @precondition(lambda self: self.books.waits)
+    @rule(choice=st.integers(0))
+    def time_out(self, choice: int) -> None:
+        wait = self.books.waits[choice % len(self.books.waits)]
+        self.ledger.end_wait(wait)
+        self.books.end_wait(wait)
+
+    @precondition(lambda self: self.books.work_of)
+    @rule(choice=st.integers(0))
+    def cancel_wait(self, choice: int) -> None:
+        """Cancel a task that waits, or that has just been woken."""
+        waits = list(self.books.work_of)
+        self.abandon(waits[choice % len(waits)])
+
+    def abandon(self, wait: Wait) -> None:
+        self.ledger.abandon_wait(wait)
+        self.books.abandon_wait(wait)
+
+    # What is true at any moment
+
+    @invariant()
+    def capacity_is_respected(self) -> None:  # rule 1
+        for post in self.inboxes:
+            over = sum(work.over_the_limit for work in self.books.steps[post.spec.name].running)
+            assert min(post.calls, post.queued, post.running, post.waiting) >= 0
+            assert post.calls + post.running <= post.limit + over
+
+    @invariant()
+    def no_place_is_free_while_it_is_wanted(self) -> None:  # rule 2
+        for post in self.inboxes:
+            if post.calls + post.running < post.limit:
+                assert post.calls == post.queued
+                assert not post.returning
+            assert post.calls == self.ledger.calls.count(post)
+        assert [post.spec.name for post in self.ledger.calls] == self.books.calls
+
+    @invariant()
+    def everything_is_owed_until_it_is_finished_or_dropped(self) -> None:  # rule 3
+        assert list(self.ledger.owed.values()) == [work.real for work in self.books.owed]
+        assert self.ledger.idle is not bool(self.books.owed)  # rule 4
+        carried = [work for inbox in self.inboxes.values() for work in inbox if not work.dropped]
+        queued = [w.real for found in self.books.steps.values() for w in found.queued]
+        assert set(carried) == set(queued)
+        assert len(carried) == len(queued)
+
+    @invariant()
+    def waits_are_answered_in_order_and_woken_once(self) -> None:
+        assert list(self.ledger.waits) == self.books.waits
+        assert self.woken == self.books.woken
+        assert len(set(self.woken)) == len(self.woken)
+
+    @invariant()
+    def what_a_join_cancels_is_stopped_once(self) -> None:
+        # The execution that brought the last event is over anyway.
+        stopped = [work for work in self.books.stopped if work in self.stopped]
+        assert self.stopped == stopped
+        for work in self.books.stopped:
+            assert work.real.dropped
+            assert work in self.stopped or work not in self.books.owed
+
+    @invariant()
+    def batches_end_when_nothing_is_left_of_them(self) -> None:
+        for batch, naive in self.batches:
+            assert batch.ended is (naive in self.books.ended)
+            assert not (batch.ended and batch.arrived)
+            assert all(naive.fired[join] <= 1 for join in naive.joins)
+            assert set(batch.arrived) == {
+                join for join in batch.joins if not naive.fired[join.name]
+            }
+
+    @invariant()
+    def reports_agree_with_the_model(self) -> None:
+        steps = self.books.steps
+        assert self.ledger.active_steps() == sorted(
+            name for name, found in steps.items() if found.running or found.waiting
+        )
+        assert self.ledger.last_finished == self.last_finished
+        assert self.ledger.statistics() == {
+            name: StepStatistics(len(s.queued), len(s.running), len(s.waiting), s.done)
+            for name, s in steps.items()
+        }
+        quiet = not any(s.queued or s.running or s.returning for s in steps.values())
+        assert self.ledger.is_quiet() is quiet
+        lacking = {
+            name: ", ".join(p for p, queue in zip("abc", queues, strict=False) if not queue)
+            for name, queues in self.books.sets.items()
+            if any(queues)
+        }
+        assert dict(self.ledger.missing()) == lacking
+
+    def teardown(self) -> None:
+        """Work off what is left: it all gets its turn, and every join has fired once."""
+        if not hasattr(self, "ledger"):
+            return
+        while self.books.owed:
+            if self.books.calls:
+                self.answer()
+            elif self.books.waits:
+                self.time_out(0)
+            else:
+                work = next(work for work in self.started() if not work.answered)
+                work.real.stop = None
+                self.end(work)
+            self.no_place_is_free_while_it_is_wanted()
+        assert self.ledger.idle
+        assert not self.ledger.calls
+        assert not self.ledger.waits
+        assert not self.books.batches
+        for batch, naive in self.batches:
+            assert batch.ended
+            assert naive.fired == Counter(naive.joins)
+
+
+KitchenMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestKitchenMachine = KitchenMachine.TestCase
+
+
+# --- Collect buffers (F6) ---------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([("one", None), ("one", "x"), ("two", None)]),
+            st.sampled_from([Apple, Stone]),
+            st.sampled_from([[Apple], [Apple, Stone], [Stone, Apple, Apple], [Braeburn], []]),
+        ),
+        min_size=6,
+    )
+)
+def test_f6_a_buffer_gives_the_oldest_events_that_are_expected(drawn: Any) -> None:
+    buffers = Buffers()
+    kept: dict[Any, list[Event]] = {}
+    for key, event_type, expected in drawn:
+        event = event_type()
+        found = buffers.add(*key, event, expected)
+        if not expected:
+            assert found == []
+            continue
+        mine = kept.setdefault(key, [])
+        mine.append(event)
+        by_type = {t: [e for e in mine if type(e) is t] for t in expected}
+        if any(expected.count(t) > len(events) for t, events in by_type.items()):
+            assert found is None
+            continue
+        assert found is not None
+        wanted = [by_type[t].pop(0) for t in expected]
+        assert list(map(id, found)) == list(map(id, wanted))
+        kept[key] = [e for e in mine if all(e is not taken for taken in wanted)]
+
+
+def test_f6_what_is_left_over_stays_for_the_next_round() -> None:
+    buffers = Buffers()
+    first, second, third = Apple(), Apple(), Apple()
+    for event in (first, second, third):
+        assert buffers.add("one", None, event, [Stone, Apple]) is None
+    for apple in (first, second, third):
+        stone = Stone()
+        found = buffers.add("one", None, stone, [Stone, Apple])
+        assert found is not None
+        assert list(map(id, found)) == [id(stone), id(apple)]
+    assert buffers.add("one", None, Stone(), [Stone, Apple]) is None
+
+
+def test_f6_what_a_buffer_lacks() -> None:
+    buffers = Buffers()
+    assert list(buffers.missing()) == []
+    buffers.add("one", None, Apple(), [Apple, Stone, Apple])
+    buffers.add("two", "x", Stone(), [Stone])
+    assert list(buffers.missing()) == [("one", "Apple, Stone")]
+
+
+def test_f6_a_buffer_with_surplus_only_lacks_nothing() -> None:
+    buffers = Buffers()
+    buffers.add("one", None, Apple(), [Apple, Apple])
+    buffers.add("one", None, Apple(), [Apple])
+    assert list(buffers.missing()) == []
+
+
+@given(st.lists(st.sampled_from([Apple, Stone]), max_size=20))
+def test_f4_sets_are_full_in_order_of_arrival(types: list[type[Event]]) -> None:
+    spec = kitchen_spec()
+    sets = Sets()
+    events = [event_type() for event_type in types]
+    full = [found for event in events if (found := sets.add(spec, event)) is not None]
+    apples = [event for event in events if type(event) is Apple]
+    stones = [event for event in events if type(event) is Stone]
+    number = min(len(apples) // 2, len(stones))
+    assert [list(map(id, found)) for found in full] == [
+        [id(apples[2 * n]), id(apples[2 * n + 1]), id(stones[n])] for n in range(number)
+    ]
+
+
+def kitchen_spec() -> Any:
+    async def pair(self: Any, a: Any, b: Any, c: Any) -> Any: ...
+
+    pair.__annotations__ = {"a": Apple, "b": Apple, "c": Stone, "return": None}
+    return type("Pairs", (Workflow,), {"pair": step(pair)})().graph.steps["pair"]
+
+
+# --- Places and waits, example by example (R2, W2) ----------------------------------------------
+
+
+def one_at_a_time(policy: All | Take) -> Ledger:
+    limits = {**dict.fromkeys(TAKES, 4), "peel": 1}
+    return Ledger(kitchen(limits, {"mix": policy, "count": All(), "serve": All()}))
+
+
+def start_next(ledger: Ledger, *expected: Work) -> list[Work]:
+    for work in expected:
+        assert ledger.answer() is work.post
+        work.started = True
+    return list(expected)
+
+
+def test_r2_the_place_of_dropped_work_goes_to_an_execution_that_wants_to_go_on() -> None:
+    ledger = one_at_a_time(Take(1, cancel=True))
+    [waiting] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
+    wait = Wait(waiting, Reply, {}, None)
+    ledger.wait(wait)
+    [box] = start_next(ledger, *routed(ledger, Box(), ledger.graph.steps["open"]))
+    batch = ledger.open_batch(box)
+    branch = ledger.open_branch(batch)
+    [peel, _] = routed(ledger, Berry(), None, branch)
+    assert peel.post in ledger.calls, "the place of the execution that waits"
+    assert routed(ledger, Reply()) == []
+    assert (waiting.post.running, waiting.post.waiting) == (0, 1)
+    assert len(routed(ledger, Slice(), None, branch)) == 1
+    assert peel.dropped
+    assert peel.post not in ledger.calls
+    assert (waiting.post.running, waiting.post.waiting) == (1, 0)
+
+
+def a_wait(ledger: Ledger, event_type: type[Event], requirements: dict[str, Any]) -> Wait:
+    [work] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
+    wait = Wait(work, event_type, requirements, None)
+    ledger.wait(wait)
+    return wait
+
+
+def test_w2_an_attribute_that_cannot_be_read_is_not_equal() -> None:
+    class Ratio(HumanResponseEvent):
+        n: int
+
+        @property
+        def inverse(self) -> float:
+            return 1 / self.n
+
+    ledger = one_at_a_time(All())
+    wait = a_wait(ledger, Ratio, {"inverse": 0.5})
+    assert ledger.route(Ratio(n=0)) is None
+    assert ledger.route(Ratio(n=2)) == []
+    assert wait.answer == Ratio(n=2)
+
+
+class Anything:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class Touchy:
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("compare me with nothing")
+
+
+VALUES: list[Any] = [0, 1, 1.0, True, "1", None, [1], (1, [2]), float("nan"), Anything(), Touchy()]
+
+
+class Loose(HumanResponseEvent):
+    """Takes any attributes."""
+
+
+class Looser(Loose):
+    pass
+
+
+class Waiters(Workflow):
+    @step
+    async def strict(self, ev: StartEvent) -> None: ...
+
+    @step(accept_event_subclasses=True)
+    async def lax(self, ev: StartEvent) -> None: ...
+
+
+def naively_equal(event: Event, name: str, value: Any) -> bool:
+    try:
+        return name in event and bool(event[name] == value)
+    except ValueError:
+        return False
+
+
+ATTRIBUTES = st.dictionaries(st.sampled_from("ab"), st.sampled_from(VALUES), max_size=2)
+
+
+@example([("strict", Loose, {"a": Anything()})], [(Loose, {}), (Loose, {"a": 1})], [])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["strict", "lax"]), st.sampled_from([Loose, Looser]), ATTRIBUTES),
+        max_size=8,
+    ),
+    st.lists(st.tuples(st.sampled_from([Loose, Looser, Reply]), ATTRIBUTES), max_size=5),
+    st.lists(st.integers(0, 7), max_size=3),
+)
+def test_w2_an_event_finds_the_waits_that_it_answers(
+    drawn: list[Any], events: list[Any], ended: list[int]
+) -> None:
+    graph = Waiters().graph
+    waits = [
+        Wait(Work(n, Post(graph.steps[name], 1), StartEvent()), event_type, requirements, None)
+        for n, (name, event_type, requirements) in enumerate(drawn)
+    ]
+    found = Waits()
+    for wait in waits:
+        found.add(wait)
+    for wait in [waits[n] for n in ended if n < len(waits)]:
+        found.discard(wait)  # once or twice
+        waits = [other for other in waits if other is not wait]
+    assert list(found) == waits
+    assert len(found) == len(waits)
+    for event_type, attributes in events:
+        event = event_type(**({"n": 1} if event_type is Reply else attributes))
+        expected = [
+            wait
+            for wait in waits
+            if event_type is wait.event_type
+            or (issubclass(event_type, wait.event_type) and wait.work.post.spec.name == "lax")
+        ]
+        expected = [
+            wait
+            for wait in expected
+            if all(naively_equal(event, *item) for item in wait.requirements.items())
+        ]
+        assert found.matching(event) == expected
+
+
 # --- Examples ---------------------------------------------------------------------------------
 
 
@@ -224,6 +1108,13 @@ FRUIT_SHOP = [
 @pytest.fixture
 def ledger() -> Ledger:
     return Ledger(graph_of(FRUIT_SHOP))
+
+
+def routed(ledger: Ledger, *args: Any) -> list[Work]:
+    """Route an event that somebody takes."""
+    work = ledger.route(*args)
+    assert work is not None
+    return work
 
 
 def test_no_target_is_no_step(ledger: Ledger) -> None:
@@ -259,13 +1150,13 @@ def test_a_refused_target_leaves_the_books_as_they_are(ledger: Ledger) -> None:
 
 
 def test_an_event_that_nobody_takes_is_owed_to_nobody(ledger: Ledger) -> None:
-    assert ledger.route(StartEvent()) == []
+    assert ledger.route(StartEvent()) is None
     assert ledger.idle
 
 
 def test_an_aimed_event_goes_to_its_target_alone(ledger: Ledger) -> None:
     event = Apple()
-    [work] = ledger.route(event, ledger.check_target(event, "weigh"))
+    [work] = routed(ledger, event, ledger.check_target(event, "weigh"))
     assert work.post.spec.name == "weigh"
     assert ledger.statistics() == {
         "peel": StepStatistics(queued=0, running=0, done=0),
@@ -275,7 +1166,7 @@ def test_an_aimed_event_goes_to_its_target_alone(ledger: Ledger) -> None:
 
 def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
     event = Stone()
-    [first], [second] = ledger.route(event), ledger.route(event)
+    [first], [second] = routed(ledger, event), routed(ledger, event)
     assert first.id < second.id
     assert [post.spec.name for post in ledger.calls] == ["peel"], "one place, one call"
     assert ledger.answer() is first.post

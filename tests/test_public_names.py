@@ -79,19 +79,29 @@ def test_s14_every_module_says_what_it_is_for(name: str):
 def test_s2_the_reference_names_are_where_users_look_for_them():
     wanted = {
         "errors": "WorkflowError WorkflowValidationError WorkflowConfigurationError "
-        "WorkflowRuntimeError WorkflowTimeoutError WorkflowCancelledByUser EventValidationError",
+        "WorkflowRuntimeError WorkflowTimeoutError WorkflowCancelledByUser EventValidationError "
+        "WorkflowStalledError",
         "events": "Event StartEvent StopEvent InputRequiredEvent HumanResponseEvent "
-        "WorkflowTimedOutEvent WorkflowCancelledEvent WorkflowFailedEvent InternalDispatchEvent",
+        "WorkflowTimedOutEvent WorkflowCancelledEvent WorkflowFailedEvent InternalDispatchEvent "
+        "StepStateChanged StepState UnhandledEvent WorkflowIdleEvent",
+        "collect": "All Collect Take",
         "handler": "WorkflowHandler",
     }
     for module, names in wanted.items():
         assert set(names.split()) <= set(load(module).__all__)
 
 
+PASSED_ON = {
+    "graph.Slot": "anyio_workflows._signatures",
+    "graph.StepSpec": "anyio_workflows._signatures",
+}
+"""Names that a public module has from the engine room."""
+
+
 def test_s14_no_name_pretends_to_come_from_elsewhere():
     for name, thing in documented_objects():
         module = name.partition(".")[0]
-        assert thing.__module__ == f"anyio_workflows.{module}"
+        assert thing.__module__ == PASSED_ON.get(name, f"anyio_workflows.{module}")
 
 
 def test_the_package_says_that_it_is_typed():

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Never, NoReturn, Optional, TypeVar, Union
 import pytest
 
 from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
-from anyio_workflows.errors import WorkflowValidationError
+from anyio_workflows.collect import All, Collect, Take
+from anyio_workflows.errors import WorkflowConfigurationError, WorkflowValidationError
+from anyio_workflows.graph import Slot
 from anyio_workflows.steps import StepConfig, step_config
 
 pytestmark = pytest.mark.anyio
@@ -57,8 +59,12 @@ def test_step_keeps_what_it_was_told():
     @step
     async def two(self, ev: A) -> B: ...
 
-    assert step_config(one) == StepConfig(2, True, frozenset({"dead_end"}))
-    assert step_config(two) == StepConfig(4, False, frozenset())
+    @step(timeout=1.5)
+    async def three(self, ev: A) -> B: ...
+
+    assert step_config(one) == StepConfig(2, True, frozenset({"dead_end"}), None)
+    assert step_config(two) == StepConfig(4, False, frozenset(), None)
+    assert step_config(three) == StepConfig(4, False, frozenset(), 1.5)
     assert step_config(len) is step_config(None) is None
 
 
@@ -83,6 +89,16 @@ def test_v1_num_workers_must_be_a_positive_int(bad: Any):
 
     text = faults(lambda: step(num_workers=bad)(fetch))
     assert text == f"step fetch: num_workers must be a positive int, not {bad!r}"
+
+
+@pytest.mark.parametrize("bad", [0, -1, "4", True, float("nan"), 10**400])
+def test_v1_timeout_must_be_a_positive_number(bad: Any):
+    async def fetch(self, ev: A) -> B: ...
+
+    text = faults(lambda: step(timeout=bad)(fetch))
+    assert text == (
+        f"step fetch: timeout must be a positive number of seconds, or None, not {bad!r}"
+    )
 
 
 def test_v1_unknown_names_in_skip_graph_checks():
@@ -111,7 +127,8 @@ def test_a_step_without_context():
 
     found = spec(probe)
     assert (found.accepts, found.returns, found.returns_none) == ((A,), (B,), False)
-    assert (found.event_param, found.context_param, found.is_method) == ("ev", None, True)
+    assert (found.slots, found.context_param, found.is_method) == ((Slot("ev", (A,)),), None, True)
+    assert (found.is_plain, found.is_join, found.is_async) == (True, False, True)
 
 
 async def ctx_first(self, ctx: Context, ev: A) -> B: ...
@@ -146,7 +163,7 @@ async def test_a_context_that_may_be_none_is_given_all_the_same():
 )
 def test_the_context_may_stand_anywhere(probe):
     found = spec(probe)
-    assert (found.context_param, found.event_param) == ("ctx", "ev")
+    assert (found.context_param, found.slots) == ("ctx", (Slot("ev", (A,)),))
     assert (found.accepts, found.returns) == ((A,), (B,))
 
 
@@ -204,6 +221,67 @@ def accepting(annotation: Any) -> Callable[..., Any]:
 )
 def test_event_annotations(annotation: Any, accepts: tuple[type[Event], ...]):
     assert spec(accepting(annotation)).accepts == accepts
+
+
+@pytest.mark.parametrize(
+    ("annotation", "one", "many", "optional"),
+    [
+        (list[B], (), (B,), False),
+        (list[A | B], (), (A, B), False),
+        (list[A] | None, (), (A,), True),
+        (A | list[B], (A,), (B,), False),
+        (list[A] | list[B] | A, (A,), (A, B), False),
+        (list[Annotated[A, "x"]], (), (A,), False),
+        (Annotated[list[A], "x"], (), (A,), False),
+        ("list[A] | None", (), (A,), True),
+    ],
+    ids=str,
+)
+def test_f1_lists_in_return_annotations(annotation: Any, one: Any, many: Any, optional: bool):
+    found = spec(returning(annotation))
+    assert (found.returns, found.returns_list, found.returns_none) == (one, many, optional)
+    assert found.produces == tuple(dict.fromkeys([*one, *many]))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "accepts", "policy"),
+    [
+        (list[A], (A,), All()),
+        (list[A | B], (A, B), All()),
+        (Annotated[list[A], Collect()], (A,), All()),
+        (Annotated[list[A], "x"], (A,), All()),
+        (Annotated[list[A], "x", Collect(Take(2))], (A,), Take(2)),
+        (Annotated[list[A], Collect(Take(1, cancel=True))], (A,), Take(1, cancel=True)),
+        ("Annotated[list[A | B], Collect(Take(3))]", (A, B), Take(3)),
+    ],
+    ids=str,
+)
+def test_f2_a_list_parameter_joins(annotation: Any, accepts: Any, policy: All | Take):
+    found = spec(accepting(annotation))
+    assert found.slots == (Slot("ev", accepts, policy),)
+    assert (found.accepts, found.is_join, found.is_plain) == (accepts, True, False)
+
+
+def test_f4_several_event_parameters_are_a_set():
+    async def probe(self, a: A, ctx: Context, b: B | StartEvent, *, c: A) -> B: ...
+
+    found = spec(probe)
+    assert found.slots == (Slot("a", (A,)), Slot("b", (B, StartEvent)), Slot("c", (A,)))
+    assert found.accepts == (A, B, StartEvent)
+    assert (found.is_join, found.is_plain, found.context_param) == (False, False, "ctx")
+
+
+def test_f4_parameters_may_take_the_same_types_or_different_ones_in_any_order():
+    async def probe(self, a: A | B, b: B | A, c: StartEvent) -> B: ...
+
+    assert [slot.accepts for slot in spec(probe).slots] == [(A, B), (B, A), (StartEvent,)]
+
+
+def test_r5_a_plain_def_may_be_a_step():
+    def probe(self, ctx: Context, ev: A) -> list[B]: ...
+
+    found = spec(probe)
+    assert (found.is_async, found.is_method, found.returns_list) == (False, True, (B,))
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="`type X = ...` is new in Python 3.12")
@@ -284,7 +362,14 @@ async def no_annotation(self, ev) -> StopEvent: ...
 async def no_return(self, ev: StartEvent): ...
 async def no_event(self) -> StopEvent: ...
 async def only_context(self, ctx: Context) -> StopEvent: ...
-async def two_events(self, a: StartEvent, b: StartEvent) -> StopEvent: ...
+async def list_and_event(self, a: list[StartEvent], b: StartEvent) -> StopEvent: ...
+async def two_lists(self, a: list[StartEvent], b: list[A]) -> StopEvent: ...
+async def overlapping(self, a: StartEvent | A, b: A | B) -> StopEvent: ...
+async def bad_list(self, ev: list[int]) -> StopEvent: ...
+async def mixed_list(self, ev: list[StartEvent | int]) -> StopEvent: ...
+async def list_or_event(self, ev: list[A] | StartEvent) -> StopEvent: ...
+async def returns_stops(self, ev: StartEvent) -> list[A | StopEvent]: ...
+async def returns_ints(self, ev: StartEvent) -> list[A | int]: ...
 async def mixed(self, ev: StartEvent | int) -> StopEvent: ...
 async def returns_int(self, ev: StartEvent) -> int: ...
 async def returns_mixed(self, ev: StartEvent) -> StopEvent | str: ...
@@ -302,7 +387,8 @@ async def yields(self, ev: StartEvent) -> StopEvent:
     yield StopEvent()
 
 
-def plain(self, ev: StartEvent) -> StopEvent: ...
+def yields_plainly(self, ev: StartEvent) -> StopEvent:
+    yield StopEvent()
 
 
 @pytest.mark.parametrize(
@@ -312,7 +398,14 @@ def plain(self, ev: StartEvent) -> StopEvent: ...
         (no_return, "no return annotation"),
         (no_event, "no parameter takes an event"),
         (only_context, "no parameter takes an event"),
-        (two_events, "more than one parameter takes an event: a, b"),
+        (list_and_event, "a list of events is joined by a step that takes nothing else; split it"),
+        (two_lists, "a list of events is joined by a step that takes nothing else; split it"),
+        (overlapping, "parameters 'a' and 'b' share some types"),
+        (bad_list, "parameter 'ev' is neither an event nor the context but list[int]"),
+        (mixed_list, "'ev' mixes events with int"),
+        (list_or_event, "parameter 'ev' takes events one by one and in lists"),
+        (returns_stops, "it returns StopEvent in a list; one stop event ends the run"),
+        (returns_ints, "it returns int, which is no event"),
         (mixed, "'ev' mixes events with int"),
         (returns_int, "it returns int, which is no event"),
         (returns_mixed, "it returns str, which is no event"),
@@ -324,8 +417,8 @@ def plain(self, ev: StartEvent) -> StopEvent: ...
         (no_self, "lacks 'self'"),
         (only_none, "parameter 'ev'"),
         (no_type, "of 'ev' is no type"),
-        (yields, "it yields"),
-        (plain, "declare it with 'async def'"),
+        (yields, "it yields; return one event, and use ctx.send_event() for more"),
+        (yields_plainly, "it yields; return one event, or a list of events"),
     ],
 )
 def test_v1_faults_of_a_signature_raise_where_the_class_is_defined(probe, words: str):
@@ -338,9 +431,9 @@ def test_v1_all_faults_of_all_signatures_are_reported_together():
     with pytest.raises(WorkflowValidationError) as caught:
 
         class Flow(Workflow):
-            one = step(two_events)
+            one = step(list_and_event)
             two = step(no_return)
-            three = step(plain)
+            three = step(yields_plainly)
 
             @step
             async def four(self, ev, n: int): ...
@@ -355,6 +448,19 @@ def test_v1_all_faults_of_all_signatures_are_reported_together():
         "step four",
     ]
     assert str(caught.value).startswith("Flow has 6 faults:\n  1. step one: ")
+
+
+@pytest.mark.parametrize(("subclasses", "fine"), [(False, True), (True, False)])
+def test_f4_parameters_may_not_overlap_by_subclasses_either(subclasses: bool, fine: bool):
+    async def probe(self, a: A, b: SubA) -> B: ...
+
+    def define() -> object:
+        return spec(probe, accept_event_subclasses=subclasses)
+
+    if fine:
+        define()
+    else:
+        assert "parameters 'a' and 'b' share some types" in faults(define)
 
 
 def test_v1_an_unresolved_name_raises_at_the_first_instantiation():
@@ -405,6 +511,28 @@ def test_v1_a_missing_attribute_of_a_module_is_reported():
 
     assert "step one" in faults(define)
     assert "'nothing'" in faults(define)
+
+
+# --- The markers of joins (F4) ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.0, "1", None, True])
+def test_f4_take_takes_a_positive_int(bad: Any):
+    with pytest.raises(WorkflowConfigurationError) as caught:
+        Take(bad)
+    assert str(caught.value) == f"Take() takes a positive int, not {bad!r}"
+
+
+@pytest.mark.parametrize("bad", [2, None, Take, "All"])
+def test_f4_collect_takes_a_policy(bad: Any):
+    with pytest.raises(WorkflowConfigurationError) as caught:
+        Collect(bad)
+    assert str(caught.value) == f"Collect() takes All() or Take(n), not {bad!r}"
+
+
+def test_f4_the_markers_compare_by_value():
+    assert Collect() == Collect(All())
+    assert Collect(Take(2)) == Collect(Take(2, cancel=False)) != Collect(Take(2, cancel=True))
 
 
 # --- Free functions and sharing ---------------------------------------------------------------

@@ -26,7 +26,13 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.errors import WorkflowRuntimeError
-from anyio_workflows.events import InternalDispatchEvent, UnhandledEvent
+from anyio_workflows.events import (
+    InternalDispatchEvent,
+    StepState,
+    StepStateChanged,
+    UnhandledEvent,
+    WorkflowIdleEvent,
+)
 
 from .conftest import BACKENDS
 from .running import Note, hog, read, run_virtually, texts
@@ -442,25 +448,43 @@ async def test_s4_internal_events_are_hidden() -> None:
     assert kinds(await read(Strays().run())) == [Note, Note, Note, StopEvent]
 
 
+ALL_OF_STRAYS = [
+    StepStateChanged,
+    *[UnhandledEvent, Note] * 3,
+    StepStateChanged,
+    StopEvent,
+]
+
+
 async def test_s4_asking_right_after_run_misses_none() -> None:
     handler = Strays().run()
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    assert kinds(events) == [UnhandledEvent, Note] * 3 + [StopEvent]
-    assert isinstance(events[0], InternalDispatchEvent)
+    assert kinds(events) == ALL_OF_STRAYS
+    for event in events:
+        assert isinstance(event, InternalDispatchEvent) is (type(event) not in (Note, StopEvent))
+
+
+async def test_s4_the_states_of_a_step_are_told_in_order() -> None:
+    handler = Strays().run()
+    events = [event async for event in handler.stream_events(expose_internal=True)]
+    started, ended = [event for event in events if isinstance(event, StepStateChanged)]
+    assert (started.name, started.input_event_name) == ("work", "StartEvent")
+    assert (started.step_state, started.output_event_name) == (StepState.RUNNING, None)
+    assert ended == started.replace(step_state=StepState.NOT_RUNNING, output_event_name="StopEvent")
 
 
 async def test_s4_the_call_is_the_asking() -> None:
     handler = Strays().run()
     stream = handler.stream_events(expose_internal=True)
     await handler
-    assert kinds([event async for event in stream]) == [UnhandledEvent, Note] * 3 + [StopEvent]
+    assert kinds([event async for event in stream]) == ALL_OF_STRAYS
 
 
 async def test_s4_asking_later_gives_them_from_then_on() -> None:
     handler = Strays().run()
     await anyio.sleep(1.5)
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    assert kinds(events) == [Note, UnhandledEvent, Note, UnhandledEvent, Note, StopEvent]
+    assert kinds(events) == ALL_OF_STRAYS[2:]
 
 
 async def test_s4_asking_after_the_end_gives_none() -> None:
@@ -514,7 +538,13 @@ async def test_s5_input_that_nobody_accepts_is_no_unhandled_event(
 
     handler = Ask(timeout=10).run()
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    assert kinds(events) == [Question, WorkflowTimedOutEvent]
+    assert kinds(events) == [
+        StepStateChanged,
+        Question,
+        StepStateChanged,
+        WorkflowIdleEvent,
+        WorkflowTimedOutEvent,
+    ]
     assert "no step accepts" not in caplog.text
 
 

@@ -6,7 +6,7 @@ A comment that ignores an error is an assertion too: both report one that is not
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, assert_type
+from typing import Annotated, Any, Generic, TypeVar, assert_type
 
 import attrs
 
@@ -23,6 +23,9 @@ from anyio_workflows import (
     WorkflowTimedOutEvent,
     step,
 )
+from anyio_workflows.collect import All, Collect, Take
+from anyio_workflows.errors import WorkflowStalledError
+from anyio_workflows.events import StepState, StepStateChanged, WorkflowIdleEvent
 
 T = TypeVar("T")
 
@@ -154,6 +157,78 @@ class Plain(Workflow):
         return StopEvent(result=ev.rank)
 
 
+class FanOut(Workflow):
+    @step
+    async def split(self, ev: StartEvent) -> list[Found]:
+        return [Found(url="a"), Ranked(url="b", score=1)]
+
+    @step(timeout=2.5, num_workers=8)
+    def rank(self, ev: Found) -> Ranked | None:
+        return Ranked(url=ev.url, score=1.0)
+
+    @step
+    async def first_two(self, evs: Annotated[list[Ranked], Collect(Take(2))]) -> Basket:
+        assert_type(evs, list[Ranked])
+        return Basket(items=[ev.url for ev in evs], keys={}, values=len(evs))
+
+    @step
+    async def whole(self, evs: list[Ranked]) -> None:
+        assert_type(evs[0].score, float)
+
+    @step
+    async def pair(self, ctx: Context, one: Basket, other: Found) -> StopEvent:
+        return StopEvent(result=(one.items, other.url))
+
+
+def policies() -> None:
+    assert_type(Collect(Take(2, cancel=True)), Collect)
+    Collect(All())
+    Collect()
+    Collect(2)  # type: ignore[arg-type]
+    Take("2")  # type: ignore[arg-type]
+    Take(2, True)  # type: ignore[call-arg]
+
+
+class Waits(Workflow):
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        answer = await ctx.wait_for_event(
+            HumanResponseEvent,
+            waiter_event=InputRequiredEvent(prompt="?"),
+            waiter_id="q",
+            requirements={"user": "me"},
+            timeout=None,
+        )
+        assert_type(answer, HumanResponseEvent)
+        assert_type(await ctx.wait_for_event(Ranked), Ranked)
+        await ctx.wait_for_event("Ranked")  # type: ignore[arg-type]
+        await ctx.wait_for_event(int)  # type: ignore[type-var]
+        return StopEvent()
+
+    @step
+    async def collect(self, ctx: Context, ev: Found | Basket) -> StopEvent | None:
+        found = ctx.collect_events(ev, [Found, Basket], buffer_id="b")
+        assert_type(found, list[Event] | None)
+        ctx.collect_events(ev, (Found, Found))
+        ctx.collect_events(ev, Found)  # type: ignore[arg-type]
+        return None if found is None else StopEvent(result=found)
+
+    @step
+    async def relay(self, ctx: Context, ev: Ranked) -> StopEvent:
+        assert_type(await ctx.relay_events(Joke().run(topic="tea")), JokeEvent)
+        assert_type(await ctx.relay_events(Plain().run()), Any)
+        await ctx.relay_events(Joke())  # type: ignore[arg-type]
+        return StopEvent()
+
+
+def internal_events(changed: StepStateChanged, stalled: WorkflowStalledError) -> None:
+    assert_type(changed.step_state, StepState)
+    assert_type(changed.output_event_name, str | None)
+    assert_type(WorkflowIdleEvent(), WorkflowIdleEvent)
+    assert_type(stalled.last_acts, dict[str, str])
+    assert_type(stalled.missing, tuple[tuple[str, str], ...])
+
+
 class Joke(Workflow[JokeEvent]):
     @step()
     async def tell(self, ev: TopicStart) -> JokeEvent:
@@ -176,6 +251,8 @@ async def signatures(plain: Plain, joke: Joke, ctx: Context) -> None:
     assert_type(await joke.tell(TopicStart(topic="tea")), JokeEvent)
     assert_type(await free(Ranked(url="u", score=1.0)), StopEvent)
     await plain.two("u")  # type: ignore[arg-type]
+    assert_type(FanOut().rank(Found(url="u")), Ranked | None)
+    assert_type(await FanOut().split(StartEvent()), list[Found])
     Plain.add_step(unbound)
 
 
@@ -183,6 +260,10 @@ def wrong_arguments() -> None:
     Plain(timeout="5")  # type: ignore[arg-type]
     Plain(skip_graph_checks=["dead_ends"])  # type: ignore[list-item]
     Plain(timeout=None, verbose=True, workflow_name="tea", cleanup_timeout=1)
+    Plain(num_concurrent_runs=2, stall_check=False)
+    Plain(num_concurrent_runs="2")  # type: ignore[arg-type]
+    Plain(stall_check="no")  # type: ignore[arg-type]
+    step(timeout="2")  # type: ignore[call-overload]
     step(workers=2)  # type: ignore[call-overload]
     step(workflow=int)  # type: ignore[arg-type]
 
