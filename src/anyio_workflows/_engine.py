@@ -274,8 +274,7 @@ class Run:
             self._settle(self._earlier_cause() or outcome)
         if self.outcome is not outcome and not outcome.is_cancellation:
             level = logging.WARNING if outcome.error else logging.INFO
-            message = "%s: changes nothing any more: %s"
-            logger.log(level, message, self, outcome.summary, exc_info=outcome.error)
+            logger.log(level, "%s: too late: %s", self, outcome.summary, exc_info=outcome.error)
 
     def _settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -354,10 +353,9 @@ class Run:
                 self._settings.cleanup_timeout,
                 ", ".join(self.ledger.active_steps()),
             )
-        with anyio.CancelScope(shield=True):
-            while self._children:  # each within its own cleanup timeout
-                with suppress(anyio.get_cancelled_exc_class()):
-                    await next(iter(self._children)).wait_until_ended()
+        while self._children:  # each ends within its own cleanup timeout
+            with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
+                await next(iter(self._children)).wait_until_ended()
 
     def close(self) -> None:
         """Publish the terminal event and end the run (rule 2)."""
