@@ -23,7 +23,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import reprlib
 from contextlib import suppress
 from typing import Any
 
@@ -42,7 +41,7 @@ from ._settings import Place, Places, RunSettings
 from ._signatures import StepSpec
 from ._stream import EventStream
 from ._work import Work, in_words
-from .context import RunPort
+from .context import RunPort, check_event
 from .errors import WorkflowRuntimeError, WorkflowStalledError
 from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph
@@ -152,10 +151,7 @@ class Run:
 
     def send(self, event: Event, step: str | None = None) -> None:
         """Route an event that a step or somebody outside sends (R3)."""
-        if not isinstance(event, Event):
-            raise WorkflowRuntimeError(
-                f"only events can be sent, not {reprlib.repr(event)} ({type(event).__qualname__})"
-            )
+        check_event(event, "sent")
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)

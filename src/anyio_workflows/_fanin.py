@@ -15,6 +15,7 @@
 #    has fired is dropped.
 # 3. Events that are sent, not returned, belong to no branch (F5).
 # 4. A batch is part of the branch it was opened in until it ends, so an outer join waits for it.
+# 5. Once a join has cancelled its batch, nothing inside is owed any more, joins included (F4).
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class Ledger:
         post.last = came
         self.last_finished = post.spec.name
         self._grant(post)
-        return [] if work.branch is None else self._leave(work)
+        return [] if work.branch is None else self._leave(work, work.branch)
 
     # --- Waiting ------------------------------------------------------------------------------
 
@@ -343,12 +343,9 @@ class Ledger:
     def seal_batch(self, batch: Batch) -> list[Work]:
         """Note that all elements have been added; returns joins that fire."""
         batch.opening = False
-        return self._end_batch(batch) if batch.ended else []
+        return [*self._fire(batch), *self._end_branches(batch.outer)] if batch.ended else []
 
-    def _leave(self, work: Work) -> list[Work]:
-        branch = work.branch
-        if branch is None:
-            return []
+    def _leave(self, work: Work, branch: Branch) -> list[Work]:
         branch.work.discard(work)
         return self._end_branches(branch)
 
@@ -363,9 +360,6 @@ class Ledger:
             fired += self._fire(batch)
             branch = batch.outer
         return fired
-
-    def _end_batch(self, batch: Batch) -> list[Work]:
-        return [*self._fire(batch), *self._end_branches(batch.outer)]
 
     def _fire(self, batch: Batch) -> list[Work]:
         """Owe the joins of a batch that has ended what arrived for them."""
@@ -382,10 +376,10 @@ class Ledger:
         fired: list[Work] = []
         for work in sorted(batch.cancel(), key=lambda work: work.id):
             if not work.dropped:
-                fired += self._drop(work)
+                fired += self._drop(work, work.branch)
         return fired
 
-    def _drop(self, work: Work) -> list[Work]:
+    def _drop(self, work: Work, branch: Branch) -> list[Work]:
         work.dropped = True
         if work.started:
             if work.stop is not None:
@@ -398,7 +392,7 @@ class Ledger:
             post.calls -= 1
             self.calls.remove(post)
             self._grant(post)
-        return self._leave(work)
+        return self._leave(work, branch)
 
     # --- Looking at the books -------------------------------------------------------------------
 

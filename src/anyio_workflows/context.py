@@ -20,7 +20,7 @@ from .errors import WorkflowRuntimeError
 from .events import Event, StopEvent
 from .steps import is_positive_number
 
-__all__ = ["Attempt", "Context", "Relayable", "RunPort", "current_context"]
+__all__ = ["Attempt", "Context", "Relayable", "RunPort", "check_event", "current_context"]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
@@ -197,8 +197,7 @@ class Context:
             WorkflowRuntimeError: Outside a step, if `ev` is no event, or if the end of the run is
                 decided.
         """
-        if not isinstance(ev, Event):
-            raise WorkflowRuntimeError(f"only events can be collected, not {reprlib.repr(ev)}")
+        check_event(ev, "collected")
         work = self._own_work("collect events")
         return self._in_loop(self._collect, work, ev, list(expected), buffer_id)
 
@@ -340,12 +339,16 @@ def _elsewhere() -> WorkflowRuntimeError:
     )
 
 
-def _check_writable(event: object) -> None:
-    if not isinstance(event, Event):
+def check_event(value: object, done: str) -> None:
+    """Raise if something that is to be written, sent or collected is no event."""
+    if not isinstance(value, Event):
         raise WorkflowRuntimeError(
-            f"only events can be written to the stream, not {reprlib.repr(event)} "
-            f"({type(event).__qualname__})"
+            f"only events can be {done}, not {reprlib.repr(value)} ({type(value).__qualname__})"
         )
+
+
+def _check_writable(event: object) -> None:
+    check_event(event, "written to the stream")
     if isinstance(event, StopEvent):
         raise WorkflowRuntimeError(
             f"{type(event).__name__} cannot be written to the stream: return it from the step, "
