@@ -4,16 +4,17 @@
 #
 #   errors      every exception; each takes facts and writes its own sentence
 #
-#   declare     events -> steps, collect -> _signatures -> graph -> workflow
+#   declare     events -> retry_policy, steps, collect -> _signatures -> graph -> workflow
 #               An event is what travels; `@step` marks a function and `Collect` a parameter;
 #               `_signatures` reads them, `graph` connects them and finds the faults; `workflow` is
 #               the door: it starts a run.
 #
-#   run         _fanin -> _ledger -> context -> _crew -> _engine
-#               The ledger decides, synchronously, who is owed what, and `_fanin` what waits for
-#               company. The crew executes the steps, and a step sees its `context`. The engine is
-#               the one task group, from the start of the run to the decision how it ends, which is
-#               an `_outcome`.
+#   run         _fanin, _posts -> _ledger -> context -> _crew -> _dispatch -> _engine
+#               The ledger decides, synchronously, who is owed what, `_posts` who has a place, and
+#               `_fanin` what waits for company. The crew executes the steps, and a step sees its
+#               `context`. What steps return or raise is dispatched to the ledger again. The engine
+#               is the one task group, from the start of the run to the decision how it ends, which
+#               is an `_outcome`.
 #
 #   observe     _stream -> _narrator -> handler
 #               The public stream with its reader, what is told about the run itself, and the
@@ -30,13 +31,14 @@ from .events import (
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     WorkflowCancelledEvent,
     WorkflowFailedEvent,
     WorkflowTimedOutEvent,
 )
 from .handler import WorkflowHandler
-from .steps import step
+from .steps import catch_error, step
 from .workflow import Workflow
 
 __all__ = [
@@ -45,11 +47,13 @@ __all__ = [
     "HumanResponseEvent",
     "InputRequiredEvent",
     "StartEvent",
+    "StepFailedEvent",
     "StopEvent",
     "Workflow",
     "WorkflowCancelledEvent",
     "WorkflowFailedEvent",
     "WorkflowHandler",
     "WorkflowTimedOutEvent",
+    "catch_error",
     "step",
 ]

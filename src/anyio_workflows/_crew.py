@@ -7,6 +7,9 @@
 # whichever step comes first, and executes step after step in the same task, until there are no more
 # calls; then it ends. A task per event would cost ten times as much.
 #
+# Retries wait in the ledger. While there are any, one more task of the crew watches the clock for
+# them, and hands them over when their time has come.
+#
 # Rules
 # =====
 #
@@ -21,7 +24,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context as ContextVars
 from contextvars import copy_context
 from typing import Any, Protocol
@@ -38,13 +41,41 @@ from .context import Attempt, Context, RunPort, current_context
 from .errors import WorkflowRuntimeError
 from .events import StopEvent
 
-__all__ = ["Crew", "Employer", "is_cancellation"]
+__all__ = ["Crew", "Desk", "Employer", "is_cancellation"]
 
 _STEPS_PER_CHECKPOINT = 32
 _SECONDS_PER_CHECKPOINT = 0.0005
 """A worker whose steps never wait lets others run this often (R6)."""
 
 Inbox = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
+
+
+class Desk(Protocol):
+    """Where the workers hand over what their steps did."""
+
+    def take_start(self, work: Work) -> None:
+        """Take note that an execution begins. One of the following ends it."""
+        ...
+
+    def take_result(self, work: Work, result: Any, now: float) -> None:
+        """Take what a step returned."""
+        ...
+
+    def take_error(self, work: Work, error: BaseException, now: float) -> None:
+        """Take what a step raised."""
+        ...
+
+    def take_fault(self, work: Work, error: BaseException, now: float) -> None:
+        """Take an error that fails the run."""
+        ...
+
+    def take_interruption(self, work: Work) -> None:
+        """Take note that an execution was cancelled, with the run or with its batch."""
+        ...
+
+    def end_delays(self) -> None:
+        """Deliver the work whose retry delay is over."""
+        ...
 
 
 class Employer(RunPort, Protocol):
@@ -54,6 +85,11 @@ class Employer(RunPort, Protocol):
     deadline: float
     outcome: Outcome | None
 
+    @property
+    def dispatch(self) -> Desk:
+        """Where the workers hand over what their steps did."""
+        ...
+
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         ...
@@ -62,29 +98,13 @@ class Employer(RunPort, Protocol):
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         ...
 
-    def take_start(self, work: Work) -> None:
-        """Take note that an execution begins. One of the following ends it."""
-        ...
-
-    def take_result(self, work: Work, result: Any, elapsed: float) -> None:
-        """Take what a step returned after `elapsed` seconds."""
-        ...
-
-    def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
-        """Take what a step raised after `elapsed` seconds."""
-        ...
-
-    def take_interruption(self, work: Work) -> None:
-        """Take note that an execution was cancelled, with the run or with its batch."""
-        ...
-
 
 @attrs.define(eq=False, init=False, repr=False)
 class Crew:
     """The workers of one run, and the inboxes that they take their work from.
 
     Attributes:
-        size: Number of workers that are alive.
+        size: Number of its tasks that are alive.
     """
 
     size: int
@@ -93,7 +113,8 @@ class Crew:
     _context: ContextVars
     _group: TaskGroup | None
     _inboxes: dict[Post, Inbox]
-    _recruit: Coroutine[Any, Any, None] | None
+    _recruits: dict[Callable[[], Awaitable[None]], Coroutine[Any, Any, None]]
+    _clock_changed: anyio.Event | None
     _gone: anyio.Event | None
 
     def __init__(self, run: Employer, name: str) -> None:
@@ -103,7 +124,8 @@ class Crew:
         self._context = copy_context()
         self._group = None
         self._inboxes = {}
-        self._recruit = None
+        self._recruits = {}
+        self._clock_changed = None
         self._gone = None
 
     def deliver(self, work: Work) -> None:
@@ -121,23 +143,34 @@ class Crew:
 
     def hire(self) -> None:
         """See to it that a worker comes for the calls, if there are any (rule 1)."""
+        if self._run.ledger.posts.calls and self._answer_calls not in self._recruits:
+            self._recruit(self._answer_calls)
+
+    def tend_delays(self) -> None:
+        """See to it that work whose retry delay is over is delivered."""
+        if self._clock_changed is not None:
+            self._clock_changed.set()
+        elif self._watch_clock not in self._recruits:
+            self._recruit(self._watch_clock)
+
+    def _recruit(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the crew, unless the run is ending."""
         run = self._run
-        if self._recruit is not None or self._group is None or not run.ledger.calls:
+        if self._group is None or run.outcome is not None or run.being_cancelled():
             return
-        if run.outcome is None and not run.being_cancelled():
-            self.size += 1
-            self._recruit = self._work()
-            self._group.create_task(self._recruit, name=self._name, context=self._context.copy())
+        self.size += 1
+        recruit = self._recruits[duty] = self._serve(duty)
+        self._group.create_task(recruit, name=self._name, context=self._context.copy())
 
     async def wait_until_gone(self) -> None:
         """Wait until no worker is alive, when the run's task group has been cancelled."""
         for _ in range(2):  # trio runs the tasks of one batch in any order
             await cancel_shielded_checkpoint()
-        if self._recruit is not None:
+        for recruit in self._recruits.values():
             # It would have begun by now: asyncio threw its task away, cancelled before the start.
-            self._recruit.close()
-            self._recruit = None
+            recruit.close()
             self.size -= 1
+        self._recruits.clear()
         if self.size:
             self._gone = anyio.Event()
             await self._gone.wait()
@@ -149,10 +182,10 @@ class Crew:
             receive.close()
         self._inboxes.clear()
 
-    async def _work(self) -> None:
-        self._recruit = None
+    async def _serve(self, duty: Callable[[], Awaitable[None]]) -> None:
+        del self._recruits[duty]
         try:
-            await self._answer_calls()
+            await duty()
         except anyio.get_cancelled_exc_class():  # between two steps
             if self._run.being_cancelled():
                 self._run.take_cancellation()
@@ -164,25 +197,39 @@ class Crew:
                 self._gone.set()
             self.hire()
 
+    async def _watch_clock(self) -> None:
+        run, posts = self._run, self._run.ledger.posts
+        try:
+            while run.outcome is None and posts.next_due < math.inf:
+                self._clock_changed = anyio.Event()
+                with anyio.CancelScope(deadline=posts.next_due):
+                    await self._clock_changed.wait()
+                run.dispatch.end_delays()
+                self.hire()
+        finally:
+            self._clock_changed = None
+            if posts.next_due < math.inf:  # somebody cancelled this very task
+                self._recruit(self._watch_clock)
+
     async def _answer_calls(self) -> None:
-        run, ledger, home = self._run, self._run.ledger, self._run.home
+        run, posts, home = self._run, self._run.ledger.posts, self._run.home
         current_context.set(Context(run))
         untouched = copy_context()
         native_cancellations = home.cancellation_counter()
         now = rested = home.current_time()
         steps = 0
-        while ledger.calls and run.outcome is None:
+        while posts.calls and run.outcome is None:
             if now >= run.deadline:
                 run.take_cancellation()
                 return
-            _, inbox = self._inboxes[ledger.answer()]
+            _, inbox = self._inboxes[posts.answer()]
             work = inbox.receive_nowait()
             while work.dropped:
                 work = inbox.receive_nowait()
-            work.started = True
-            if ledger.calls:
+            work.started = now
+            if posts.calls:
                 self.hire()
-            now = await self._execute(work, now)
+            now = await self._execute(work, now, run.dispatch)
             if native_cancellations() and not run.being_cancelled():
                 await home.shed_cancellation()
             if _differ(copy_context(), untouched):
@@ -192,13 +239,13 @@ class Crew:
                 await checkpoint()
                 now = rested = home.current_time()
 
-    async def _execute(self, work: Work, started: float) -> float:
+    async def _execute(self, work: Work, started: float, desk: Desk) -> float:
         """Execute one step; returns the time when it ended."""
         run = self._run
         spec = work.post.spec
-        run.take_start(work)
+        desk.take_start(work)
         may_be_dropped = work.branch is not None and run.ledger.graph.cancels_branches
-        context = Context(run, work)
+        context = Context(run, work, work.attempt)
         current_context.set(context)
         try:
             if spec.is_async and spec.config.timeout is None and not may_be_dropped:
@@ -209,26 +256,27 @@ class Crew:
             now = run.home.current_time()
             if now >= run.deadline:
                 run.take_cancellation()  # while the ledger still knows that the step was active
-            self._hand_over_exception(work, exc, now - started)
+            self._hand_over_exception(work, exc, now)
         else:
             now = run.home.current_time()
             if now >= run.deadline:
                 run.take_cancellation()
             if work.dropped:
-                run.take_interruption(work)
+                desk.take_interruption(work)
             elif now - started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
-                run.take_error(work, _scope_error(work), now - started)
+                desk.take_fault(work, _scope_error(work), now)
             else:
-                run.take_result(work, result, now - started)
+                desk.take_result(work, result, now)
         return now
 
-    def _hand_over_exception(self, work: Work, exc: BaseException, elapsed: float) -> None:
+    def _hand_over_exception(self, work: Work, exc: BaseException, now: float) -> None:
+        desk = self._run.dispatch
         if not is_cancellation(exc):
-            self._run.take_error(work, _name_stop_iteration(exc), elapsed)
+            desk.take_error(work, _name_stop_iteration(exc), now)
         elif work.dropped or self._run.being_cancelled():
-            self._run.take_interruption(work)
+            desk.take_interruption(work)
         else:
-            self._run.take_error(work, _stray_cancellation(work, exc), elapsed)
+            desk.take_error(work, _stray_cancellation(work, exc), now)
 
     def _scope_left_open(self, result: object) -> bool:
         """Tell whether the step just executed left its worker in a cancel scope of its own.
@@ -266,6 +314,7 @@ class Crew:
                     )
             finally:
                 work.stop = None
+                context.given_up = scope.cancel_called
         if work.dropped:
             return None
         if scope.cancelled_caught or run.home.current_time() >= scope.deadline:

@@ -8,11 +8,12 @@
 #
 #   host      wait for the decision -> cancel the crew, wait for it -> publish -> leave
 #   crew      take work -> execute the step -> hand over what it returned or raised
+#   dispatch  route what was handed over: to the ledger, to the crew, or to the decision
 #
 # Rules
 # =====
 #
-# 1. The outcome is decided once, synchronously, by `_decide`. The first cause wins (T4), where
+# 1. The outcome is decided once, synchronously, by `decide`. The first cause wins (T4), where
 #    the deadline counts from the moment it passed, not from when somebody noticed.
 # 2. The terminal event is published, and `ended` set, by `close` alone (T1, T3); before that
 #    no worker is alive, except those that outlasted the cleanup timeout (T6).
@@ -24,7 +25,6 @@ import logging
 import math
 import os
 from contextlib import suppress
-from typing import Any
 
 import anyio
 import attrs
@@ -33,17 +33,18 @@ from anyio.lowlevel import checkpoint
 
 from ._backend import Home
 from ._crew import Crew, is_cancellation
-from ._fanin import Branch
+from ._dispatch import Dispatch, add_note
+from ._fanin import NO_RECOVERIES
 from ._ledger import Ledger
 from ._narrator import Narrator
 from ._outcome import Outcome
 from ._settings import Place, Places, RunSettings
-from ._signatures import StepSpec
 from ._stream import EventStream
-from ._work import Work, in_words
+from ._words import activities, text_of
+from ._work import Wait, Work
 from .context import RunPort, check_event
-from .errors import WorkflowRuntimeError, WorkflowStalledError
-from .events import Event, InputRequiredEvent, StopEvent
+from .errors import WorkflowRuntimeError
+from .events import Event, InputRequiredEvent
 from .graph import Graph
 
 __all__ = ["Run"]
@@ -67,6 +68,7 @@ class Run:
         deadline: When the run times out, on the loop's clock.
         parent: The run whose step started this one, if any (O5).
         narrator: Tells what happens, to those who asked.
+        dispatch: Where events, results and failures go.
     """
 
     workflow: object
@@ -80,13 +82,14 @@ class Run:
     deadline: float
     parent: RunPort | None
     narrator: Narrator
+    dispatch: Dispatch
     _settings: RunSettings
     _place: Place | None
     _children: set[Run]
     _crew: Crew
     _group: TaskGroup | None
-    _input_asked: bool
     _handler_gone: bool
+    _later_failures: list[str]
     _queueing: anyio.CancelScope | None
     _decided: anyio.Event | None
     _done: anyio.Event | None
@@ -117,10 +120,12 @@ class Run:
         self._children = set()
         self.narrator = Narrator(self, self.stream, settings.verbose)
         self._crew = Crew(self, settings.name)
+        self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
         self._group = None
-        self._input_asked = self._handler_gone = False
+        self._handler_gone = False
+        self._later_failures = []
         self._queueing = self._decided = self._done = None
-        self._emit(start_event)
+        self.dispatch.emit(start_event)
 
     def start(self) -> None:
         """Start the host in the background. No step begins inside this call (O1)."""
@@ -137,8 +142,7 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
-        if self.outcome is None and self.being_cancelled():
-            self.take_cancellation()  # the host has not looked yet
+        self.notice_cancellation()
         return self.outcome is None
 
     def write(self, event: Event) -> None:
@@ -146,10 +150,10 @@ class Run:
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be written to the stream")
         if isinstance(event, InputRequiredEvent):
-            self._input_asked = True
+            self.dispatch.input_asked = True
         self.stream.write(event)
 
-    def send(self, event: Event, step: str | None = None) -> None:
+    def send(self, event: Event, step: str | None = None, sender: Work | None = None) -> None:
         """Route an event that a step or somebody outside sends (R3)."""
         check_event(event, "sent")
         if self.ended:
@@ -158,7 +162,8 @@ class Run:
         if not self.is_running:
             logger.info("%s: %s was sent too late and dropped", self, type(event).__name__)
             return
-        self._emit(event, target=target)
+        recoveries = NO_RECOVERIES if sender is None else sender.recoveries
+        self.dispatch.emit(event, target=target, recoveries=recoveries)
         self._crew.hire()
 
     def check_open(self, what: str) -> None:
@@ -166,10 +171,12 @@ class Run:
         if not self.is_running:
             raise self._refusal(what)
 
-    def note_wait(self) -> None:
+    def note_wait(self, wait: Wait) -> None:
         """Take note that an execution waits: its place is free, and perhaps nothing goes on."""
+        if self.narrator.has_audience:
+            self.narrator.step_waiting(wait)
         self._crew.hire()
-        self._note_if_idle()
+        self.dispatch.note_if_idle()
 
     def adopt(self, child: RunPort) -> None:
         """Take charge of a run that one of the steps starts (O5)."""
@@ -180,7 +187,7 @@ class Run:
     def cancel(self, reason: str) -> None:
         """Decide that the run is cancelled, unless its outcome is decided already (T10)."""
         if self.outcome is None:
-            self._decide(Outcome.cancelled(reason))
+            self.decide(Outcome.cancelled(reason))
 
     async def wait_until_ended(self) -> None:
         """Wait until the terminal event has been published."""
@@ -207,70 +214,17 @@ class Run:
             ancestor = ancestor.parent
         return ancestor is not None
 
-    # --- Routing and the decision -----------------------------------------------------------
+    # --- The decision -------------------------------------------------------------------------
 
-    def _emit(
-        self,
-        event: Event,
-        *,
-        target: StepSpec | None = None,
-        source: Work | None = None,
-        branch: Branch | None = None,
-    ) -> None:
-        """Give an event to the steps that take it, or let it end the run.
-
-        Args:
-            event: The event.
-            target: The only step that is to have it.
-            source: The work whose execution returned it.
-            branch: The branch of a batch that it belongs to.
-        """
-        if isinstance(event, StopEvent):
-            self._decide(Outcome.stopped(event))
-            return
-        asks = isinstance(event, InputRequiredEvent)
-        if asks:
-            self._input_asked = True
-            self.stream.write(event)
-        work = self.ledger.route(event, target, branch)
-        if work:
-            self._deliver(work)
-        elif work is None and not asks:
-            self.narrator.unhandled(event, idle=self.ledger.is_quiet(besides=source))
-
-    def _emit_list(self, events: list[Event], source: Work) -> None:
-        """Open a batch with a branch for each event (F1)."""
-        batch = self.ledger.open_batch(source)
-        for event in events:
-            branch = self.ledger.open_branch(batch)
-            self._emit(event, source=source, branch=branch)
-            self._deliver(self.ledger.seal_branch(branch))
-        self._deliver(self.ledger.seal_batch(batch))
-
-    def _deliver(self, work: list[Work]) -> None:
-        for item in work:
-            self._crew.deliver(item)
-            if self.narrator.has_audience and item.post.queued > item.post.calls:
-                self.narrator.step_queued(item)
-
-    def _note_if_idle(self) -> None:
-        """See whether anything is going on, and if not, whether anything can (T9)."""
-        if self.outcome is not None or not self.ledger.is_quiet():
-            return
-        ledger = self.ledger
-        if not ledger.idle or self._input_asked or ledger.graph.takes_outside_events:
-            self.narrator.idle()
-        elif self._settings.stall_check:
-            error = WorkflowStalledError(ledger.last_acts(), ledger.missing())
-            self._decide(Outcome.failed(ledger.last_finished or "?", error))
-
-    def _decide(self, outcome: Outcome) -> None:
-        """Settle the outcome; the first cause wins (rule 1)."""
+    def decide(self, outcome: Outcome) -> None:
+        """Settle the outcome; the first cause wins (rule 1), what comes later is logged."""
         if self.outcome is None:
             self._settle(self._earlier_cause() or outcome)
         if self.outcome is not outcome and not outcome.is_cancellation:
             level = logging.WARNING if outcome.error else logging.INFO
             logger.log(level, "%s: too late: %s", self, outcome.summary, exc_info=outcome.error)
+            if outcome.error is not None:
+                self._later_failures.append(f"{outcome.summary}: {text_of(outcome.error)}")
 
     def _settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -283,7 +237,11 @@ class Run:
         """Return the outcome that nobody has noticed yet, if there is one."""
         if self.home.current_time() >= self.deadline:
             assert self._settings.timeout is not None
-            return Outcome.timed_out(self._settings.timeout, self.ledger.active_steps())
+            return Outcome.timed_out(
+                self._settings.timeout,
+                self.ledger.posts.active_steps(),
+                activities(self.ledger, self.deadline),
+            )
         if self.home.host_cancelled() and not self._group_cancelled():
             return Outcome.cancelled("its event loop ended")
         return None
@@ -347,7 +305,7 @@ class Run:
                 "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
                 self,
                 self._settings.cleanup_timeout,
-                ", ".join(self.ledger.active_steps()),
+                ", ".join(self.ledger.posts.active_steps()),
             )
         while self._children:  # each ends within its own cleanup timeout
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
@@ -359,6 +317,8 @@ class Run:
             return
         self.cancel("its event loop ended")
         assert self.outcome is not None
+        if self.outcome.error is not None and self._later_failures:
+            add_note(self.outcome.error, "\n  ".join(["after that:", *self._later_failures]))
         self.ended = True
         self.stream.close(self.outcome.event)
         self._crew.close()
@@ -381,51 +341,10 @@ class Run:
             self.observed = True
             logger.error("%s: nobody saw its failure", self, exc_info=self.outcome.error)
 
-    # --- What the crew hands over -------------------------------------------------------------
-
-    def take_start(self, work: Work) -> None:
-        """Take note that an execution begins."""
-        if self.narrator.has_audience:
-            self.narrator.step_started(work)
-
-    def take_result(self, work: Work, result: Any, elapsed: float) -> None:
-        """Take what a step returned: route it, or fail the step for it (R4)."""
-        spec = work.post.spec
-        if type(result) not in spec.returns and (fault := spec.result_fault(result)):
-            self.take_error(work, WorkflowRuntimeError(fault), elapsed)
-            return
-        if self.outcome is not None and not isinstance(result, StopEvent):
-            logger.info("%s: too late, step %s %s", self, spec.name, in_words(type(result)))
-        elif isinstance(result, Event):
-            self._emit(result, source=work, branch=work.branch)
-        elif result is not None:
-            self._emit_list(result, work)
-        self._end(work, type(result))
-
-    def take_error(self, work: Work, error: BaseException, elapsed: float) -> None:
-        """Take what a step raised; it fails the run."""
-        name = work.post.spec.name
-        if work.dropped and isinstance(error, Exception):
-            words = in_words(type(error))
-            logger.warning("%s: dropped step %s %s", self, name, words, exc_info=error)
-        else:
-            self._decide(Outcome.failed(name, error, work.attempt, elapsed))
-        self._end(work, type(error))
-
-    def take_interruption(self, work: Work) -> None:
-        """Take note that an execution was cancelled, with the run or with its batch."""
-        if not work.dropped:
+    def notice_cancellation(self) -> None:
+        """Settle the outcome if the run is being cancelled and the host has not looked yet."""
+        if self.outcome is None and self.being_cancelled():
             self.take_cancellation()
-        self._end(work, None)
-
-    def _end(self, work: Work, came: type | None) -> None:
-        """Finish work of which something of the type `came` came; `None` if it was cancelled."""
-        if self.narrator.has_audience:
-            self.narrator.step_ended(work, came)
-        if joins := self.ledger.finish(work, came):
-            self._deliver(joins)
-        if not self.ledger.calls:
-            self._note_if_idle()
 
     def take_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""

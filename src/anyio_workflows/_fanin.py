@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -30,7 +30,37 @@ from .collect import Take
 from .events import Event
 from .graph import StepSpec
 
-__all__ = ["Batch", "Branch", "Buffers", "Sets"]
+__all__ = [
+    "Batch",
+    "Branch",
+    "Buffers",
+    "Kept",
+    "NO_RECOVERIES",
+    "Recoveries",
+    "Sets",
+    "merged",
+]
+
+Recoveries = Mapping[str, int]
+"""How often each `@catch_error` step has recovered an ancestor (X4)."""
+
+NO_RECOVERIES: Recoveries = {}
+
+
+def merged(one: Recoveries, other: Recoveries) -> Recoveries:
+    """Return the recoveries of what descends from two lines."""
+    if not one or one is other:
+        return other
+    names = one.keys() | other.keys()
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in sorted(names)}
+
+
+@attrs.frozen(eq=False)
+class Kept:
+    """An event that waits for company, with the recoveries of its ancestors."""
+
+    event: Event
+    recoveries: Recoveries
 
 
 @attrs.define(eq=False, repr=False)
@@ -74,6 +104,7 @@ class Batch:
         outer: The branch it was opened in, if any.
         joins: The steps that join it.
         arrived: For each join that has not fired, the events that arrived for it.
+        recoveries: Those of the step that opened it, and of all that happened in it.
         branches: The branches that have not ended.
         opening: Whether elements are still being added.
         cancelled: Whether a join has cancelled what is left of it.
@@ -82,6 +113,7 @@ class Batch:
     outer: Branch | None
     joins: Collection[StepSpec]
     arrived: dict[StepSpec, list[Event]]
+    recoveries: Recoveries
     branches: set[Branch] = attrs.field(factory=set)
     opening: bool = True
     cancelled: bool = False
@@ -103,12 +135,13 @@ class Batch:
                 batches.extend(branch.batches or ())
         return found
 
-    def add(self, join: StepSpec, event: Event) -> list[Event] | None:
+    def add(self, join: StepSpec, event: Event, recoveries: Recoveries) -> list[Event] | None:
         """Keep an event for a join; returns what has arrived if it is to fire now."""
         arrived = self.arrived.get(join)
         if arrived is None:
             return None
         arrived.append(event)
+        self.recoveries = merged(self.recoveries, recoveries)
         policy = join.slots[0].policy
         if isinstance(policy, Take) and len(arrived) >= policy.n:
             return self.arrived.pop(join)
@@ -119,9 +152,9 @@ class Batch:
 class Sets:
     """The events that wait at steps which take one event per parameter."""
 
-    _queues: dict[StepSpec, list[deque[Event]]] = attrs.field(factory=dict)
+    _queues: dict[StepSpec, list[deque[Kept]]] = attrs.field(factory=dict)
 
-    def add(self, spec: StepSpec, event: Event) -> tuple[Event, ...] | None:
+    def add(self, spec: StepSpec, event: Event, recoveries: Recoveries) -> list[Kept] | None:
         """Keep an event; returns a full set, one event per parameter, if it completes one.
 
         What is left over stays for the next set.
@@ -130,8 +163,8 @@ class Sets:
         if queues is None:
             queues = self._queues[spec] = [deque() for _ in spec.slots]
         fitting = [q for slot, q in zip(spec.slots, queues, strict=True) if spec.fits(slot, event)]
-        min(fitting, key=len).append(event)
-        return tuple(queue.popleft() for queue in queues) if all(queues) else None
+        min(fitting, key=len).append(Kept(event, recoveries))
+        return [queue.popleft() for queue in queues] if all(queues) else None
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step with an incomplete set, and the parameters that lack an event."""
@@ -144,7 +177,7 @@ class Sets:
 @attrs.define(eq=False, repr=False)
 class _Buffer:
     total: int = 0
-    events: dict[type[Event], deque[Event]] = attrs.field(factory=dict)
+    events: dict[type[Event], deque[Kept]] = attrs.field(factory=dict)
     expected: list[type[Event]] = attrs.field(factory=list)
 
     def lacking(self) -> Counter[type[Event]]:
@@ -158,8 +191,8 @@ class Buffers:
     _buffers: dict[tuple[str, str | None], _Buffer] = attrs.field(factory=dict)
 
     def add(
-        self, step: str, buffer_id: str | None, event: Event, expected: list[type[Event]]
-    ) -> list[Event] | None:
+        self, step: str, buffer_id: str | None, kept: Kept, expected: list[type[Event]]
+    ) -> list[Kept] | None:
         """Keep an event; returns one event for each expected type, in that order, once there are.
 
         What is left over stays for the next round.
@@ -167,7 +200,7 @@ class Buffers:
         if not expected:
             return []
         buffer = self._buffers.setdefault((step, buffer_id), _Buffer())
-        buffer.events.setdefault(type(event), deque()).append(event)
+        buffer.events.setdefault(type(kept.event), deque()).append(kept)
         buffer.total += 1
         buffer.expected = expected
         if buffer.total < len(expected) or buffer.lacking():

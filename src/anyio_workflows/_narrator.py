@@ -8,7 +8,8 @@ from contextlib import suppress
 import attrs
 
 from ._stream import EventStream
-from ._work import Work, in_words
+from ._words import in_words, seconds
+from ._work import Wait, Work
 from .events import Event, StepState, StepStateChanged, UnhandledEvent, WorkflowIdleEvent
 
 __all__ = ["Narrator"]
@@ -46,7 +47,8 @@ class Narrator:
 
     def step_started(self, work: Work) -> None:
         """Tell that an execution begins."""
-        self.say("Running step %s", work.post.spec.name)
+        again = f", attempt {work.attempt}" if work.attempt > 1 else ""
+        self.say("Running step %s%s", work.post.spec.name, again)
         self._state(work, StepState.RUNNING)
 
     def step_ended(self, work: Work, came: type | None) -> None:
@@ -59,6 +61,27 @@ class Narrator:
         self.say("Step %s %s", work.post.spec.name, in_words(came))
         output = came.__name__ if came is not None and issubclass(came, Event) else None
         self._state(work, StepState.NOT_RUNNING, output)
+
+    def step_retried(self, work: Work, came: type, delay: float) -> None:
+        """Tell that an attempt failed with an exception of the type `came`, and is not the last."""
+        self.say(
+            "Step %s %s; attempt %d in %s",
+            work.post.spec.name,
+            in_words(came),
+            work.attempt + 1,
+            seconds(delay),
+        )
+        self._state(work, StepState.NOT_RUNNING)
+
+    def step_recovered(self, work: Work, error: Exception, catcher: str) -> None:
+        """Tell that a step failed for good, and which step takes over."""
+        name = work.post.spec.name
+        logger.info("%s: step %s failed; %s takes over", self.run, name, catcher, exc_info=error)
+        self.say("Step %s takes over from %s", catcher, name)
+
+    def step_waiting(self, wait: Wait) -> None:
+        """Tell that an execution waits for an event."""
+        self.say("Step %s waits for %s", wait.work.post.spec.name, wait.event_type.__name__)
 
     def unhandled(self, event: Event, *, idle: bool) -> None:
         """Tell that nobody takes an event (R3)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 import attrs
 
-from .errors import WorkflowCancelledByUser, WorkflowTimeoutError
+from .errors import WorkflowCancelledByUser, WorkflowStalledError, WorkflowTimeoutError
 from .events import (
     StopEvent,
     WorkflowCancelledEvent,
@@ -50,11 +51,19 @@ class Outcome:
         return cls(WorkflowCancelledEvent(), error, f"it was cancelled, {reason}")
 
     @classmethod
-    def timed_out(cls, timeout: float, active_steps: list[str]) -> Outcome:
+    def timed_out(
+        cls, timeout: float, active_steps: list[str], activities: Mapping[str, str]
+    ) -> Outcome:
         """The deadline passed."""
         event = WorkflowTimedOutEvent(timeout=timeout, active_steps=active_steps)
-        error = WorkflowTimeoutError(timeout, active_steps)
+        error = WorkflowTimeoutError(timeout, active_steps, activities)
         return cls(event, error, f"it timed out after {timeout:g} s")
+
+    @classmethod
+    def stalled(cls, last_step: str | None, error: WorkflowStalledError) -> Outcome:
+        """Nothing can happen any more; `last_step` is the step that ended last."""
+        event = WorkflowFailedEvent(step_name=last_step or "?", exception=error)
+        return cls(event, error, "nothing could happen any more")
 
     @classmethod
     def failed(

@@ -16,7 +16,7 @@ import attrs
 from ._annotations import local_names, resolve, strip
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
-from .events import Event, StopEvent
+from .events import Event, StepFailedEvent, StopEvent
 from .steps import StepConfig, step_config
 
 __all__ = ["EventType", "Slot", "StepSpec", "names_of", "read_steps", "step_members"]
@@ -106,6 +106,8 @@ class StepSpec:
 
     def call(self, workflow: object, context: object, payload: Any) -> Any:
         """Call the step function with the event, the list of events or the set that it takes."""
+        if type(payload) is list:
+            payload = payload.copy()  # each attempt gets the same (X3)
         if len(self.slots) == 1:
             arguments: dict[str, Any] = {self.slots[0].param: payload}
         else:
@@ -130,7 +132,11 @@ class StepSpec:
         declared = [t.__name__ for t in self.returns]
         declared += lists * bool(self.returns_list) + ["None"] * self.returns_none
         got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
-        remedy = "is a 'return' missing?" if result is None else "return one of those"
+        remedy = "return one of those"
+        if result is None:
+            remedy = "is a 'return' missing?"
+        elif hasattr(type(result), "__await__"):
+            remedy = "is an 'await' missing?"
         return (
             f"step {self.name} returned {got}, but declares "
             f"{' | '.join(declared) or 'no return'}; {remedy}"
@@ -227,6 +233,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         faults.append("no parameter takes an event; annotate one, as in 'ev: StartEvent'")
     if len(slots) > 1 and any(slot.policy is not None for slot in slots):
         faults.append("a list of events is joined by a step that takes nothing else; split it")
+    faults += _catch_faults(slots, config)
     faults += _overlaps(slots, config)
     outputs = _Outputs((), (), False)
     if "return" in hints:
@@ -294,7 +301,9 @@ def _sort_params(
         by_name = param.kind in (param.POSITIONAL_OR_KEYWORD, param.KEYWORD_ONLY)
         if name not in hints:
             if param.default is param.empty:
-                faults.append(f"parameter {name!r} has no annotation")
+                faults.append(
+                    f"parameter {name!r} has no annotation; say what it takes, as in 'ev: StartEvent'"
+                )
         elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
             context_params.append(name)
         elif by_name and (slot := _read_slot(name, hints[name], faults)) is not None:
@@ -329,6 +338,14 @@ def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
         return None
     faults += [f"parameter {name!r} mixes events with {other}" for other in others]
     return Slot(name, events, policy)
+
+
+def _catch_faults(slots: list[Slot], config: StepConfig) -> Iterator[str]:
+    catches_only = [Slot(slot.param, (StepFailedEvent,)) for slot in slots[:1]] == slots
+    if config.catch is not None and slots and not catches_only:
+        yield "a step marked with @catch_error takes one StepFailedEvent, and nothing else"
+    if config.catch is None and any(StepFailedEvent in slot.accepts for slot in slots):
+        yield "it takes StepFailedEvent; mark it with @catch_error instead of @step"
 
 
 def _overlaps(slots: list[Slot], config: StepConfig) -> Iterator[str]:

@@ -1,4 +1,13 @@
-"""The open waits of a run, found by the event that answers them. Pure, like the ledger."""
+"""Who waits for what. Pure, like the ledger that owns it.
+
+# Theory of operation
+#
+# An execution that begins to wait gives its place back (R2). Several of its tasks may wait at once;
+# it wants the place again when the last of its waits is over, and goes on when it has it.
+#
+# A wait that is open when an attempt fails stays open, although nobody waits: the next attempt finds
+# its answer, or goes on waiting where the one before stopped (W3).
+"""
 
 from __future__ import annotations
 
@@ -6,17 +15,22 @@ import itertools
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from ._work import Wait
+import attrs
+
+from ._posts import Posts, wake
+from ._signatures import StepSpec
+from ._work import Wait, Work
+from .errors import WorkflowRuntimeError
 from .events import Event
 
-__all__ = ["Waits"]
+__all__ = ["Index", "Waits"]
 
 _ANY = object()
 """Stands for the value of a wait that has no requirement to be found by."""
 
 
-class Waits:
-    """Open waits, indexed by event type and by the value of their first requirement.
+class Index:
+    """Open waits, by event type and by the value of their first requirement.
 
     Ten thousand people can be waited for: an answer finds its wait without looking at the others.
     """
@@ -85,3 +99,129 @@ def _read(event: Event, name: str) -> Any:
         return getattr(event, name, _ANY)
     except Exception:  # a property that fails has no value
         return _ANY
+
+
+@attrs.define(eq=False, repr=False)
+class Waits:
+    """The open waits of a run, in the order in which they began."""
+
+    _posts: Posts
+    _open: Index = attrs.field(factory=Index, init=False)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Wait]:
+        return iter(self._open)
+
+    def matching(self, event: Event) -> list[Wait]:
+        """Return the waits that an event answers."""
+        return self._open.matching(event)
+
+    def begin(self, wait: Wait) -> None:
+        """Begin a wait; the execution gives its place back.
+
+        Unless an earlier attempt of it had an answer: then `wait.answer` has it now (W3).
+
+        Raises:
+            WorkflowRuntimeError: If the execution has an equal wait open (W4).
+        """
+        work = wait.work
+        if any(wait.equals(other) for other in work.waits):
+            raise _twice(wait)
+        earlier = work.past.recall_wait(wait)
+        work.past.waits.append(wait)
+        if earlier is not None and not earlier.timed_out:
+            self._open.discard(earlier)
+            wait.answer, wait.asked = earlier.answer, earlier.asked
+            if wait.answer is not None:
+                return
+        if work.answered:  # a task of it waits anew, while another is about to go on
+            work.post.returning.remove(work)
+            wake(work)
+        elif not work.waits:
+            self._posts.suspend(work)
+        work.waits += (wait,)
+        self._open.add(wait)
+
+    def answer(self, event: Event, target: StepSpec | None) -> set[str]:
+        """Answer each wait that the event matches; returns the names of their steps (W2)."""
+        matching = [wait for wait in self.matching(event) if target in (None, wait.work.post.spec)]
+        for wait in matching:
+            wait.answer = event
+            self.end(wait)
+        return {wait.work.post.spec.name for wait in matching}
+
+    def end(self, wait: Wait) -> None:
+        """Note that a wait is over, answered or not; once none is open, the place is wanted back.
+
+        As long as another task of the same execution waits, this one goes on without a place.
+        """
+        work = wait.work
+        self._open.discard(wait)
+        if wait not in work.waits:
+            return
+        wait.timed_out = wait.answer is None
+        work.waits = _without(work.waits, wait)
+        if work.waits:
+            wait.wake()
+            return
+        work.answered = (wait,)
+        self._posts.want_back(work)
+
+    def abandon(self, wait: Wait) -> None:
+        """Note that a waiting task was cancelled: it goes on at once, over the limit (R2)."""
+        work = wait.work
+        if wait in work.waits:
+            self._open.discard(wait)
+            work.waits = _without(work.waits, wait)
+            if not work.waits:
+                self._posts.go_on(work)
+        elif wait in work.answered:
+            work.post.returning.remove(work)
+            self._posts.go_on(work)
+
+    def leave(self, work: Work) -> None:
+        """End the waits of tasks that an execution leaves behind."""
+        if not work.suspended:
+            return
+        if work.answered:
+            work.post.returning.remove(work)
+        for wait in work.waits:
+            wait.refused = True
+            self._open.discard(wait)
+        work.answered += work.waits
+        work.waits = ()
+        self._posts.go_on(work)
+
+    def keep_open(self, work: Work) -> None:
+        """Let the waits of an attempt be answered before the next one comes to them."""
+        for wait in work.past.earlier_waits:
+            if wait.answer is None and not wait.timed_out and wait not in self._open:
+                self._open.add(wait)
+
+    def forget(self, work: Work) -> None:
+        """Close what `keep_open()` has kept open."""
+        if work.history is not None:
+            for wait in work.history.earlier_waits:
+                self._open.discard(wait)
+
+    def close(self) -> None:
+        """End all waits."""
+        for work in {wait.work: None for wait in self._open}:
+            self.leave(work)
+
+
+def _twice(wait: Wait) -> WorkflowRuntimeError:
+    if wait.waiter_id is not None:
+        return WorkflowRuntimeError(
+            f"the step has an open wait with the waiter_id {wait.waiter_id!r} already"
+        )
+    return WorkflowRuntimeError(
+        f"the step is waiting for {wait.event_type.__name__} already, with the same "
+        "requirements; give each wait a waiter_id"
+    )
+
+
+def _without(waits: tuple[Wait, ...], wait: Wait) -> tuple[Wait, ...]:
+    return tuple(other for other in waits if other is not wait)

@@ -12,9 +12,11 @@ from typing import Any, Protocol, TypeVar, cast
 import anyio
 import anyio.from_thread
 import attrs
+from anyio.lowlevel import checkpoint
 
 from ._backend import Home
 from ._ledger import Ledger
+from ._retries import RetryInfo
 from ._work import Wait, Work
 from .errors import WorkflowRuntimeError
 from .events import Event, StopEvent
@@ -40,11 +42,15 @@ class RunPort(Protocol):
         """Whether the outcome is still open."""
         ...
 
+    def notice_cancellation(self) -> None:
+        """Settle the outcome if the run is being cancelled and nobody has noticed."""
+        ...
+
     def write(self, event: Event) -> None:
         """Write to the public stream."""
         ...
 
-    def send(self, event: Event, step: str | None) -> None:
+    def send(self, event: Event, step: str | None, sender: Work | None) -> None:
         """Route an event."""
         ...
 
@@ -52,7 +58,7 @@ class RunPort(Protocol):
         """Raise if the outcome is decided."""
         ...
 
-    def note_wait(self) -> None:
+    def note_wait(self, wait: Wait) -> None:
         """Take note that an execution waits."""
         ...
 
@@ -121,8 +127,14 @@ class Context:
 
     _run: RunPort
     _work: Work | None = None
+    _number: int = 1
+    """The number of the attempt that it was made for."""
+
     attempt: Attempt | None = None
-    """The attempt in progress, if it has a timeout."""
+    """The clock of that attempt, if it has a timeout."""
+
+    given_up: bool = False
+    """Whether the execution was cancelled and has ended, though its thread may go on."""
 
     @staticmethod
     def get_step_context() -> Context:
@@ -173,16 +185,38 @@ class Context:
             WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
                 or if the run has ended.
         """
-        self._in_loop(self._run.send, ev, step)
+        self._in_loop(self._run.send, ev, step, self._work)
 
     async def running_steps(self) -> list[str]:
-        """Return the sorted names of the steps that have an execution in progress."""
-        return self._run.ledger.active_steps()
+        """Return the sorted names of the steps that have an execution in progress.
+
+        It may also be waiting for an event, or for its next attempt.
+        """
+        return self._run.ledger.posts.active_steps()
+
+    def retry_info(self) -> RetryInfo:
+        """Return what there is to know about the attempts before this one.
+
+        Raises:
+            WorkflowRuntimeError: Outside a step.
+        """
+        work = self._own_work("ask for its attempts")
+        past = work.history
+        if past is None or past.first_started is None or work.started is None:
+            return RetryInfo()
+        return RetryInfo(
+            retry_number=work.attempt - 1,
+            elapsed_seconds=work.started - past.first_started,
+            last_exception=past.last_error,
+            last_failed_at=past.last_failed_at,
+        )
 
     def collect_events(
         self, ev: Event, expected: Sequence[type[Event]], buffer_id: str | None = None
     ) -> list[Event] | None:
         """Keep an event until one of each expected type is there.
+
+        A step that is tried again is given the same answers as before.
 
         Args:
             ev: The event to keep.
@@ -205,7 +239,7 @@ class Context:
         self, work: Work, event: Event, expected: list[type[Event]], buffer_id: str | None
     ) -> list[Event] | None:
         self._run.check_open(f"{type(event).__name__} cannot be collected")
-        return self._run.ledger.buffers.add(work.post.spec.name, buffer_id, event, expected)
+        return self._run.ledger.collect(work, buffer_id, event, expected)
 
     async def wait_for_event(
         self,
@@ -218,6 +252,7 @@ class Context:
         """Suspend the step until an event comes, and return that event.
 
         The code before the call is not run again. While the step waits, its worker executes others.
+        A step that is tried again is given the answers it had, in order, and asks nobody twice.
 
         Args:
             event_type: The type to wait for; subclasses too, if the step says
@@ -235,6 +270,7 @@ class Context:
         work = self._own_work("wait for an event")
         if not self._run.home.is_here():
             raise _elsewhere()
+        self._check_alive()
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise WorkflowRuntimeError(f"a step waits for an event class, not for {event_type!r}")
         if timeout is not None and not is_positive_number(timeout, or_zero=True):
@@ -259,18 +295,23 @@ class Context:
         run.check_open(what)
         signal = anyio.Event()
         wait.wake = signal.set
-        run.ledger.wait(wait)
+        run.ledger.waits.begin(wait)
+        if wait.answer is not None:
+            await checkpoint()
+            return
         try:
-            if prompt is not None:
+            if prompt is not None and not wait.asked:
                 run.write(prompt)
-            run.note_wait()
+                wait.asked = True
+            run.note_wait(wait)
             with anyio.move_on_after(timeout):
                 await signal.wait()
             if not signal.is_set():
-                run.ledger.end_wait(wait)  # without an answer; a place is wanted to go on
+                run.ledger.waits.end(wait)  # without an answer; a place is wanted to go on
                 await signal.wait()
         finally:
-            run.ledger.abandon_wait(wait)  # if it was cancelled; else it is over
+            run.notice_cancellation()  # while the ledger still knows that the step was waiting
+            run.ledger.waits.abandon(wait)  # if it was cancelled; else it is over
         if wait.refused:
             run.check_open(what)
             raise WorkflowRuntimeError(f"{what}: step {wait.work.post.spec.name} has ended")
@@ -295,9 +336,16 @@ class Context:
         return await child
 
     def _own_work(self, what: str) -> Work:
-        if self._work is None:
+        work = self._work
+        if work is None:
             raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
-        return self._work
+        if work.started is None or work.attempt != self._number:
+            self._run.check_open(f"a step cannot {what}")
+            name = work.post.spec.name
+            raise WorkflowRuntimeError(
+                f"attempt {self._number} of step {name} has ended; it can no longer {what}"
+            )
+        return work
 
     def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
         """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
@@ -318,10 +366,11 @@ class Context:
         return func(*args)
 
     def _check_alive(self) -> None:
-        work = self._work
-        if work is not None and work.dropped and work.id not in self._run.ledger.owed:
+        if self.given_up:
+            assert self._work is not None
+            why = "with its batch" if self._work.dropped else "at its timeout"
             raise WorkflowRuntimeError(
-                f"step {work.post.spec.name} was cancelled with its batch and has ended"
+                f"step {self._work.post.spec.name} was cancelled {why} and has ended"
             )
 
     def __repr__(self) -> str:

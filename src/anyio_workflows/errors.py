@@ -73,17 +73,26 @@ class WorkflowTimeoutError(WorkflowError):
 
     Attributes:
         timeout: The time the run had, in seconds.
-        active_steps: Sorted names of the steps that were in progress at the deadline.
+        active_steps: Sorted names of the steps that were in progress at the deadline, waiting and
+            retry delays included.
+        activities: What each step was doing at the deadline, or had to do, in words, by its name.
     """
 
-    def __init__(self, timeout: float, active_steps: Sequence[str]) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        active_steps: Sequence[str],
+        activities: Mapping[str, str] | None = None,
+    ) -> None:
         self.timeout = timeout
         self.active_steps = list(active_steps)
-        super().__init__(timeout, self.active_steps)
+        self.activities = dict(activities or {})
+        super().__init__(timeout, self.active_steps, self.activities)
 
     def __str__(self) -> str:
-        active = ", ".join(self.active_steps) or "none"
-        return f"the run did not end within {self.timeout:g} s (active steps: {active})"
+        doing = "".join(f"\n  step {name}: {act}" for name, act in self.activities.items())
+        what = f"; at that time:{doing}" if doing else "; nothing was going on"
+        return f"the run did not end within {self.timeout:g} s{what}"
 
 
 class WorkflowCancelledByUser(WorkflowError):

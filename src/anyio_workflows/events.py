@@ -13,6 +13,7 @@ import inspect
 import reprlib
 import typing
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import attrs
@@ -27,6 +28,7 @@ __all__ = [
     "InputRequiredEvent",
     "InternalDispatchEvent",
     "StartEvent",
+    "StepFailedEvent",
     "StepState",
     "StepStateChanged",
     "StopEvent",
@@ -198,6 +200,9 @@ class Event:
     def __bool__(self) -> bool:
         return True
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._extra]  # Python asks it what a misspelt name may mean
+
     if TYPE_CHECKING:
         # Untyped on purpose: an event may declare fields with these names.
         get: Any
@@ -310,6 +315,26 @@ class WorkflowFailedEvent(StopEvent):
     elapsed_seconds: float | None = None
 
 
+class StepFailedEvent(Event):
+    """A step failed for good; starts the `@catch_error` step that takes its failures.
+
+    Attributes:
+        step_name: Name of the step that failed.
+        input_event: The event that started it, or the list or set of events.
+        exception: What its last attempt raised.
+        attempts: How often it was tried.
+        elapsed_seconds: Seconds from its first start to its failure.
+        failed_at: When it failed, in UTC.
+    """
+
+    step_name: str
+    input_event: Event | list[Event] | tuple[Event, ...]
+    exception: Exception
+    attempts: int
+    elapsed_seconds: float
+    failed_at: datetime
+
+
 class InternalDispatchEvent(Event):
     """Base of the events about the run itself, seen with `stream_events(expose_internal=True)`."""
 
@@ -393,4 +418,6 @@ def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationEr
     written = field.type
     expected = written if isinstance(written, str) else inspect.formatannotation(written)
     problem = f"expected {expected}, got {reprlib.repr(value)} ({type(value).__qualname__})"
+    if hasattr(type(value), "__await__"):
+        problem += "; is an 'await' missing?"
     return EventValidationError(cls.__name__, name, problem)

@@ -9,7 +9,14 @@ import attrs
 
 from ._signatures import EventType, Slot, StepSpec, names_of
 from .collect import Take
-from .events import HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+from .errors import nearest
+from .events import (
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
 
 __all__ = ["Graph", "Slot", "StepSpec"]
 
@@ -63,6 +70,7 @@ class Graph:
                         inside.add(step)
                         frontier += step.returns
                         fresh += joins.get(step, ())  # what they return is on this level
+                        fresh += self._rescuers(step)
         return found, inside
 
     def joins_of(self, producer: StepSpec) -> list[StepSpec]:
@@ -75,10 +83,31 @@ class Graph:
         """Whether a step accepts a type that none produces, start events aside (T9)."""
         produced = {t for spec in self.steps.values() for t in spec.produces}
         return any(
-            not issubclass(accepted, StartEvent) and not self._produced(accepted, spec, produced)
+            not issubclass(accepted, StartEvent | StepFailedEvent)
+            and not self._produced(accepted, spec, produced)
             for spec in self.steps.values()
             for accepted in spec.accepts
         )
+
+    @functools.cached_property
+    def _catchers(self) -> dict[str | None, StepSpec]:
+        """The `@catch_error` steps, by the names of the steps they are for; `None`: all others."""
+        found: dict[str | None, StepSpec] = {}
+        for spec in self.steps.values():
+            if spec.config.catch is not None:
+                for name in spec.config.catch.for_steps or (None,):
+                    found.setdefault(name, spec)
+        return found
+
+    def catcher_of(self, spec: StepSpec) -> StepSpec | None:
+        """Return the `@catch_error` step that takes the failures of a step, if there is one (X4)."""
+        if spec.config.catch is not None:
+            return None
+        return self._catchers.get(spec.name, self._catchers.get(None))
+
+    def _rescuers(self, spec: StepSpec) -> list[StepSpec]:
+        catcher = self.catcher_of(spec)
+        return [] if catcher is None else [catcher]
 
     @functools.cached_property
     def cancels_branches(self) -> bool:
@@ -91,7 +120,11 @@ class Graph:
         try:
             return self._routes[event_type]
         except KeyError:
-            found = tuple(spec for spec in self.steps.values() if spec.takes(event_type))
+            found = tuple(
+                spec
+                for spec in self.steps.values()
+                if spec.takes(event_type) and spec.config.catch is None
+            )
             self._routes[event_type] = found
             return found
 
@@ -126,7 +159,7 @@ class Graph:
     def _find_faults(self, skip: frozenset[str]) -> list[str]:
         if not self.steps:
             return ["it has no steps; mark its methods with @step"]
-        faults = [*self._start_and_stop_faults()]
+        faults = [*self._start_and_stop_faults(), *self._catch_faults()]
         checks = {
             "reachability": self._reachability_faults,
             "": self._join_faults,
@@ -157,6 +190,27 @@ class Graph:
                         "the run; return an event of your own to it"
                     )
 
+    def _catch_faults(self) -> Iterator[str]:
+        taken: dict[str | None, str] = {}
+        for spec in self.steps.values():
+            for name in (spec.config.catch.for_steps or (None,)) if spec.config.catch else ():
+                covered = None if name is None else self.steps.get(name)
+                if name in taken:
+                    whose = "all other steps" if name is None else f"step {name}"
+                    yield (
+                        f"steps {taken[name]} and {spec.name} both take the failures of {whose}; "
+                        "name different steps in their for_steps"
+                    )
+                elif name is not None and covered is None:
+                    hint = nearest(name, self.steps)
+                    yield f"step {spec.name}: for_steps names {name!r}, which is no step; {hint}"
+                elif covered is not None and covered.config.catch is not None:
+                    yield (
+                        f"step {spec.name}: for_steps names {name!r}, a @catch_error step itself; "
+                        "what such a step raises fails the run"
+                    )
+                taken.setdefault(name, spec.name)
+
     def _reachability_faults(self) -> Iterator[tuple[StepSpec, str]]:
         produced = {t for spec in self.steps.values() for t in spec.produces}
         orphans = set()
@@ -172,7 +226,7 @@ class Graph:
                 orphans.add(spec.name)
         reached = self._reached()
         for spec in self.steps.values():
-            if spec.name not in reached and spec.name not in orphans:
+            if spec.name not in reached and spec.name not in orphans and spec.config.catch is None:
                 yield (
                     spec,
                     f"step {spec.name} cannot be reached from the start event; return "
@@ -180,7 +234,7 @@ class Graph:
                 )
 
     def _arrives(self, event_type: EventType, spec: StepSpec, produced: set[EventType]) -> bool:
-        if issubclass(event_type, StartEvent | HumanResponseEvent | StopEvent):
+        if issubclass(event_type, StartEvent | HumanResponseEvent | StopEvent | StepFailedEvent):
             return True
         return self._produced(event_type, spec, produced)
 
@@ -214,13 +268,15 @@ class Graph:
         """Return the steps that events from outside can lead to."""
         outside = (StartEvent, HumanResponseEvent)
         frontier: list[EventType] = [t for t in self.events if issubclass(t, outside)]
-        reached: dict[str, StepSpec] = {}
+        reached: set[str] = set()
         while frontier:
-            for spec in self.takers(frontier.pop()):
+            fresh = list(self.takers(frontier.pop()))
+            for spec in fresh:
                 if spec.name not in reached:
-                    reached[spec.name] = spec
+                    reached.add(spec.name)
                     frontier += spec.produces
-        return set(reached)
+                    fresh += self._rescuers(spec)
+        return reached
 
     def _terminal_faults(self) -> Iterator[tuple[StepSpec, str]]:
         for spec in self.steps.values():
@@ -255,4 +311,4 @@ class Graph:
             issubclass(returned, StopEvent | InputRequiredEvent)
             or any(taker.name in ends for taker in self.takers(returned))
             for returned in spec.produces
-        )
+        ) or any(rescuer.name in ends for rescuer in self._rescuers(spec))

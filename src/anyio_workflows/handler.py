@@ -227,15 +227,23 @@ class WorkflowHandler(Generic[ResultT]):
                 "a step cannot wait for the end of its own run; return an event instead"
             )
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            what = f"{type(self).__name__!r} object has no attribute {name!r}"
+            message = f"{what}; await it for the result of the run"
+            raise AttributeError(message, name=name, obj=self)
+
     def __del__(self) -> None:
         if run := self.__dict__.get("_run"):
             run.handler_gone()
 
     def __repr__(self) -> str:
         found = self.statistics()
-        busy = sum(step.running for step in found.steps.values())
-        queued = sum(step.queued for step in found.steps.values())
-        return (
-            f"<WorkflowHandler of {self._run}: {found.state}, {busy} running, {queued} queued, "
-            f"{found.unread_events} unread events>"
+        steps = "".join(
+            f"; {name}: {counts}"
+            for name, step in found.steps.items()
+            if (counts := ", ".join(f"{n} {what}" for what, n in attrs.asdict(step).items() if n))
         )
+        unread = f"{found.unread_events} unread events"
+        return f"<WorkflowHandler of {self._run}: {found.state}, {unread}{steps}>"

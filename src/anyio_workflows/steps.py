@@ -1,18 +1,22 @@
-"""`@step` marks a function as a step of a workflow. It reads nothing: `graph` does, later."""
+"""`@step` and `@catch_error` mark a function. They read nothing: `graph` does, later."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 import attrs
 
+from ._retries import RetryPolicy
 from .errors import WorkflowValidationError, nearest
 
 __all__ = [
+    "Catch",
     "GraphCheck",
     "StepConfig",
+    "catch_error",
     "is_positive_number",
     "read_check_names",
     "step",
@@ -35,13 +39,28 @@ class AcceptsSteps(Protocol):
 
 
 @attrs.frozen
+class Catch:
+    """What `@catch_error(...)` was told.
+
+    Attributes:
+        for_steps: Names of the steps whose failures it takes; `None` for those that no other takes.
+        max_recoveries: How many failures it takes in one line of descent.
+    """
+
+    for_steps: tuple[str, ...] | None = None
+    max_recoveries: int = 1
+
+
+@attrs.frozen
 class StepConfig:
-    """What `@step(...)` was told."""
+    """What `@step(...)` or `@catch_error(...)` was told."""
 
     num_workers: int = 4
     accept_event_subclasses: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
     timeout: float | None = None
+    retry_policy: RetryPolicy | None = None
+    catch: Catch | None = None
 
 
 @overload
@@ -52,6 +71,7 @@ def step(func: FunctionT, /) -> FunctionT: ...
 def step(
     *,
     num_workers: int = 4,
+    retry_policy: RetryPolicy | None = None,
     workflow: type[AcceptsSteps] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
@@ -64,6 +84,7 @@ def step(
     /,
     *,
     num_workers: int = 4,
+    retry_policy: RetryPolicy | None = None,
     workflow: type[AcceptsSteps] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
@@ -78,6 +99,9 @@ def step(
     Args:
         func: The function, where `@step` is used without parentheses.
         num_workers: How many executions of this step may be in progress at once in one run.
+        retry_policy: Decides whether a failed step is tried again, and when: what
+            `anyio_workflows.retry_policy.retry_policy()` makes, or anything with a method
+            `next(elapsed_time, attempts, error)` that gives seconds or `None`. `None` never retries.
         workflow: The workflow class that a free function (not a method) is a step of.
         skip_graph_checks: Checks of the graph to leave out for this step: `"reachability"`,
             `"terminal_event"`, `"dead_end"`.
@@ -91,11 +115,7 @@ def step(
     """
 
     def mark(func: Any) -> Any:
-        function = func.__func__ if isinstance(func, staticmethod) else func
-        name = getattr(function, "__name__", repr(function))
-        if not isinstance(function, FunctionType):
-            fault = f"@step goes on a function, not on a {type(function).__name__}"
-            raise WorkflowValidationError(f"step {name}", [fault])
+        name, function = _function_in(func, "@step")
         if type(num_workers) is not int or num_workers < 1:
             fault = f"num_workers must be a positive int, not {num_workers!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
@@ -105,7 +125,9 @@ def step(
         if timeout is not None and not is_positive_number(timeout):
             fault = f"timeout must be a positive number of seconds, or None, not {timeout!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
-        config = StepConfig(num_workers, accept_event_subclasses, skipped, timeout)
+        if retry_policy is not None and (faults := _policy_faults(retry_policy)):
+            raise WorkflowValidationError(f"step {name}", faults)
+        config = StepConfig(num_workers, accept_event_subclasses, skipped, timeout, retry_policy)
         if workflow is not None and not hasattr(workflow, "add_step"):
             fault = f"workflow= takes a workflow class, not {workflow!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
@@ -115,6 +137,82 @@ def step(
         return func
 
     return mark if func is None else mark(func)
+
+
+@overload
+def catch_error(func: FunctionT, /) -> FunctionT: ...
+
+
+@overload
+def catch_error(
+    *, for_steps: Collection[str] | None = None, max_recoveries: int = 1
+) -> Callable[[FunctionT], FunctionT]: ...
+
+
+def catch_error(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    for_steps: Collection[str] | None = None,
+    max_recoveries: int = 1,
+) -> Any:
+    """Mark a function as a step that takes over when another step has failed for good.
+
+    It is written like any other step and takes a `StepFailedEvent`. What it returns goes on in the
+    place of what the failed step would have returned; what it raises fails the run.
+
+    Args:
+        func: The function, where `@catch_error` is used without parentheses.
+        for_steps: Names of the steps whose failures it takes. Without it, those of all steps that
+            no other such step takes.
+        max_recoveries: How many failures it takes among a failed event and its ancestors, so that
+            a step that is returned to and fails again ends the run sometime.
+
+    Raises:
+        WorkflowValidationError: If an argument has a value that cannot work.
+    """
+
+    def mark(func: Any) -> Any:
+        name, function = _function_in(func, "@catch_error")
+        if type(max_recoveries) is not int or max_recoveries < 1:
+            fault = f"max_recoveries must be a positive int, not {max_recoveries!r}"
+            raise WorkflowValidationError(f"step {name}", [fault])
+        if for_steps is not None and (
+            isinstance(for_steps, str)
+            or not isinstance(for_steps, Collection)
+            or not (for_steps and all(isinstance(step, str) for step in for_steps))
+        ):
+            fault = f"for_steps must be a list of names of steps, or None, not {for_steps!r}"
+            raise WorkflowValidationError(f"step {name}", [fault])
+        names = None if for_steps is None else tuple(dict.fromkeys(for_steps))
+        setattr(function, _MARK, StepConfig(catch=Catch(names, max_recoveries)))
+        return func
+
+    return mark if func is None else mark(func)
+
+
+def _function_in(func: Any, decorator: str) -> tuple[str, FunctionType]:
+    """Return the function that is decorated, and its name."""
+    function = func.__func__ if isinstance(func, staticmethod) else func
+    name = getattr(function, "__name__", repr(function))
+    if not isinstance(function, FunctionType):
+        fault = f"{decorator} goes on a function, not on a {type(function).__name__}"
+        raise WorkflowValidationError(f"step {name}", [fault])
+    return name, function
+
+
+def _policy_faults(policy: object) -> list[str]:
+    if isinstance(policy, type):
+        return [f"retry_policy must be a policy, not the class {policy.__name__}; make one of it"]
+    decide = getattr(policy, "next", None)
+    if not callable(decide):
+        return [
+            f"retry_policy must be a policy, not {policy!r}; wrap tenacity's strategies, as in "
+            "retry_policy(stop=stop_after_attempt(3))"
+        ]
+    if inspect.iscoroutinefunction(decide):
+        return [f"next() of {policy!r} is async; a policy decides at once"]
+    return []
 
 
 def step_config(member: object) -> StepConfig | None:

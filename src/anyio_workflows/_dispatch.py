@@ -1,0 +1,283 @@
+"""What comes from steps and from outside, and what becomes of it.
+
+# Theory of operation
+#
+# Results, failures and sent events arrive here, one at a time, and are settled at once: the ledger
+# says whose work an event is, and the crew is handed that work. What can end the run, a stop event
+# or a failure that nobody takes, goes to the run as an outcome.
+#
+# Rules
+# =====
+#
+# 1. Each `take_start()` is followed by exactly one of `take_result()`, `take_error()`,
+#    `take_fault()`, `take_interruption()`, and each of these ends the execution in the ledger.
+# 2. A failure is tried again, else taken by a `@catch_error` step, else it ends the run. Only
+#    an `Exception` of a run that is undecided gets that far (X2).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import attrs
+
+from ._crew import Crew, is_cancellation
+from ._fanin import NO_RECOVERIES, Branch, Recoveries
+from ._ledger import Ledger
+from ._narrator import Narrator
+from ._outcome import Outcome
+from ._signatures import StepSpec
+from ._stream import EventStream
+from ._words import failure_note, in_words, last_acts
+from ._work import Work
+from .context import RunPort
+from .errors import WorkflowRuntimeError, WorkflowStalledError
+from .events import Event, InputRequiredEvent, StepFailedEvent, StopEvent
+from .steps import is_positive_number
+
+__all__ = ["Decider", "Dispatch"]
+
+logger = logging.getLogger(__name__)
+
+
+class Decider(RunPort, Protocol):
+    """A run, as far as it decides how it ends."""
+
+    outcome: Outcome | None
+    stream: EventStream
+
+    def decide(self, outcome: Outcome) -> None:
+        """Settle the outcome, unless there is an earlier cause."""
+        ...
+
+    def take_cancellation(self) -> None:
+        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
+        ...
+
+
+@attrs.define(eq=False, repr=False)
+class Dispatch:
+    """The way of events into the ledger, and of work from there to the crew.
+
+    Attributes:
+        run: The run.
+        crew: Its workers.
+        narrator: Tells what happens, to those who asked.
+        stall_check: Whether to fail when nothing can happen any more (T9).
+        input_asked: Whether the run has asked for input.
+    """
+
+    run: Decider
+    crew: Crew
+    narrator: Narrator
+    stall_check: bool
+    input_asked: bool = False
+    _ledger: Ledger = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ledger = self.run.ledger
+
+    def emit(
+        self,
+        event: Event,
+        *,
+        target: StepSpec | None = None,
+        source: Work | None = None,
+        branch: Branch | None = None,
+        recoveries: Recoveries = NO_RECOVERIES,
+    ) -> None:
+        """Give an event to the steps that take it, or let it end the run.
+
+        Args:
+            event: The event.
+            target: The only step that is to have it.
+            source: The work whose execution returned it, and is about to end.
+            branch: The branch of a batch that it belongs to.
+            recoveries: How often its ancestors have been recovered.
+        """
+        if isinstance(event, StopEvent):
+            self.run.decide(Outcome.stopped(event))
+            return
+        asks = isinstance(event, InputRequiredEvent)
+        if asks:
+            self.input_asked = True
+            self.run.stream.write(event)
+        work = self._ledger.route(event, target, branch, recoveries)
+        if work:
+            self.deliver(work)
+        elif work is None and not asks:
+            self.narrator.unhandled(event, idle=self._ledger.is_quiet(besides=source))
+
+    def _emit_list(self, events: list[Event], source: Work) -> None:
+        """Open a batch with a branch for each event (F1)."""
+        batch = self._ledger.open_batch(source)
+        for event in events:
+            branch = self._ledger.open_branch(batch)
+            self.emit(event, source=source, branch=branch, recoveries=source.recoveries)
+            self.deliver(self._ledger.seal_branch(branch))
+        self.deliver(self._ledger.seal_batch(batch))
+
+    def deliver(self, work: list[Work]) -> None:
+        """Hand work to the crew."""
+        for item in work:
+            self.crew.deliver(item)
+            if self.narrator.has_audience and item.post.queued > item.post.calls:
+                self.narrator.step_queued(item)
+
+    def end_delays(self) -> None:
+        """Hand over the work whose retry delay is over."""
+        self.deliver(self._ledger.posts.end_delays(self.run.home.current_time()))
+
+    def note_if_idle(self) -> None:
+        """See whether anything is going on, and if not, whether anything can (T9)."""
+        if self.run.outcome is not None or not self._ledger.is_quiet():
+            return
+        ledger = self._ledger
+        if not ledger.idle or self.input_asked or ledger.graph.takes_outside_events:
+            self.narrator.idle()
+        elif self.stall_check:
+            error = WorkflowStalledError(last_acts(ledger), ledger.missing())
+            self.run.decide(Outcome.stalled(ledger.last_finished, error))
+
+    # --- What the crew hands over -------------------------------------------------------------
+
+    def take_start(self, work: Work) -> None:
+        """Take note that an execution begins."""
+        if self.narrator.has_audience:
+            self.narrator.step_started(work)
+
+    def take_result(self, work: Work, result: Any, now: float) -> None:
+        """Take what a step returned: route it, or fail the step for it (R4)."""
+        spec = work.post.spec
+        if type(result) not in spec.returns and (fault := spec.result_fault(result)):
+            self._give_up(work, WorkflowRuntimeError(fault), now)
+            return
+        if self.run.outcome is not None and not isinstance(result, StopEvent):
+            logger.info("%s: too late, step %s %s", self.run, spec.name, in_words(type(result)))
+        elif isinstance(result, Event):
+            self.emit(result, source=work, branch=work.branch, recoveries=work.recoveries)
+        elif result is not None:
+            self._emit_list(result, work)
+        self._end(work, type(result))
+
+    def take_error(self, work: Work, error: BaseException, now: float) -> None:
+        """Take what a step raised: try it again, or give up (rule 2)."""
+        if isinstance(error, Exception) and not work.dropped and self.run.is_running:
+            try:
+                delay = _ask_policy(work, error, now)
+            except BaseException as exc:
+                self.take_fault(work, _policy_error(work, exc, error), now)
+                return
+            if delay is not None:
+                self._retry(work, error, now, delay)
+                return
+        self._give_up(work, error, now)
+
+    def take_fault(self, work: Work, error: BaseException, now: float) -> None:
+        """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
+        name = work.post.spec.name
+        if work.dropped and isinstance(error, Exception):
+            words = in_words(type(error))
+            logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
+        else:
+            elapsed = _elapsed(work, now)
+            add_note(error, failure_note(work, elapsed))
+            self.run.decide(Outcome.failed(name, error, work.attempt, elapsed))
+        self._end(work, type(error), failed=True)
+
+    def take_interruption(self, work: Work) -> None:
+        """Take note that an execution was cancelled, with the run or with its batch."""
+        if not work.dropped:
+            self.run.take_cancellation()
+        self._end(work, None)
+
+    def _retry(self, work: Work, error: Exception, now: float, delay: float) -> None:
+        past = work.past
+        past.first_started = work.first_started
+        past.last_error, past.last_failed_at = error, datetime.now(UTC)
+        if self.narrator.has_audience:
+            self.narrator.step_retried(work, type(error), delay)
+        self._ledger.delay(work, now + delay, type(error))
+        self.crew.tend_delays()
+
+    def _give_up(self, work: Work, error: BaseException, now: float) -> None:
+        """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
+        catcher = self._ledger.graph.catcher_of(work.post.spec)
+        recoverable = isinstance(error, Exception) and not work.dropped and self.run.is_running
+        if catcher is None or not recoverable or not _has_recoveries_left(catcher, work):
+            self.take_fault(work, error, now)
+            return
+        assert isinstance(error, Exception)
+        elapsed = _elapsed(work, now)
+        add_note(error, failure_note(work, elapsed))
+        failure = StepFailedEvent(
+            step_name=work.post.spec.name,
+            input_event=work.payload,
+            exception=error,
+            attempts=work.attempt,
+            elapsed_seconds=elapsed,
+            failed_at=datetime.now(UTC),
+        )
+        recoveries = {**work.recoveries, catcher.name: work.recoveries.get(catcher.name, 0) + 1}
+        self.emit(failure, target=catcher, branch=work.branch, recoveries=recoveries)
+        self._end(work, type(error), failed=True)
+        self.narrator.step_recovered(work, error, catcher.name)
+
+    def _end(self, work: Work, came: type | None, *, failed: bool = False) -> None:
+        """Finish work of which something of the type `came` came; `None` if it was cancelled."""
+        if self.narrator.has_audience:
+            self.narrator.step_ended(work, came)
+        if joins := self._ledger.finish(work, came, failed=failed):
+            self.deliver(joins)
+        if not self._ledger.posts.calls:
+            self.note_if_idle()
+
+
+def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
+    """Return the seconds until the next attempt; `None` if there is to be none (X1).
+
+    Raises:
+        WorkflowRuntimeError: If the policy answers something else.
+        BaseException: What the policy raises.
+    """
+    policy = work.post.spec.config.retry_policy
+    if policy is None:
+        return None
+    delay = policy.next(_elapsed(work, now), work.attempt, error)
+    if delay is not None and not is_positive_number(delay, or_zero=True):
+        raise WorkflowRuntimeError(
+            f"the retry policy of step {work.post.spec.name} answered {delay!r}; it is to answer a "
+            "number of seconds, 0 or more, or None"
+        )
+    return delay
+
+
+def _policy_error(work: Work, raised: BaseException, error: Exception) -> BaseException:
+    """Return what a policy raised, with the step's error as its cause."""
+    if isinstance(raised, StopIteration) or is_cancellation(raised):  # would be misunderstood (T5)
+        what = f"the retry policy of step {work.post.spec.name} raised {type(raised).__name__}"
+        raised = WorkflowRuntimeError(what)
+    if raised is not error and raised.__cause__ is None:
+        raised.__cause__ = error
+    return raised
+
+
+def _elapsed(work: Work, now: float) -> float:
+    """Return the seconds since the first attempt began."""
+    return now - (now if work.first_started is None else work.first_started)
+
+
+def _has_recoveries_left(catcher: StepSpec, work: Work) -> bool:
+    catch = catcher.config.catch
+    assert catch is not None
+    return work.recoveries.get(catcher.name, 0) < catch.max_recoveries
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, once; some exceptions refuse."""
+    with suppress(Exception):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
