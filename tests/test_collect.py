@@ -19,7 +19,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
-from anyio_workflows._fanin import Buffers
+from anyio_workflows._fanin import Buffers, Kept
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import (
     WorkflowConfigurationError,
@@ -321,7 +321,7 @@ async def test_t7_after_the_decision_nothing_is_collected() -> None:
     workflow.collect_again(workflow.ctx)
     assert workflow.errors == [
         "Red cannot be collected: the run is ending, it timed out after 5 s",
-        "Red cannot be collected: the run has ended, it timed out after 5 s",
+        "a step cannot collect events: the run has ended, it timed out after 5 s",
     ]
 
 
@@ -401,10 +401,11 @@ def test_f6_buffers_do_what_the_naive_model_does(calls: list[Call]) -> None:
     wanted: dict[tuple[str, str | None], list[type[Event]]] = {}
     for n, call in enumerate(calls):
         event = call.colour(n=n)
-        found = buffers.add(call.step, call.buffer_id, event, list(call.expected))
+        found = buffers.add(call.step, call.buffer_id, Kept(event, {}), list(call.expected))
         key = call.step, call.buffer_id
         mine = kept.setdefault(key, [])
-        assert found == collect_naively(mine, event, call.expected)
+        events = None if found is None else [one.event for one in found]
+        assert events == collect_naively(mine, event, call.expected)
         wanted[key] = call.expected or wanted.get(key, [])
     assert sorted(buffers.missing()) == sorted(
         (key[0], ", ".join(cls.__name__ for cls in lacking))

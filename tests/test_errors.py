@@ -40,14 +40,18 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         "Found.url: missing",
     ),
     (
-        WorkflowTimeoutError(1.5, ("a", "b")),
-        {"timeout": 1.5, "active_steps": ["a", "b"]},
-        "the run did not end within 1.5 s (active steps: a, b)",
+        WorkflowTimeoutError(1.5, ("a",), {"a": "running for 1 s", "b": "3 queued"}),
+        {
+            "timeout": 1.5,
+            "active_steps": ["a"],
+            "activities": {"a": "running for 1 s", "b": "3 queued"},
+        },
+        "the run did not end within 1.5 s; at that time:\n  step a: running for 1 s\n  step b: 3 queued",
     ),
     (
         WorkflowTimeoutError(30, []),
-        {"timeout": 30, "active_steps": []},
-        "the run did not end within 30 s (active steps: none)",
+        {"timeout": 30, "active_steps": [], "activities": {}},
+        "the run did not end within 30 s; nothing was going on",
     ),
     (
         WorkflowCancelledByUser("cancel_run() was called"),

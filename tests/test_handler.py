@@ -1175,7 +1175,7 @@ async def test_statistics_count_what_happens() -> None:
     assert (found.steps["fork"].done, found.unread_events) == (1, 1)
     assert not found.reader_waiting
     assert "running" in repr(handler)
-    assert "2 running, 3 queued, 1 unread" in repr(handler)
+    assert "running, 1 unread events; fork: 1 done; work: 3 queued, 2 running>" in repr(handler)
     assert handler.run_id in repr(handler)
     assert "Pool" in repr(handler)
 
@@ -1186,7 +1186,7 @@ async def test_statistics_count_what_happens() -> None:
     found = handler.statistics()
     assert (found.state, found.unread_events, found.reader_waiting) == ("ended", 0, False)
     assert found.steps["work"].done == 5
-    assert "ended, 0 running, 0 queued, 0 unread" in repr(handler)
+    assert "ended, 0 unread events; fork: 1 done; work: 5 done>" in repr(handler)
 
 
 async def test_run_id_is_given_or_made_up() -> None:

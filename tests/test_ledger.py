@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import reduce
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, step
-from anyio_workflows._fanin import Batch, Branch, Buffers, Sets
+from anyio_workflows._fanin import Batch, Branch, Buffers, Kept, Sets
 from anyio_workflows._ledger import Ledger
-from anyio_workflows._waits import Waits
+from anyio_workflows._waits import Index
 from anyio_workflows._work import Post, StepStatistics, Wait, Work
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowRuntimeError
@@ -89,7 +90,9 @@ class ModelStep:
     drawn: DrawnStep
     queued: list[Event] = attrs.Factory(list)
     running: list[Event] = attrs.Factory(list)
+    delayed: list[Event] = attrs.Factory(list)
     done: list[Event] = attrs.Factory(list)
+    retried: int = 0
 
     @property
     def callable_now(self) -> int:
@@ -104,6 +107,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(graph_of(steps))
         self.inboxes: dict[Post, deque[Work]] = {}
         self.running: list[Work] = []
+        self.delayed: list[tuple[float, Work]] = []
+        self.now = 0.0
         self.last_id = 0
         self.model = {drawn.name: ModelStep(drawn) for drawn in steps}
         self.calls: list[str] = []
@@ -138,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule()
     def answer(self) -> None:
-        post = self.ledger.answer()
+        post = self.ledger.posts.answer()
         name = self.calls.pop(0)
         assert post.spec.name == name
         work = self.inboxes[post].popleft()
@@ -146,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         event = found.queued.pop(0)
         found.running.append(event)
         assert work.payload is event, "not the oldest event of its step"
-        work.started = True
+        work.started = 0.0
         self.running.append(work)
 
     @precondition(lambda self: self.running)
@@ -159,6 +164,36 @@ class LedgerMachine(RuleBasedStateMachine):
         found.done.append(found.running.pop(index_of(work.payload, found.running)))
         self.grant_calls()
 
+    @precondition(lambda self: self.running)
+    @rule(choice=st.integers(0), seconds=st.integers(0, 4))
+    def fail(self, choice: int, seconds: int) -> None:
+        """Let an attempt fail that is not the last one (X1)."""
+        work = self.running.pop(choice % len(self.running))
+        attempt = work.attempt
+        self.ledger.delay(work, self.now + seconds, ValueError)
+        assert (work.attempt, work.started) == (attempt + 1, None)
+        self.delayed.append((self.now + seconds, work))
+        found = self.model[work.post.spec.name]
+        found.delayed.append(found.running.pop(index_of(work.payload, found.running)))
+        found.retried += 1
+        self.grant_calls()
+
+    @precondition(lambda self: self.delayed)
+    @rule(seconds=st.integers(1, 4))
+    def let_time_pass(self, seconds: int) -> None:
+        """What is due queues at the tail, in the order of the times (R2)."""
+        assert self.ledger.posts.next_due == min(due for due, _ in self.delayed)
+        self.now += seconds
+        self.delayed.sort(key=lambda delay: (delay[0], delay[1].id))
+        over = [work for due, work in self.delayed if due <= self.now]
+        self.delayed = [delay for delay in self.delayed if delay[0] > self.now]
+        assert self.ledger.posts.end_delays(self.now) == over
+        for work in over:
+            self.inboxes[work.post].append(work)
+            found = self.model[work.post.spec.name]
+            found.queued.append(found.delayed.pop(index_of(work.payload, found.delayed)))
+            self.grant_calls()
+
     @invariant()
     def capacity_is_respected(self) -> None:  # rule 1
         for post in self.inboxes:
@@ -170,29 +205,36 @@ class LedgerMachine(RuleBasedStateMachine):
     def no_place_is_free_while_work_is_queued(self) -> None:  # rule 2
         for post in self.inboxes:
             assert post.calls == min(post.queued, post.limit - post.running)
-            assert post.calls == self.ledger.calls.count(post)
-        assert [post.spec.name for post in self.ledger.calls] == self.calls
+            assert post.calls == self.ledger.posts.calls.count(post)
+        assert [post.spec.name for post in self.ledger.posts.calls] == self.calls
 
     @invariant()
     def everything_is_owed_until_it_is_finished(self) -> None:  # rule 3
         queued = [work for inbox in self.inboxes.values() for work in inbox]
-        carried = sorted(queued + self.running, key=lambda work: work.id)
+        delayed = [work for _, work in self.delayed]
+        carried = sorted(queued + self.running + delayed, key=lambda work: work.id)
         assert list(self.ledger.owed.values()) == carried
         assert list(self.ledger.owed) == [work.id for work in carried]
 
     @invariant()
     def idle_means_that_nothing_is_owed(self) -> None:  # rule 4
-        busy = any(found.queued or found.running for found in self.model.values())
+        busy = any(f.queued or f.running or f.delayed for f in self.model.values())
         assert self.ledger.idle is not busy
 
     @invariant()
     def reports_agree_with_the_model(self) -> None:
-        assert self.ledger.active_steps() == sorted(
-            name for name, found in self.model.items() if found.running
+        assert self.ledger.posts.active_steps() == sorted(
+            name for name, found in self.model.items() if found.running or found.delayed
         )
         assert self.ledger.last_finished == self.last_finished
         assert self.ledger.statistics() == {
-            name: StepStatistics(len(found.queued), len(found.running), 0, len(found.done))
+            name: StepStatistics(
+                queued=len(found.queued),
+                running=len(found.running),
+                delayed=len(found.delayed),
+                done=len(found.done),
+                retried=found.retried,
+            )
             for name, found in self.model.items()
         }
 
@@ -200,14 +242,16 @@ class LedgerMachine(RuleBasedStateMachine):
         """Work off what is left: it all gets its turn."""
         if not hasattr(self, "ledger"):
             return
-        while self.calls or self.running:
+        while self.calls or self.running or self.delayed:
             if self.calls:
                 self.answer()
-            else:
+            elif self.running:
                 self.finish(0)
+            else:
+                self.let_time_pass(4)
             self.no_place_is_free_while_work_is_queued()
         assert self.ledger.idle
-        assert not self.ledger.calls
+        assert not self.ledger.posts.calls
         assert not any(self.inboxes.values())
 
 
@@ -335,6 +379,8 @@ class NaiveWork:
     over_the_limit: bool = False
     waits: list[Wait] = attrs.Factory(list)
     answered: list[Wait] = attrs.Factory(list)
+    begun: list[Wait] = attrs.Factory(list)
+    earlier: list[Wait] = attrs.Factory(list)
 
     def is_in(self, batch: NaiveBatch) -> bool:
         return self.branch is not None and batch in self.branch.around()
@@ -348,7 +394,9 @@ class NaiveStep:
     running: list[NaiveWork] = attrs.Factory(list)
     waiting: list[NaiveWork] = attrs.Factory(list)
     returning: list[NaiveWork] = attrs.Factory(list)
+    delayed: list[tuple[float, NaiveWork]] = attrs.Factory(list)
     done: int = 0
+    retried: int = 0
 
 
 class NaiveBooks:
@@ -396,6 +444,34 @@ class NaiveBooks:
     def finish(self, work: NaiveWork) -> list[NaiveWork]:
         here = self.steps[work.step]
         self.owed.remove(work)
+        self.leave(work)
+        self.waits = [wait for wait in self.waits if wait not in work.earlier]
+        here.done += 1
+        self.grant(work.step)
+        return self.settle()
+
+    def delay(self, work: NaiveWork, due: float) -> None:
+        here = self.steps[work.step]
+        self.leave(work)
+        here.delayed.append((due, work))
+        here.retried += 1
+        work.earlier, work.begun = work.begun + work.earlier, []
+        left = [w for w in work.earlier if w.answer is None and not w.timed_out]
+        self.waits += [wait for wait in left if wait not in self.waits]
+        self.grant(work.step)
+
+    def end_delays(self, now: float) -> list[NaiveWork]:
+        over = [(d, w.real.id, w) for s in self.steps.values() for d, w in s.delayed if d <= now]
+        works = [work for *_, work in sorted(over, key=lambda delay: delay[:2])]
+        for work in works:
+            here = self.steps[work.step]
+            here.delayed = [delay for delay in here.delayed if delay[1] is not work]
+            here.queued.append(work)
+            self.grant(work.step)
+        return works
+
+    def leave(self, work: NaiveWork) -> None:
+        here = self.steps[work.step]
         if work in here.waiting:
             here.waiting.remove(work)
             self.woken += work.answered + work.waits
@@ -405,9 +481,6 @@ class NaiveBooks:
             work.waits, work.answered = [], []
         else:
             here.running.remove(work)
-        here.done += 1
-        self.grant(work.step)
-        return self.settle()
 
     # Routing
 
@@ -460,10 +533,15 @@ class NaiveBooks:
         for work in [work for work in self.owed if work.is_in(batch) and not work.dropped]:
             work.dropped = True
             here = self.steps[work.step]
-            if work not in here.queued:
+            delayed = [delay for delay in here.delayed if delay[1] is work]
+            if work not in here.queued and not delayed:
                 self.stopped.append(work)
                 continue
             self.owed.remove(work)
+            self.waits = [wait for wait in self.waits if wait not in work.earlier]
+            if delayed:
+                here.delayed.remove(delayed[0])
+                continue
             here.queued.remove(work)
             if self.calls.count(work.step) > len(here.queued):
                 self.calls.remove(work.step)
@@ -537,6 +615,8 @@ class NaiveBooks:
     def end_wait(self, wait: Wait) -> None:
         work = self.work_of[wait]
         self.waits.remove(wait)
+        if wait not in work.waits:
+            return
         work.waits.remove(wait)
         if work.waits:
             self.woken.append(wait)
@@ -570,6 +650,11 @@ class NaiveBooks:
         work.answered = []
 
 
+def asks_the_same(one: Wait, other: Wait) -> bool:
+    key = (one.waiter_id, one.event_type) == (other.waiter_id, other.event_type)
+    return key and (one.waiter_id is not None or one.requirements == other.requirements)
+
+
 class KitchenMachine(RuleBasedStateMachine):
     """Send, execute, return events and lists, wait and be cancelled at random."""
 
@@ -595,6 +680,7 @@ class KitchenMachine(RuleBasedStateMachine):
         self.branches: dict[Branch | None, NaiveBranch | None] = {None: None}
         self.woken: list[Wait] = []
         self.stopped: list[NaiveWork] = []
+        self.now = 0.0
         self.last_id = 0
         self.last_finished: str | None = None
         steps = self.ledger.graph.steps
@@ -638,7 +724,7 @@ class KitchenMachine(RuleBasedStateMachine):
             self.inboxes.setdefault(work.post, deque()).append(work)
 
     def started(self) -> list[NaiveWork]:
-        return [work for work in self.books.owed if work.real.started]
+        return [work for work in self.books.owed if work.real.started is not None]
 
     # What happens
 
@@ -669,7 +755,7 @@ class KitchenMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.calls)
     @rule()
     def answer(self) -> None:
-        post = self.ledger.answer()
+        post = self.ledger.posts.answer()
         naive = self.books.start()
         assert post.spec.name == naive.step
         inbox = self.inboxes[post]
@@ -677,7 +763,7 @@ class KitchenMachine(RuleBasedStateMachine):
             inbox.popleft()
         work = inbox.popleft()
         assert work is naive.real, "not the oldest work of its step"
-        work.started = True
+        work.started = 0.0
         work.stop = lambda: self.stopped.append(naive)
 
     @precondition(lambda self: self.books.calls)
@@ -700,6 +786,26 @@ class KitchenMachine(RuleBasedStateMachine):
             for wait in [*work.waits, *work.answered] if leaves_tasks else ():
                 self.abandon(wait)  # it is cancelled
             self.end_with_result(work, data)
+
+    @precondition(lambda self: self.started())
+    @rule(choice=st.integers(0), seconds=st.integers(0, 3), leaves_tasks=st.booleans())
+    def fail(self, choice: int, seconds: int, leaves_tasks: bool) -> None:
+        """Let an attempt fail that is not the last one."""
+        works = [w for w in self.started() if not w.dropped and (leaves_tasks or self.may_end(w))]
+        if works:
+            work = works[choice % len(works)]
+            work.real.stop = None
+            self.ledger.delay(work.real, self.now + seconds, ValueError)
+            self.books.delay(work, self.now + seconds)
+
+    @precondition(lambda self: self.ledger.posts.next_due < math.inf)
+    @rule(seconds=st.integers(1, 3))
+    def let_time_pass(self, seconds: int) -> None:
+        self.now += seconds
+        over = self.ledger.posts.end_delays(self.now)
+        assert over == [work.real for work in self.books.end_delays(self.now)]
+        for work in over:
+            self.inboxes[work.post].append(work)
 
     def may_end(self, work: NaiveWork) -> bool:
         return work.dropped or not (work.waits or work.answered)
@@ -752,16 +858,29 @@ class KitchenMachine(RuleBasedStateMachine):
         names = [(w.waiter_id or (w.event_type, w.requirements)) for w in work.waits]
         if (waiter_id or (event_type, requirements)) in names:
             with pytest.raises(WorkflowRuntimeError, match="already"):
-                self.ledger.wait(wait)
+                self.ledger.waits.begin(wait)
         else:
-            self.ledger.wait(wait)
-            self.books.wait(work, wait)
+            self.ledger.waits.begin(wait)
+            earlier = next((w for w in work.earlier if asks_the_same(w, wait)), None)
+            work.earlier = [w for w in work.earlier if w is not earlier]
+            self.books.waits = [w for w in self.books.waits if w is not earlier]
+            work.begun.append(wait)
+            if earlier is not None and earlier.answer is not None:
+                assert wait.answer is earlier.answer
+                assert wait not in self.ledger.waits
+            else:
+                assert wait.answer is None
+                self.books.wait(work, wait)
 
-    @precondition(lambda self: self.books.waits)
+    def suspended(self) -> list[Wait]:
+        """Return the waits that a task waits for, not those that an earlier attempt has left open."""
+        return [wait for wait in self.books.waits if wait in self.books.work_of[wait].waits]
+
+    @precondition(lambda self: self.suspended())
     @rule(choice=st.integers(0))
     def time_out(self, choice: int) -> None:
-        wait = self.books.waits[choice % len(self.books.waits)]
-        self.ledger.end_wait(wait)
+        wait = self.suspended()[choice % len(self.suspended())]
+        self.ledger.waits.end(wait)
         self.books.end_wait(wait)
 
     @precondition(lambda self: self.books.work_of)
@@ -772,7 +891,7 @@ class KitchenMachine(RuleBasedStateMachine):
         self.abandon(waits[choice % len(waits)])
 
     def abandon(self, wait: Wait) -> None:
-        self.ledger.abandon_wait(wait)
+        self.ledger.waits.abandon(wait)
         self.books.abandon_wait(wait)
 
     # What is true at any moment
@@ -790,8 +909,8 @@ class KitchenMachine(RuleBasedStateMachine):
             if post.calls + post.running < post.limit:
                 assert post.calls == post.queued
                 assert not post.returning
-            assert post.calls == self.ledger.calls.count(post)
-        assert [post.spec.name for post in self.ledger.calls] == self.books.calls
+            assert post.calls == self.ledger.posts.calls.count(post)
+        assert [post.spec.name for post in self.ledger.posts.calls] == self.books.calls
 
     @invariant()
     def everything_is_owed_until_it_is_finished_or_dropped(self) -> None:  # rule 3
@@ -830,15 +949,22 @@ class KitchenMachine(RuleBasedStateMachine):
     @invariant()
     def reports_agree_with_the_model(self) -> None:
         steps = self.books.steps
-        assert self.ledger.active_steps() == sorted(
-            name for name, found in steps.items() if found.running or found.waiting
+        assert self.ledger.posts.active_steps() == sorted(
+            name for name, s in steps.items() if s.running or s.waiting or s.delayed
         )
         assert self.ledger.last_finished == self.last_finished
         assert self.ledger.statistics() == {
-            name: StepStatistics(len(s.queued), len(s.running), len(s.waiting), s.done)
+            name: StepStatistics(
+                queued=len(s.queued),
+                running=len(s.running),
+                waiting=len(s.waiting),
+                delayed=len(s.delayed),
+                done=s.done,
+                retried=s.retried,
+            )
             for name, s in steps.items()
         }
-        quiet = not any(s.queued or s.running or s.returning for s in steps.values())
+        quiet = not any(s.queued or s.running or s.returning or s.delayed for s in steps.values())
         assert self.ledger.is_quiet() is quiet
         lacking = {
             name: ", ".join(p for p, queue in zip("abc", queues, strict=False) if not queue)
@@ -854,15 +980,17 @@ class KitchenMachine(RuleBasedStateMachine):
         while self.books.owed:
             if self.books.calls:
                 self.answer()
-            elif self.books.waits:
+            elif self.suspended():
                 self.time_out(0)
+            elif self.ledger.posts.next_due < math.inf:
+                self.let_time_pass(3)
             else:
                 work = next(work for work in self.started() if not work.answered)
                 work.real.stop = None
                 self.end(work)
             self.no_place_is_free_while_it_is_wanted()
         assert self.ledger.idle
-        assert not self.ledger.calls
+        assert not self.ledger.posts.calls
         assert not self.ledger.waits
         assert not self.books.batches
         for batch, naive in self.batches:
@@ -892,7 +1020,7 @@ def test_f6_a_buffer_gives_the_oldest_events_that_are_expected(drawn: Any) -> No
     kept: dict[Any, list[Event]] = {}
     for key, event_type, expected in drawn:
         event = event_type()
-        found = buffers.add(*key, event, expected)
+        found = buffers.add(*key, Kept(event, {}), expected)
         if not expected:
             assert found == []
             continue
@@ -904,7 +1032,7 @@ def test_f6_a_buffer_gives_the_oldest_events_that_are_expected(drawn: Any) -> No
             continue
         assert found is not None
         wanted = [by_type[t].pop(0) for t in expected]
-        assert list(map(id, found)) == list(map(id, wanted))
+        assert [id(one.event) for one in found] == list(map(id, wanted))
         kept[key] = [e for e in mine if all(e is not taken for taken in wanted)]
 
 
@@ -912,27 +1040,27 @@ def test_f6_what_is_left_over_stays_for_the_next_round() -> None:
     buffers = Buffers()
     first, second, third = Apple(), Apple(), Apple()
     for event in (first, second, third):
-        assert buffers.add("one", None, event, [Stone, Apple]) is None
+        assert buffers.add("one", None, Kept(event, {}), [Stone, Apple]) is None
     for apple in (first, second, third):
         stone = Stone()
-        found = buffers.add("one", None, stone, [Stone, Apple])
+        found = buffers.add("one", None, Kept(stone, {}), [Stone, Apple])
         assert found is not None
-        assert list(map(id, found)) == [id(stone), id(apple)]
-    assert buffers.add("one", None, Stone(), [Stone, Apple]) is None
+        assert [id(one.event) for one in found] == [id(stone), id(apple)]
+    assert buffers.add("one", None, Kept(Stone(), {}), [Stone, Apple]) is None
 
 
 def test_f6_what_a_buffer_lacks() -> None:
     buffers = Buffers()
     assert list(buffers.missing()) == []
-    buffers.add("one", None, Apple(), [Apple, Stone, Apple])
-    buffers.add("two", "x", Stone(), [Stone])
+    buffers.add("one", None, Kept(Apple(), {}), [Apple, Stone, Apple])
+    buffers.add("two", "x", Kept(Stone(), {}), [Stone])
     assert list(buffers.missing()) == [("one", "Apple, Stone")]
 
 
 def test_f6_a_buffer_with_surplus_only_lacks_nothing() -> None:
     buffers = Buffers()
-    buffers.add("one", None, Apple(), [Apple, Apple])
-    buffers.add("one", None, Apple(), [Apple])
+    buffers.add("one", None, Kept(Apple(), {}), [Apple, Apple])
+    buffers.add("one", None, Kept(Apple(), {}), [Apple])
     assert list(buffers.missing()) == []
 
 
@@ -941,11 +1069,11 @@ def test_f4_sets_are_full_in_order_of_arrival(types: list[type[Event]]) -> None:
     spec = kitchen_spec()
     sets = Sets()
     events = [event_type() for event_type in types]
-    full = [found for event in events if (found := sets.add(spec, event)) is not None]
+    full = [found for event in events if (found := sets.add(spec, event, {})) is not None]
     apples = [event for event in events if type(event) is Apple]
     stones = [event for event in events if type(event) is Stone]
     number = min(len(apples) // 2, len(stones))
-    assert [list(map(id, found)) for found in full] == [
+    assert [[id(one.event) for one in found] for found in full] == [
         [id(apples[2 * n]), id(apples[2 * n + 1]), id(stones[n])] for n in range(number)
     ]
 
@@ -967,8 +1095,8 @@ def one_at_a_time(policy: All | Take) -> Ledger:
 
 def start_next(ledger: Ledger, *expected: Work) -> list[Work]:
     for work in expected:
-        assert ledger.answer() is work.post
-        work.started = True
+        assert ledger.posts.answer() is work.post
+        work.started = 0.0
     return list(expected)
 
 
@@ -976,24 +1104,24 @@ def test_r2_the_place_of_dropped_work_goes_to_an_execution_that_wants_to_go_on()
     ledger = one_at_a_time(Take(1, cancel=True))
     [waiting] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
     wait = Wait(waiting, Reply, {}, None)
-    ledger.wait(wait)
+    ledger.waits.begin(wait)
     [box] = start_next(ledger, *routed(ledger, Box(), ledger.graph.steps["open"]))
     batch = ledger.open_batch(box)
     branch = ledger.open_branch(batch)
     [peel, _] = routed(ledger, Berry(), None, branch)
-    assert peel.post in ledger.calls, "the place of the execution that waits"
+    assert peel.post in ledger.posts.calls, "the place of the execution that waits"
     assert routed(ledger, Reply()) == []
     assert (waiting.post.running, waiting.post.waiting) == (0, 1)
     assert len(routed(ledger, Slice(), None, branch)) == 1
     assert peel.dropped
-    assert peel.post not in ledger.calls
+    assert peel.post not in ledger.posts.calls
     assert (waiting.post.running, waiting.post.waiting) == (1, 0)
 
 
 def a_wait(ledger: Ledger, event_type: type[Event], requirements: dict[str, Any]) -> Wait:
     [work] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
     wait = Wait(work, event_type, requirements, None)
-    ledger.wait(wait)
+    ledger.waits.begin(wait)
     return wait
 
 
@@ -1072,7 +1200,7 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
         Wait(Work(n, Post(graph.steps[name], 1), StartEvent()), event_type, requirements, None)
         for n, (name, event_type, requirements) in enumerate(drawn)
     ]
-    found = Waits()
+    found = Index()
     for wait in waits:
         found.add(wait)
     for wait in [waits[n] for n in ended if n < len(waits)]:
@@ -1146,7 +1274,7 @@ def test_a_refused_target_leaves_the_books_as_they_are(ledger: Ledger) -> None:
     with pytest.raises(WorkflowRuntimeError):
         ledger.check_target(Stone(), "weigh")
     assert ledger.idle
-    assert not ledger.calls
+    assert not ledger.posts.calls
 
 
 def test_an_event_that_nobody_takes_is_owed_to_nobody(ledger: Ledger) -> None:
@@ -1168,9 +1296,9 @@ def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
     event = Stone()
     [first], [second] = routed(ledger, event), routed(ledger, event)
     assert first.id < second.id
-    assert [post.spec.name for post in ledger.calls] == ["peel"], "one place, one call"
-    assert ledger.answer() is first.post
-    assert not ledger.calls
+    assert [post.spec.name for post in ledger.posts.calls] == ["peel"], "one place, one call"
+    assert ledger.posts.answer() is first.post
+    assert not ledger.posts.calls
     ledger.finish(first)
-    assert list(ledger.calls) == [second.post]
+    assert list(ledger.posts.calls) == [second.post]
     assert list(ledger.owed.values()) == [second]

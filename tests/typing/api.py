@@ -16,16 +16,25 @@ from anyio_workflows import (
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     Workflow,
     WorkflowFailedEvent,
     WorkflowHandler,
     WorkflowTimedOutEvent,
+    catch_error,
     step,
 )
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowStalledError
 from anyio_workflows.events import StepState, StepStateChanged, WorkflowIdleEvent
+from anyio_workflows.retry_policy import (
+    RetryInfo,
+    RetryPolicy,
+    retry_policy,
+    wait_fixed,
+    wait_random,
+)
 
 T = TypeVar("T")
 
@@ -322,3 +331,36 @@ class PlainStart(StartEvent):
 
 def open_subclasses(start: PlainStart) -> None:
     assert_type(start.anything, Any)
+
+
+class Bearable:
+    """A retry policy of one's own."""
+
+    def next(self, elapsed_time: float, attempts: int, error: Exception) -> float | None:
+        return None if attempts > 3 or elapsed_time > 60 else 0.5
+
+
+class Careful(Workflow):
+    @step(retry_policy=Bearable())
+    async def fetch(self, ctx: Context, ev: StartEvent) -> Found:
+        assert_type(ctx.retry_info(), RetryInfo)
+        assert_type(ctx.retry_info().last_exception, Exception | None)
+        return Found(url="u")
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(1) + wait_random(0, 1)))
+    async def read(self, ev: Found) -> StopEvent:
+        return StopEvent()
+
+    @catch_error(for_steps=["fetch"], max_recoveries=2)
+    async def rescue(self, ev: StepFailedEvent) -> Found:
+        assert_type(ev.exception, Exception)
+        assert_type(ev.attempts, int)
+        return Found(url=ev.step_name)
+
+    @catch_error
+    async def give_up(self, ev: StepFailedEvent) -> StopEvent:
+        return StopEvent(result=ev.exception)
+
+
+policy: RetryPolicy = Bearable()
+step(retry_policy=3)  # type: ignore[call-overload]
