@@ -340,7 +340,8 @@ class Context:
         if work is None:
             raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
         if work.started is None or work.attempt != self._number:
-            self._run.check_open(f"a step cannot {what}")
+            if self._run.ended:
+                self._run.check_open(f"a step cannot {what}")
             name = work.post.spec.name
             raise WorkflowRuntimeError(
                 f"attempt {self._number} of step {name} has ended; it can no longer {what}"
