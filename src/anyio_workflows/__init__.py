@@ -4,10 +4,10 @@
 #
 #   errors      every exception; each takes facts and writes its own sentence
 #
-#   declare     events -> retry_policy, steps, collect -> _signatures -> graph -> workflow
-#               An event is what travels; `@step` marks a function and `Collect` a parameter;
-#               `_signatures` reads them, `graph` connects them and finds the faults; `workflow` is
-#               the door: it starts a run.
+#   declare     events -> retry_policy, steps, collect, resource -> _signatures -> graph -> workflow
+#               An event is what travels; `@step` marks a function, `Collect` and `Resource` a
+#               parameter; `_signatures` reads them into `_specs`, `graph` connects these and finds
+#               the faults; `workflow` is the door: it starts a run.
 #
 #   run         _fanin, _posts -> _ledger -> context -> _crew -> _dispatch -> _engine
 #               The ledger decides, synchronously, who is owed what, `_posts` who has a place, and
@@ -19,6 +19,10 @@
 #   observe     _stream -> _narrator -> handler
 #               The public stream with its reader, what is told about the run itself, and the
 #               caller's grip on it.
+#
+#   persist     state -> _records -> _continuation -> snapshot -> checkpoint
+#               What outlives a run: the state and, as plain records, what the ledger owes. `_json`
+#               turns it into data and back. The `_keeper` opens and closes resources meanwhile.
 #
 #   try it      __main__ -> _demo
 #

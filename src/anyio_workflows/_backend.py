@@ -14,7 +14,9 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Protocol
 
-__all__ = ["Home", "find_home"]
+import anyio
+
+__all__ = ["Home", "find_home", "is_cancellation"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to its tasks."""
@@ -153,3 +155,11 @@ def find_home() -> Home | None:
         return _AsyncioHome(asyncio.get_running_loop())
     except RuntimeError:
         return None
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Tell whether an exception is nothing but a cancellation, or a group of them."""
+    cancelled_class = anyio.get_cancelled_exc_class()
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(cancelled_class)[1] is None
+    return isinstance(exc, cancelled_class)

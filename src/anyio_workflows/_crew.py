@@ -24,7 +24,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context as ContextVars
 from contextvars import copy_context
 from typing import Any, Protocol
@@ -35,13 +35,17 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from ._backend import is_cancellation
+from ._continuation import RunPort
+from ._keeper import Keeper
 from ._outcome import Outcome
+from ._suspension import AttemptClock
 from ._work import Post, Work
-from .context import Attempt, Context, RunPort, current_context
+from .context import StepContext, current_context
 from .errors import WorkflowRuntimeError
 from .events import StopEvent
 
-__all__ = ["Crew", "Desk", "Employer", "is_cancellation"]
+__all__ = ["Crew", "Desk", "Employer"]
 
 _STEPS_PER_CHECKPOINT = 32
 _SECONDS_PER_CHECKPOINT = 0.0005
@@ -84,6 +88,7 @@ class Employer(RunPort, Protocol):
     workflow: object
     deadline: float
     outcome: Outcome | None
+    keeper: Keeper | None
 
     @property
     def dispatch(self) -> Desk:
@@ -140,6 +145,12 @@ class Crew:
         """Begin work, in the run's task group."""
         self._group = group
         self.hire()
+        if self._run.ledger.posts.next_due < math.inf:
+            self.tend_delays()
+
+    def variables(self) -> ContextVars:
+        """Return the caller's context variables, for a task of the run (O7)."""
+        return self._context.copy()
 
     def hire(self) -> None:
         """See to it that a worker comes for the calls, if there are any (rule 1)."""
@@ -160,7 +171,7 @@ class Crew:
             return
         self.size += 1
         recruit = self._recruits[duty] = self._serve(duty)
-        self._group.create_task(recruit, name=self._name, context=self._context.copy())
+        self._group.create_task(recruit, name=self._name, context=self.variables())
 
     async def wait_until_gone(self) -> None:
         """Wait until no worker is alive, when the run's task group has been cancelled."""
@@ -213,7 +224,7 @@ class Crew:
 
     async def _answer_calls(self) -> None:
         run, posts, home = self._run, self._run.ledger.posts, self._run.home
-        current_context.set(Context(run))
+        current_context.set(StepContext(run))
         untouched = copy_context()
         native_cancellations = home.cancellation_counter()
         now = rested = home.current_time()
@@ -245,10 +256,10 @@ class Crew:
         spec = work.post.spec
         desk.take_start(work)
         may_be_dropped = work.branch is not None and run.ledger.graph.cancels_branches
-        context = Context(run, work, work.attempt)
+        context = StepContext(run, work)
         current_context.set(context)
         try:
-            if spec.is_async and spec.config.timeout is None and not may_be_dropped:
+            if spec.is_simple and not may_be_dropped:
                 result = await spec.call(run.workflow, context, work.payload)
             else:
                 result = await self._call(work, context)
@@ -289,31 +300,26 @@ class Crew:
             return False
         return anyio.current_effective_deadline() != run.deadline and not run.being_cancelled()
 
-    async def _call(self, work: Work, context: Context) -> Any:
-        """Call a step that has a timeout (R8), may be dropped with its batch (F4), or is sync (R5).
-
-        A sync step gets a thread of its own: the ledger bounds their number, and a thread that is
-        abandoned holds no place.
-        """
+    async def _call(self, work: Work, context: StepContext) -> Any:
+        """Call a step that is not simple, or may be dropped with its batch (F4)."""
         run = self._run
         spec = work.post.spec
         timeout = math.inf if spec.config.timeout is None else spec.config.timeout
         result = None
         with anyio.CancelScope(deadline=run.home.current_time() + timeout) as scope:
-            context.attempt = Attempt(scope, run.home.current_time)
+            work.clock = AttemptClock(scope, run.home.current_time)
             work.stop = scope.cancel
             try:
-                if spec.is_async:
-                    result = await spec.call(run.workflow, context, work.payload)
+                if spec.needs:
+                    assert run.keeper is not None
+                    async with run.keeper.supply(spec.needs) as resources:
+                        if run.outcome is not None:  # decided while they were being made
+                            await anyio.sleep_forever()  # the host is about to cancel it
+                        result = await self._call_function(work, context, resources)
                 else:
-                    # In a tuple, since trio does not take a coroutine from a thread.
-                    (result,) = await anyio.to_thread.run_sync(
-                        lambda: (spec.call(run.workflow, context, work.payload),),
-                        abandon_on_cancel=True,
-                        limiter=anyio.CapacityLimiter(1),
-                    )
+                    result = await self._call_function(work, context, {})
             finally:
-                work.stop = None
+                work.stop = work.clock = None
                 context.given_up = scope.cancel_called
         if work.dropped:
             return None
@@ -321,13 +327,23 @@ class Crew:
             raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
         return result
 
+    async def _call_function(
+        self, work: Work, context: StepContext, resources: Mapping[str, Any]
+    ) -> Any:
+        """Call the step function; a sync one in a thread of its own.
 
-def is_cancellation(exc: BaseException) -> bool:
-    """Tell whether an exception is nothing but a cancellation, or a group of them."""
-    cancelled_class = anyio.get_cancelled_exc_class()
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(cancelled_class)[1] is None
-    return isinstance(exc, cancelled_class)
+        The ledger bounds the number of threads, and one that is abandoned holds no place.
+        """
+        spec, workflow = work.post.spec, self._run.workflow
+        if spec.is_async:
+            return await spec.call(workflow, context, work.payload, resources)
+        # In a tuple, since trio does not take a coroutine from a thread.
+        (result,) = await anyio.to_thread.run_sync(
+            lambda: (spec.call(workflow, context, work.payload, resources),),
+            abandon_on_cancel=True,
+            limiter=anyio.CapacityLimiter(1),
+        )
+        return result
 
 
 def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:

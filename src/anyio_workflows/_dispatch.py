@@ -24,16 +24,17 @@ from typing import Any, Protocol
 
 import attrs
 
-from ._crew import Crew, is_cancellation
+from ._backend import is_cancellation
+from ._continuation import RunPort
+from ._crew import Crew
 from ._fanin import NO_RECOVERIES, Branch, Recoveries
 from ._ledger import Ledger
 from ._narrator import Narrator
 from ._outcome import Outcome
-from ._signatures import StepSpec
+from ._specs import StepSpec
 from ._stream import EventStream
 from ._words import failure_note, in_words, last_acts
 from ._work import Work
-from .context import RunPort
 from .errors import WorkflowRuntimeError, WorkflowStalledError
 from .events import Event, InputRequiredEvent, StepFailedEvent, StopEvent
 from .steps import is_positive_number
@@ -67,14 +68,12 @@ class Dispatch:
         crew: Its workers.
         narrator: Tells what happens, to those who asked.
         stall_check: Whether to fail when nothing can happen any more (T9).
-        input_asked: Whether the run has asked for input.
     """
 
     run: Decider
     crew: Crew
     narrator: Narrator
     stall_check: bool
-    input_asked: bool = False
     _ledger: Ledger = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -103,7 +102,7 @@ class Dispatch:
             return
         asks = isinstance(event, InputRequiredEvent)
         if asks:
-            self.input_asked = True
+            self._ledger.input_asked = True
             self.run.stream.write(event)
         work = self._ledger.route(event, target, branch, recoveries)
         if work:
@@ -136,7 +135,7 @@ class Dispatch:
         if self.run.outcome is not None or not self._ledger.is_quiet():
             return
         ledger = self._ledger
-        if not ledger.idle or self.input_asked or ledger.graph.takes_outside_events:
+        if not ledger.idle or ledger.input_asked or ledger.graph.takes_outside_events:
             self.narrator.idle()
         elif self.stall_check:
             error = WorkflowStalledError(last_acts(ledger), ledger.missing())

@@ -6,7 +6,7 @@
 # executes no step code: a step that shields itself, or leaves a cancel scope broken, must not take
 # the host with it. Steps are executed by the crew, in child tasks.
 #
-#   host      wait for the decision -> cancel the crew, wait for it -> publish -> leave
+#   host      wait for the decision -> cancel the crew, wait for it -> close resources -> publish
 #   crew      take work -> execute the step -> hand over what it returned or raised
 #   dispatch  route what was handed over: to the ledger, to the crew, or to the decision
 #
@@ -24,28 +24,32 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import attrs
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ._backend import Home
-from ._crew import Crew, is_cancellation
+from ._backend import Home, is_cancellation
+from ._continuation import Continuation, RunPort
+from ._crew import Crew
 from ._dispatch import Dispatch, add_note
 from ._fanin import NO_RECOVERIES
+from ._keeper import Keeper
 from ._ledger import Ledger
 from ._narrator import Narrator
 from ._outcome import Outcome
+from ._records import restore, take
 from ._settings import Place, Places, RunSettings
 from ._stream import EventStream
 from ._words import activities, text_of
 from ._work import Wait, Work
-from .context import RunPort, check_event
+from .context import StepContext, check_event, current_context
 from .errors import WorkflowRuntimeError
 from .events import Event, InputRequiredEvent
-from .graph import Graph
 
 __all__ = ["Run"]
 
@@ -61,6 +65,7 @@ class Run:
         home: The event loop the run lives in.
         run_id: Identifies the run in logs.
         stream: The public event stream.
+        continuation: What goes on from one run to the next.
         ledger: Who is owed what.
         outcome: How the run ends, once that is decided.
         ended: Whether the terminal event has been published.
@@ -69,12 +74,14 @@ class Run:
         parent: The run whose step started this one, if any (O5).
         narrator: Tells what happens, to those who asked.
         dispatch: Where events, results and failures go.
+        keeper: Supplies the steps with resources, if they ask for any.
     """
 
     workflow: object
     home: Home
     run_id: str
     stream: EventStream
+    continuation: Continuation
     ledger: Ledger
     outcome: Outcome | None
     ended: bool
@@ -83,6 +90,7 @@ class Run:
     parent: RunPort | None
     narrator: Narrator
     dispatch: Dispatch
+    keeper: Keeper | None
     _settings: RunSettings
     _place: Place | None
     _children: set[Run]
@@ -97,8 +105,8 @@ class Run:
     def __init__(
         self,
         workflow: object,
-        graph: Graph,
-        start_event: Event,
+        continuation: Continuation,
+        start_event: Event | None,
         home: Home,
         settings: RunSettings,
         *,
@@ -110,7 +118,12 @@ class Run:
         self.home = home
         self.run_id = os.urandom(16).hex() if run_id is None else run_id
         self.stream = EventStream(home)
-        self.ledger = Ledger(graph)
+        self.continuation = continuation
+        self.ledger = Ledger(continuation.graph)
+        restored: list[Work] = []
+        if continuation.left is not None:
+            now = home.current_time()
+            self.ledger, restored = restore(continuation.left, continuation.graph, now)
         self.outcome = None
         self.ended = self.observed = False
         self.deadline = math.inf
@@ -121,11 +134,19 @@ class Run:
         self.narrator = Narrator(self, self.stream, settings.verbose)
         self._crew = Crew(self, settings.name)
         self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
+        self.keeper = None
+        if continuation.graph.uses_resources:
+            self.keeper = Keeper(
+                self, self._start_keeper, home.shed_cancellation, home.host_cancelled
+            )
         self._group = None
         self._handler_gone = False
         self._later_failures = []
         self._queueing = self._decided = self._done = None
-        self.dispatch.emit(start_event)
+        continuation.begin(self)
+        self.dispatch.deliver(restored)
+        if start_event is not None:
+            self.dispatch.emit(start_event)
 
     def start(self) -> None:
         """Start the host in the background. No step begins inside this call (O1)."""
@@ -142,7 +163,8 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
-        self.notice_cancellation()
+        if self.home.is_here():  # else in the thread of a sync step
+            self.notice_cancellation()
         return self.outcome is None
 
     def write(self, event: Event) -> None:
@@ -150,7 +172,7 @@ class Run:
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be written to the stream")
         if isinstance(event, InputRequiredEvent):
-            self.dispatch.input_asked = True
+            self.ledger.input_asked = True
         self.stream.write(event)
 
     def send(self, event: Event, step: str | None = None, sender: Work | None = None) -> None:
@@ -227,6 +249,8 @@ class Run:
                 self._later_failures.append(f"{outcome.summary}: {text_of(outcome.error)}")
 
     def _settle(self, outcome: Outcome) -> None:
+        if outcome.leaves_work:
+            self.continuation.left = take(self.ledger, self.home.current_time())
         self.outcome = outcome
         if self._queueing is not None:
             self._queueing.cancel()
@@ -260,6 +284,7 @@ class Run:
                     self._open(group)
                     await self._wait_until_decided()
                     await self._wait_until_quiet(group)
+                    await self._close_resources()
                     self.close()
         except BaseException as exc:
             if not is_cancellation(exc):
@@ -278,6 +303,7 @@ class Run:
             self.deadline = self.home.current_time() + self._settings.timeout
             group.cancel_scope.deadline = self.deadline
         self._crew.open(group)
+        self.dispatch.note_if_idle()  # a run that goes on from a snapshot may have nothing to do
 
     async def _wait_until_decided(self) -> None:
         if self.outcome is None:
@@ -311,6 +337,23 @@ class Run:
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
                 await next(iter(self._children)).wait_until_ended()
 
+    async def _close_resources(self) -> None:
+        """Close what the steps used; what fails there fails a run that went well (P5)."""
+        if self.keeper is None:
+            return
+        for name, error in await self.keeper.close(self._settings.cleanup_timeout):
+            assert self.outcome is not None
+            if self.outcome.error is None:
+                self.outcome = Outcome.not_closed(name, error)
+            else:
+                logger.warning("%s: resource %s failed to close", self, name, exc_info=error)
+
+    def _start_keeper(self, keeper: Coroutine[Any, Any, None]) -> None:
+        assert self._group is not None
+        variables = self._crew.variables()
+        variables.run(current_context.set, StepContext(self))
+        self._group.create_task(keeper, name=f"{self._settings.name} resources", context=variables)
+
     def close(self) -> None:
         """Publish the terminal event and end the run (rule 2)."""
         if self.ended:
@@ -323,6 +366,7 @@ class Run:
         self.stream.close(self.outcome.event)
         self._crew.close()
         self.ledger.close()
+        self.continuation.end()
         if self._place is not None:
             self._place.leave()
         if isinstance(self.parent, Run):

@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -33,6 +33,7 @@ from .graph import StepSpec
 __all__ = [
     "Batch",
     "Branch",
+    "Buffer",
     "Buffers",
     "Kept",
     "NO_RECOVERIES",
@@ -105,7 +106,7 @@ class Batch:
         joins: The steps that join it.
         arrived: For each join that has not fired, the events that arrived for it.
         recoveries: Those of the step that opened it, and of all that happened in it.
-        branches: The branches that have not ended.
+        branches: The branches that have not ended, in the order of the list.
         opening: Whether elements are still being added.
         cancelled: Whether a join has cancelled what is left of it.
     """
@@ -114,7 +115,7 @@ class Batch:
     joins: Collection[StepSpec]
     arrived: dict[StepSpec, list[Event]]
     recoveries: Recoveries
-    branches: set[Branch] = attrs.field(factory=set)
+    branches: dict[Branch, None] = attrs.field(factory=dict)
     opening: bool = True
     cancelled: bool = False
 
@@ -150,48 +151,70 @@ class Batch:
 
 @attrs.define(eq=False, repr=False)
 class Sets:
-    """The events that wait at steps which take one event per parameter."""
+    """The events that wait at steps which take one event per parameter.
 
-    _queues: dict[StepSpec, list[deque[Kept]]] = attrs.field(factory=dict)
+    Attributes:
+        queues: For each of these steps, the events that wait for each parameter.
+    """
+
+    queues: dict[StepSpec, list[deque[Kept]]] = attrs.field(factory=dict)
 
     def add(self, spec: StepSpec, event: Event, recoveries: Recoveries) -> list[Kept] | None:
         """Keep an event; returns a full set, one event per parameter, if it completes one.
 
         What is left over stays for the next set.
         """
-        queues = self._queues.get(spec)
+        queues = self.queues.get(spec)
         if queues is None:
-            queues = self._queues[spec] = [deque() for _ in spec.slots]
+            queues = self.queues[spec] = [deque() for _ in spec.slots]
         fitting = [q for slot, q in zip(spec.slots, queues, strict=True) if spec.fits(slot, event)]
         min(fitting, key=len).append(Kept(event, recoveries))
         return [queue.popleft() for queue in queues] if all(queues) else None
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step with an incomplete set, and the parameters that lack an event."""
-        for spec, queues in self._queues.items():
+        for spec, queues in self.queues.items():
             if any(queues):
                 empty = [s.param for s, q in zip(spec.slots, queues, strict=True) if not q]
                 yield spec.name, ", ".join(empty)
 
 
 @attrs.define(eq=False, repr=False)
-class _Buffer:
+class Buffer:
+    """The events that one step keeps for later.
+
+    Attributes:
+        expected: The types that were asked for last.
+        total: How many events there are.
+        events: The events of each type, in order of arrival.
+    """
+
+    expected: Sequence[type[Event]] = ()
     total: int = 0
     events: dict[type[Event], deque[Kept]] = attrs.field(factory=dict)
-    expected: list[type[Event]] = attrs.field(factory=list)
+
+    def add(self, kept: Kept) -> None:
+        """Keep an event."""
+        self.events.setdefault(type(kept.event), deque()).append(kept)
+        self.total += 1
 
     def lacking(self) -> Counter[type[Event]]:
+        """Return the types that are missing."""
         return Counter(self.expected) - Counter({t: len(q) for t, q in self.events.items()})
 
 
 @attrs.define(eq=False, repr=False)
 class Buffers:
-    """The buffers of `ctx.collect_events()`, one per step and `buffer_id`."""
+    """The buffers of `ctx.collect_events()`.
 
-    _buffers: dict[tuple[str, str | None], _Buffer] = attrs.field(factory=dict)
+    Attributes:
+        kept: The buffers, by step and `buffer_id`.
+    """
+
+    kept: dict[tuple[str, str | None], Buffer] = attrs.field(factory=dict)
 
     def add(
-        self, step: str, buffer_id: str | None, kept: Kept, expected: list[type[Event]]
+        self, step: str, buffer_id: str | None, kept: Kept, expected: Sequence[type[Event]]
     ) -> list[Kept] | None:
         """Keep an event; returns one event for each expected type, in that order, once there are.
 
@@ -199,9 +222,8 @@ class Buffers:
         """
         if not expected:
             return []
-        buffer = self._buffers.setdefault((step, buffer_id), _Buffer())
-        buffer.events.setdefault(type(kept.event), deque()).append(kept)
-        buffer.total += 1
+        buffer = self.kept.setdefault((step, buffer_id), Buffer())
+        buffer.add(kept)
         buffer.expected = expected
         if buffer.total < len(expected) or buffer.lacking():
             return None
@@ -210,6 +232,6 @@ class Buffers:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step with an incomplete buffer, and the names of the types that it lacks."""
-        for (step, _), buffer in self._buffers.items():
+        for (step, _), buffer in self.kept.items():
             if buffer.total and (lacking := buffer.lacking()):
                 yield step, ", ".join(cls.__name__ for cls in lacking.elements())

@@ -40,7 +40,7 @@ from ._fanin import (
     merged,
 )
 from ._posts import Posts
-from ._signatures import StepSpec
+from ._specs import StepSpec
 from ._waits import Waits
 from ._work import Collected, StepStatistics, Work
 from .collect import Take
@@ -61,6 +61,9 @@ class Ledger:
         waits: The open waits, in the order in which they began.
         buffers: What `ctx.collect_events()` keeps.
         posts: The places of the steps, and who has them.
+        sets: What waits at steps with several event parameters, outside of any branch.
+        next_id: The number of the work to come.
+        input_asked: Whether the run has asked for input.
         last_finished: Name of the step whose execution ended last.
         closed: Whether the run has ended, so that nothing more is owed.
     """
@@ -70,10 +73,11 @@ class Ledger:
     waits: Waits
     buffers: Buffers
     posts: Posts
+    sets: Sets
+    next_id: int
+    input_asked: bool
     last_finished: str | None
     closed: bool
-    _sets: Sets
-    _next_id: int
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -81,10 +85,11 @@ class Ledger:
         self.posts = Posts()
         self.waits = Waits(self.posts)
         self.buffers = Buffers()
+        self.sets = Sets()
+        self.next_id = 1
+        self.input_asked = False
         self.last_finished = None
         self.closed = False
-        self._sets = Sets()
-        self._next_id = 1
 
     # --- Routing ------------------------------------------------------------------------------
 
@@ -152,7 +157,7 @@ class Ledger:
             return self._owe(spec, event, branch, recoveries)
         if not spec.is_join:
             if branch is None:
-                sets = self._sets
+                sets = self.sets
             else:
                 sets = branch.sets = branch.sets or Sets()
             full = sets.add(spec, event, recoveries)
@@ -176,12 +181,33 @@ class Ledger:
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
         post = self.posts.of(spec)
-        work = Work(self._next_id, post, payload, branch, recoveries)
-        self._next_id += 1
+        work = Work(self.next_id, post, payload, branch, recoveries)
+        self.next_id += 1
         self.owed[work.id] = work
         if branch is not None:
             branch.work.add(work)
         self.posts.queue(post)
+        return [work]
+
+    def owe_again(self, work: Work, due: float | None) -> list[Work]:
+        """Owe work of an earlier run, which has no place yet (P3).
+
+        Args:
+            work: The work.
+            due: When its retry delay is over, if it is in one.
+
+        Returns:
+            The work to be carried to its step, now.
+        """
+        self.owed[work.id] = work
+        if work.branch is not None:
+            work.branch.work.add(work)
+        if work.history is not None:
+            self.waits.keep_open(work)
+        if due is not None:
+            self.posts.hold(work, due)
+            return []
+        self.posts.queue(work.post)
         return [work]
 
     # --- Executions ----------------------------------------------------------------------------
@@ -199,8 +225,9 @@ class Ledger:
         """
         del self.owed[work.id]
         post = work.post
-        self.waits.leave(work)
-        self.waits.forget(work)
+        if work.history is not None:
+            self.waits.leave(work)
+            self.waits.forget(work)
         work.started = None
         post.done += 1
         post.failed += failed
@@ -265,7 +292,7 @@ class Ledger:
     def open_branch(self, batch: Batch) -> Branch:
         """Begin a branch, for one element of the list; to be followed by `seal_branch()`."""
         branch = Branch(batch)
-        batch.branches.add(branch)
+        batch.branches[branch] = None
         return branch
 
     def seal_branch(self, branch: Branch) -> list[Work]:
@@ -288,7 +315,7 @@ class Ledger:
         fired: list[Work] = []
         while branch is not None and branch.ended and branch in branch.batch.branches:
             batch = branch.batch
-            batch.branches.remove(branch)
+            del batch.branches[branch]
             if not batch.ended:
                 break
             fired += self._fire(batch)
@@ -346,7 +373,7 @@ class Ledger:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step that has events kept for it, and what it lacks to go on."""
-        yield from self._sets.missing()
+        yield from self.sets.missing()
         yield from self.buffers.missing()
 
 

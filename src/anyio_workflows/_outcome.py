@@ -39,6 +39,11 @@ class Outcome:
         """Whether the run was cancelled."""
         return isinstance(self.error, WorkflowCancelledByUser)
 
+    @property
+    def leaves_work(self) -> bool:
+        """Whether what is owed stays owed, to a run that goes on from here (P3)."""
+        return isinstance(self.error, WorkflowCancelledByUser | WorkflowTimeoutError)
+
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:
         """A step returned or sent a stop event."""
@@ -64,6 +69,13 @@ class Outcome:
         """Nothing can happen any more; `last_step` is the step that ended last."""
         event = WorkflowFailedEvent(step_name=last_step or "?", exception=error)
         return cls(event, error, "nothing could happen any more")
+
+    @classmethod
+    def not_closed(cls, resource: str, error: BaseException) -> Outcome:
+        """All went well, but a resource failed to close (P5)."""
+        event = WorkflowFailedEvent(step_name=resource, exception=error)
+        summary = f"resource {resource} failed with {type(error).__name__}"
+        return cls(event, error, summary, error.__traceback__)
 
     @classmethod
     def failed(

@@ -31,7 +31,7 @@ from collections import deque
 
 import attrs
 
-from ._signatures import StepSpec
+from ._specs import StepSpec
 from ._work import Post, StepStatistics, Work
 
 __all__ = ["Posts"]
@@ -120,10 +120,14 @@ class Posts:
 
     def delay(self, work: Work, due: float) -> None:
         """Note that an execution gives its place back, until it is queued again at time `due`."""
-        work.due = due
-        heapq.heappush(self._delays, (due, work.id, work))
-        work.post.delayed += 1
+        self.hold(work, due)
         self.leave(work.post)
+
+    def hold(self, work: Work, due: float) -> None:
+        """Keep work that has no place, until it is queued at time `due`."""
+        work.due = due
+        work.post.delayed += 1
+        heapq.heappush(self._delays, (due, work.id, work))
 
     @property
     def next_due(self) -> float:

@@ -1,149 +1,31 @@
-"""Read the signatures of steps: what starts them, what they may return, how they are called."""
+"""Read the signatures of steps."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
-import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import attrs
 
 from ._annotations import local_names, resolve, strip
+from ._specs import EventType, Slot, StepSpec, names_of
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
+from .resource import Need, read_need
+from .state import DictState
 from .steps import StepConfig, step_config
 
-__all__ = ["EventType", "Slot", "StepSpec", "names_of", "read_steps", "step_members"]
-
-EventType = type[Event]
+__all__ = ["read_steps", "step_members"]
 
 
 class _UnresolvedNameError(WorkflowValidationError):
     """An annotation names something that does not exist, or not yet."""
-
-
-@attrs.frozen
-class Slot:
-    """One parameter of a step that takes events.
-
-    Attributes:
-        param: Name of the parameter.
-        accepts: The event types that it takes.
-        policy: When it fires, if it takes a list of events; `None` if it takes one event.
-    """
-
-    param: str
-    accepts: tuple[EventType, ...]
-    policy: All | Take | None = None
-
-
-@attrs.frozen(eq=False, slots=False)
-class StepSpec:
-    """One step, read from its signature.
-
-    Attributes:
-        name: The name of the step in its workflow.
-        function: The step function as it was written.
-        is_method: Whether its first argument is the workflow.
-        is_async: Whether it is an `async def`; otherwise it runs in a thread.
-        slots: The parameters that take events.
-        returns: The event types it may return.
-        returns_list: The event types it may return in a list.
-        returns_none: Whether it may return `None`.
-        context_param: Name of the parameter that takes the context, if there is one.
-        config: What `@step` was told.
-    """
-
-    name: str
-    function: Callable[..., Any] = attrs.field(repr=False)
-    is_method: bool
-    is_async: bool
-    slots: tuple[Slot, ...]
-    returns: tuple[EventType, ...]
-    returns_list: tuple[EventType, ...]
-    returns_none: bool
-    context_param: str | None
-    config: StepConfig
-
-    @functools.cached_property
-    def accepts(self) -> tuple[EventType, ...]:
-        """The event types that start it."""
-        return tuple(dict.fromkeys(t for slot in self.slots for t in slot.accepts))
-
-    @functools.cached_property
-    def produces(self) -> tuple[EventType, ...]:
-        """The event types that it may return, in a list or not."""
-        return tuple(dict.fromkeys((*self.returns, *self.returns_list)))
-
-    @functools.cached_property
-    def is_join(self) -> bool:
-        """Whether it takes the events of a batch, in a list."""
-        return any(slot.policy is not None for slot in self.slots)
-
-    @functools.cached_property
-    def is_plain(self) -> bool:
-        """Whether one event is enough to start it."""
-        return len(self.slots) == 1 and not self.is_join
-
-    def takes(self, event_type: EventType) -> bool:
-        """Return whether events of exactly this type start the step (R1)."""
-        return self._matches(event_type, self.accepts)
-
-    def fits(self, slot: Slot, event: Event) -> bool:
-        """Return whether one of the step's parameters takes this event."""
-        return self._matches(type(event), slot.accepts)
-
-    def _matches(self, event_type: EventType, accepted: tuple[EventType, ...]) -> bool:
-        if self.config.accept_event_subclasses:
-            return issubclass(event_type, accepted)
-        return event_type in accepted
-
-    def call(self, workflow: object, context: object, payload: Any) -> Any:
-        """Call the step function with the event, the list of events or the set that it takes."""
-        if type(payload) is list:
-            payload = payload.copy()  # each attempt gets the same (X3)
-        if len(self.slots) == 1:
-            arguments: dict[str, Any] = {self.slots[0].param: payload}
-        else:
-            arguments = dict(zip((slot.param for slot in self.slots), payload, strict=True))
-        if self.context_param is not None:
-            arguments[self.context_param] = context
-        if self.is_method:
-            return self.function(workflow, **arguments)
-        return self.function(**arguments)
-
-    def result_fault(self, result: object) -> str | None:
-        """Return what is wrong with something that the step returned; `None` if nothing is (R4)."""
-        if result is None:
-            fits = self.returns_none
-        elif self.returns_list and isinstance(result, list):
-            fits = all(issubclass(type(event), self.returns_list) for event in result)
-        else:
-            fits = issubclass(type(result), self.returns)
-        if fits:
-            return None
-        lists = [f"list[{' | '.join(t.__name__ for t in self.returns_list)}]"]
-        declared = [t.__name__ for t in self.returns]
-        declared += lists * bool(self.returns_list) + ["None"] * self.returns_none
-        got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
-        remedy = "return one of those"
-        if result is None:
-            remedy = "is a 'return' missing?"
-        elif hasattr(type(result), "__await__"):
-            remedy = "is an 'await' missing?"
-        return (
-            f"step {self.name} returned {got}, but declares "
-            f"{' | '.join(declared) or 'no return'}; {remedy}"
-        )
-
-
-# --- Reading signatures ------------------------------------------------------------------------
 
 
 def step_members(cls: type) -> dict[str, Any]:
@@ -228,7 +110,8 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
             raise WorkflowValidationError(where, ["it is a method and lacks 'self'"])
         params = params[1:]
     hints = _hints(where, function, params, signature.return_annotation, names)
-    context_param, slots, faults = _sort_params(params, hints, context_type)
+    parameters, faults = _sort_params(where, params, hints, context_type)
+    slots = parameters.slots
     if not slots and not faults:
         faults.append("no parameter takes an event; annotate one, as in 'ev: StartEvent'")
     if len(slots) > 1 and any(slot.policy is not None for slot in slots):
@@ -249,10 +132,12 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         is_method=is_method,
         is_async=inspect.iscoroutinefunction(function),
         slots=tuple(slots),
+        context_param=parameters.context,
+        state_type=parameters.state_type,
+        needs=parameters.needs,
         returns=outputs.one,
         returns_list=outputs.many,
         returns_none=outputs.none,
-        context_param=context_param,
         config=config,
     )
 
@@ -289,13 +174,24 @@ def _hints(
     return hints
 
 
+@attrs.define
+class _Parameters:
+    """The parameters of a step, sorted."""
+
+    context: str | None = None
+    state_type: type | None = None
+    slots: list[Slot] = attrs.field(factory=list)
+    needs: dict[str, Need] = attrs.field(factory=dict)
+
+
 def _sort_params(
-    params: Iterable[inspect.Parameter], hints: Mapping[str, Any], context_type: type
-) -> tuple[str | None, list[Slot], list[str]]:
-    """Return the context parameter, the parameters that take events, and the faults."""
+    where: str, params: Iterable[inspect.Parameter], hints: Mapping[str, Any], context_type: type
+) -> tuple[_Parameters, list[str]]:
+    """Sort the parameters of a step; returns them with the faults."""
+    found = _Parameters()
     context_params: list[str] = []
-    slots: list[Slot] = []
     faults: list[str] = []
+    unresolved: list[str] = []
     for param in params:
         name = param.name
         by_name = param.kind in (param.POSITIONAL_OR_KEYWORD, param.KEYWORD_ONLY)
@@ -306,8 +202,11 @@ def _sort_params(
                 )
         elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
             context_params.append(name)
+            found.context, found.state_type = name, _state_type(hints[name], faults)
+        elif by_name and (need := read_need(hints[name], faults, unresolved)) is not None:
+            found.needs[name] = need
         elif by_name and (slot := _read_slot(name, hints[name], faults)) is not None:
-            slots.append(slot)
+            found.slots.append(slot)
         elif param.default is param.empty:
             shown = inspect.formatannotation(hints[name])
             way = "" if by_name else ", or cannot be given by name"
@@ -316,7 +215,23 @@ def _sort_params(
             )
     if len(context_params) > 1:
         faults.append(f"more than one parameter takes the context: {', '.join(context_params)}")
-    return context_params[0] if context_params else None, slots, faults
+    if unresolved:
+        raise _UnresolvedNameError(where, unresolved)
+    return found, faults
+
+
+def _state_type(annotation: Any, faults: list[str]) -> type | None:
+    """Return the class in `Context[...]`; `None` if it says none."""
+    given = [arg for member in _alternatives(annotation) for arg in typing.get_args(strip(member))]
+    wanted: Any = next((arg for arg in given if not isinstance(arg, typing.TypeVar)), Any)
+    cls: Any = typing.get_origin(wanted) or wanted
+    if cls is Any or cls is DictState:
+        return None
+    if isinstance(cls, type) and (attrs.has(cls) or is_dataclass(cls)):
+        return cls
+    shown = inspect.formatannotation(wanted)
+    faults.append(f"Context[{shown}]: the state is an attrs class or a dataclass, or untyped")
+    return None
 
 
 def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
@@ -432,8 +347,3 @@ def _read_outputs(annotation: Any) -> tuple[_Outputs, list[str]]:
     if stops := [t for t in many if issubclass(t, StopEvent)]:
         faults.append(f"it returns {names_of(stops)} in a list; one stop event ends the run")
     return _Outputs(tuple(one), tuple(many), none), faults
-
-
-def names_of(event_types: Iterable[EventType]) -> str:
-    """Return the names of event types, for messages."""
-    return ", ".join(t.__name__ for t in event_types)

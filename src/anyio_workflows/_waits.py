@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from ._posts import Posts, wake
-from ._signatures import StepSpec
+from ._specs import StepSpec
 from ._work import Wait, Work
 from .errors import WorkflowRuntimeError
 from .events import Event
@@ -121,7 +121,8 @@ class Waits:
     def begin(self, wait: Wait) -> None:
         """Begin a wait; the execution gives its place back.
 
-        Unless an earlier attempt of it had an answer: then `wait.answer` has it now (W3).
+        Unless it was over already in an earlier attempt (W3), or before a snapshot (W4): then it has
+        its answer now, or has timed out.
 
         Raises:
             WorkflowRuntimeError: If the execution has an equal wait open (W4).
@@ -131,10 +132,11 @@ class Waits:
             raise _twice(wait)
         earlier = work.past.recall_wait(wait)
         work.past.waits.append(wait)
-        if earlier is not None and not earlier.timed_out:
+        if earlier is not None:
             self._open.discard(earlier)
             wait.answer, wait.asked = earlier.answer, earlier.asked
-            if wait.answer is not None:
+            wait.timed_out = earlier.timed_out
+            if wait.over:
                 return
         if work.answered:  # a task of it waits anew, while another is about to go on
             work.post.returning.remove(work)
@@ -197,7 +199,7 @@ class Waits:
     def keep_open(self, work: Work) -> None:
         """Let the waits of an attempt be answered before the next one comes to them."""
         for wait in work.past.earlier_waits:
-            if wait.answer is None and not wait.timed_out and wait not in self._open:
+            if not wait.over and wait not in self._open:
                 self._open.add(wait)
 
     def forget(self, work: Work) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
 from ._fanin import NO_RECOVERIES, Branch, Recoveries
-from ._signatures import StepSpec
+from ._specs import StepSpec
 from .events import Event
 
 __all__ = ["Collected", "History", "Post", "StepStatistics", "Wait", "Work"]
@@ -39,6 +40,14 @@ class StepStatistics:
     retried: int = 0
 
 
+class Clock(Protocol):
+    """The clock of an attempt that is bounded by a timeout."""
+
+    def suspended(self) -> AbstractContextManager[None]:
+        """Stop it, while the step waits for an event."""
+        ...
+
+
 @attrs.define(eq=False, repr=False)
 class Work:
     """What is owed to one step: an event, the events of a batch, or a set of events.
@@ -57,6 +66,7 @@ class Work:
         answered: The waits that are over, while the execution wants its place back.
         dropped: Whether it was taken back, with its branch.
         stop: Cancels the execution, while there is one that can be cancelled on its own.
+        clock: Bounds the attempt in progress, if it has a timeout.
     """
 
     id: int
@@ -72,6 +82,7 @@ class Work:
     answered: tuple[Wait, ...] = ()
     dropped: bool = False
     stop: Callable[[], None] | None = None
+    clock: Clock | None = None
 
     @property
     def suspended(self) -> bool:
@@ -123,8 +134,9 @@ class History:
     earlier_collected: list[Collected] = attrs.field(factory=list)
 
     def start_over(self) -> None:
-        """Begin another attempt."""
-        self.earlier_waits = self.waits + self.earlier_waits
+        """Begin another attempt. What timed out is waited for anew."""
+        waits = self.waits + self.earlier_waits
+        self.earlier_waits = [wait for wait in waits if not wait.timed_out]
         self.earlier_collected = self.collected + self.earlier_collected
         self.waits, self.collected = [], []
 
@@ -183,6 +195,11 @@ class Wait:
     asked: bool = False
     timed_out: bool = False
     refused: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has its answer, or the step was told that there is none."""
+        return self.answer is not None or self.timed_out
 
     def equals(self, other: Wait) -> bool:
         """Return whether two waits of an execution ask for the same thing (W4)."""

@@ -2,76 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 import anyio.from_thread
-import attrs
-from anyio.lowlevel import checkpoint
 
-from ._backend import Home
-from ._ledger import Ledger
+from ._continuation import Continuation, RunPort
 from ._retries import RetryInfo
+from ._suspension import suspend
 from ._work import Wait, Work
-from .errors import WorkflowRuntimeError
+from .errors import ContextStateError, WorkflowRuntimeError
 from .events import Event, StopEvent
+from .graph import Graph
+from .state import DictState, StateStore
 from .steps import is_positive_number
 
-__all__ = ["Attempt", "Context", "Relayable", "RunPort", "check_event", "current_context"]
+if TYPE_CHECKING:
+    import typing_extensions
+
+    StateT = typing_extensions.TypeVar("StateT", default=DictState)
+else:
+    StateT = TypeVar("StateT")
+
+__all__ = [
+    "Context",
+    "Relayable",
+    "StepContext",
+    "check_event",
+    "context_of",
+    "current_context",
+]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-class RunPort(Protocol):
-    """A run, as far as its steps can see it."""
-
-    home: Home
-    ledger: Ledger
-    parent: RunPort | None
-    ended: bool
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the outcome is still open."""
-        ...
-
-    def notice_cancellation(self) -> None:
-        """Settle the outcome if the run is being cancelled and nobody has noticed."""
-        ...
-
-    def write(self, event: Event) -> None:
-        """Write to the public stream."""
-        ...
-
-    def send(self, event: Event, step: str | None, sender: Work | None) -> None:
-        """Route an event."""
-        ...
-
-    def check_open(self, what: str) -> None:
-        """Raise if the outcome is decided."""
-        ...
-
-    def note_wait(self, wait: Wait) -> None:
-        """Take note that an execution waits."""
-        ...
-
-    def adopt(self, child: RunPort) -> None:
-        """Take charge of a run that one of the steps starts."""
-        ...
-
-
 class Relayable(Protocol[ResultT_co]):
     """The handler of a run whose events can be relayed."""
 
     @property
-    def ctx(self) -> Context:
+    def ctx(self) -> Context[Any]:
         """The context of the run."""
         ...
 
@@ -84,60 +58,39 @@ class Relayable(Protocol[ResultT_co]):
         ...
 
 
-@attrs.define(eq=False, repr=False)
-class Attempt:
-    """The clock of an attempt that is bounded by a timeout (R8).
+class Declared(Protocol):
+    """A workflow, as far as a context needs it."""
 
-    Attributes:
-        scope: The scope that bounds it.
-        current_time: The clock.
+    @property
+    def graph(self) -> Graph:
+        """The steps."""
+        ...
+
+
+class Context(Generic[StateT]):
+    """The way to a run, and what outlives it: the state, and what is left to do.
+
+    A step gets one of its own for each execution: annotate a parameter with it, as in
+    `async def ask(self, ctx: Context, ev: StartEvent)`; `Context[MyState]` says of which class the
+    state is. In a plain `def` step, which runs in a worker thread, the synchronous methods are
+    called directly and the async ones with `anyio.from_thread.run(ctx.wait_for_event, ...)`.
+
+    Outside, `handler.ctx` is the context of a run. `Context(workflow)` makes one before the run, to
+    seed its state; `workflow.run(ctx=ctx)` goes on from a context, as often as one likes.
+
+    Args:
+        workflow: The workflow whose runs it is for.
     """
 
-    scope: anyio.CancelScope
-    current_time: Callable[[], float]
-    _suspensions: int = 0
-    _remaining: float = math.inf
-
-    @contextmanager
-    def suspended(self) -> Generator[None]:
-        """Stop the clock while the step waits for an event, unless it has run out."""
-        if not self._suspensions:
-            self._remaining = self.scope.deadline - self.current_time()
-        if self._remaining <= 0:
-            yield
-            return
-        self.scope.deadline = math.inf
-        self._suspensions += 1
-        try:
-            yield
-        finally:
-            self._suspensions -= 1
-            if not self._suspensions:
-                self.scope.deadline = self.current_time() + self._remaining
-
-
-@attrs.define(eq=False, repr=False)
-class Context:
-    """The way from a step to its run. Each execution of a step gets one of its own.
-
-    Annotate a parameter of the step with it: `async def ask(self, ctx: Context, ev: StartEvent)`.
-    In a plain `def` step, which runs in a worker thread, the synchronous methods are called
-    directly and the async ones with `anyio.from_thread.run(ctx.wait_for_event, ...)`.
-    """
-
-    _run: RunPort
+    __slots__ = ("__weakref__", "_continuation")
+    _continuation: Continuation
     _work: Work | None = None
-    _number: int = 1
-    """The number of the attempt that it was made for."""
 
-    attempt: Attempt | None = None
-    """The clock of that attempt, if it has a timeout."""
-
-    given_up: bool = False
-    """Whether the execution was cancelled and has ended, though its thread may go on."""
+    def __init__(self, workflow: Declared) -> None:
+        self._continuation = Continuation(workflow.graph)
 
     @staticmethod
-    def get_step_context() -> Context:
+    def get_step_context() -> Context[Any]:
         """Return the context of the step that is being executed.
 
         Raises:
@@ -148,22 +101,93 @@ class Context:
             raise WorkflowRuntimeError("get_step_context() was called outside a step")
         return context
 
-    @property
-    def run(self) -> RunPort:
-        """The run that the context belongs to."""
-        return self._run
+    @classmethod
+    def from_dict(
+        cls, workflow: Declared, data: Mapping[str, Any], types: Iterable[type] = ()
+    ) -> Context[Any]:
+        """Make a context from what `to_dict()` gave; `workflow.run(ctx=...)` goes on from there.
 
-    def belongs_to(self, run: RunPort) -> bool:
-        """Return whether this is the context of a step of `run`, or of a run started in one."""
-        mine: RunPort | None = self._run
-        while mine is not None and mine is not run:
-            mine = mine.parent
-        return mine is run
+        Args:
+            workflow: The workflow whose run it was, or another instance of its class.
+            data: The snapshot. Nothing that it names is imported.
+            types: Types that the data may name, besides those that the workflow declares.
+
+        Raises:
+            ContextSerdeError: If the data is no snapshot of a run of this workflow, or of a newer
+                version; with the path of the bad value.
+        """
+        from .snapshot import load
+
+        return context_of(load(workflow.graph, data, tuple(types)))
+
+    def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
+        """Return a snapshot of the run, which `json.dumps` takes; at any moment (P3).
+
+        It holds the state and all that is owed: work that is being executed as it was before it
+        began, retries, waits with their answers, open batches, collected events. After a stop event
+        or a failure it holds the state alone. What nobody has read from the stream is not in it.
+
+        Args:
+            types: Types that it may hold, besides those that the workflow declares.
+
+        Raises:
+            ContextSerdeError: If it holds a value that cannot be written as JSON; it names the
+                value. The run goes on.
+        """
+        from .snapshot import dump
+
+        continuation = self._continuation
+        if continuation.run is None or continuation.run.ended:
+            return dump(continuation, tuple(types))
+        return self._in_loop(dump, continuation, tuple(types))
+
+    @property
+    def store(self) -> StateStore[StateT]:
+        """The state that the steps share. It outlives the run.
+
+        While a run goes on it is used in the event loop of that run. What an execution does with it
+        after it was given up is refused.
+        """
+        self._check_alive()
+        return self._continuation.store.guarded(self._check_store)
+
+    def _check_store(self) -> None:
+        self._check_alive()
+        run = self._continuation.run
+        if run is not None and not run.ended and not run.home.is_here():
+            raise _elsewhere()
+
+    @property
+    def has_work_left(self) -> bool:
+        """Whether the last run has left work to do, with which `run(ctx=...)` goes on."""
+        return self._continuation.left is not None
+
+    def discard_work(self) -> None:
+        """Drop what the last run has left to do, so that the next one starts anew with the state.
+
+        Raises:
+            ContextStateError: If a run is going on.
+        """
+        self._continuation.check_free()
+        self._continuation.left = None
+
+    @property
+    def _run(self) -> RunPort:
+        run = self._continuation.run
+        if run is None:
+            raise ContextStateError("this context has no run yet; give it to workflow.run(ctx=...)")
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """Identifies the run in logs, as `handler.run_id` does."""
+        return self._run.run_id
 
     @property
     def is_running(self) -> bool:
-        """Whether the run is still undecided: no stop event, failure, timeout or cancellation."""
-        return self._run.is_running
+        """Whether a run is going on, and undecided: not stopped, failed, timed out or cancelled."""
+        run = self._continuation.run
+        return run is not None and run.is_running
 
     def write_event_to_stream(self, ev: Event | None) -> None:
         """Append an event to the run's public stream; never waits. `None` is ignored.
@@ -188,10 +212,7 @@ class Context:
         self._in_loop(self._run.send, ev, step, self._work)
 
     async def running_steps(self) -> list[str]:
-        """Return the sorted names of the steps that have an execution in progress.
-
-        It may also be waiting for an event, or for its next attempt.
-        """
+        """Return the sorted names of the steps that are at work, wait, or are to be tried again."""
         return self._run.ledger.posts.active_steps()
 
     def retry_info(self) -> RetryInfo:
@@ -280,41 +301,12 @@ class Context:
         if waiter_event is not None:
             _check_writable(waiter_event)
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
-        with self.attempt.suspended() if self.attempt is not None else nullcontext():
-            await self._wait(wait, waiter_event, timeout)
+        await suspend(self._run, wait, waiter_event, timeout)
         if wait.answer is None:
             assert timeout is not None
             name = event_type.__name__
             raise TimeoutError(f"no {name} that was waited for came within {timeout:g} s")
         return cast(EventT, wait.answer)
-
-    async def _wait(self, wait: Wait, prompt: Event | None, timeout: float | None) -> None:
-        """Suspend the execution until its wait is over, and it has a place to go on (W1-W3)."""
-        run = self._run
-        what = f"{wait.event_type.__name__} cannot be waited for"
-        run.check_open(what)
-        signal = anyio.Event()
-        wait.wake = signal.set
-        run.ledger.waits.begin(wait)
-        if wait.answer is not None:
-            await checkpoint()
-            return
-        try:
-            if prompt is not None and not wait.asked:
-                run.write(prompt)
-                wait.asked = True
-            run.note_wait(wait)
-            with anyio.move_on_after(timeout):
-                await signal.wait()
-            if not signal.is_set():
-                run.ledger.waits.end(wait)  # without an answer; a place is wanted to go on
-                await signal.wait()
-        finally:
-            run.notice_cancellation()  # while the ledger still knows that the step was waiting
-            run.ledger.waits.abandon(wait)  # if it was cancelled; else it is over
-        if wait.refused:
-            run.check_open(what)
-            raise WorkflowRuntimeError(f"{what}: step {wait.work.post.spec.name} has ended")
 
     async def relay_events(self, child: Relayable[ResultT_co]) -> ResultT_co:
         """Pass the events of a run that this step started on to the own stream.
@@ -328,7 +320,8 @@ class Context:
             WorkflowRuntimeError: If it is the step's own run, or one that waits for it.
             BaseException: As `await child` does.
         """
-        if self.belongs_to(child.ctx.run):
+        mine = current_context.get(None)
+        if mine is not None and mine.belongs_to(child.ctx._run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
         async for event in child.stream_events():
             if not isinstance(event, StopEvent):
@@ -336,17 +329,7 @@ class Context:
         return await child
 
     def _own_work(self, what: str) -> Work:
-        work = self._work
-        if work is None:
-            raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
-        if work.started is None or work.attempt != self._number:
-            if self._run.ended:
-                self._run.check_open(f"a step cannot {what}")
-            name = work.post.spec.name
-            raise WorkflowRuntimeError(
-                f"attempt {self._number} of step {name} has ended; it can no longer {what}"
-            )
-        return work
+        raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
 
     def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
         """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
@@ -367,6 +350,61 @@ class Context:
         return func(*args)
 
     def _check_alive(self) -> None:
+        """Raise if the execution that it was made for is over, though its thread may go on."""
+
+    def __repr__(self) -> str:
+        return f"<Context of {self._continuation.run or self._continuation.graph.name}>"
+
+
+class StepContext(Context[Any]):
+    """The context of one attempt of a step.
+
+    Attributes:
+        run: The run that the step belongs to.
+        given_up: Whether the attempt was cancelled and has ended, though its thread may go on.
+    """
+
+    __slots__ = ("_number", "_work", "given_up", "run")
+    run: RunPort
+    given_up: bool
+
+    def __init__(self, run: RunPort, work: Work | None = None) -> None:
+        self.run = run
+        self._work = work
+        self._number = 1 if work is None else work.attempt
+        self.given_up = False
+
+    @property
+    def _continuation(self) -> Continuation:  # type: ignore[override]
+        return self.run.continuation
+
+    @property
+    def _run(self) -> RunPort:
+        return self.run
+
+    def belongs_to(self, run: RunPort) -> bool:
+        """Return whether this is the context of a step of `run`, or of a run started in one."""
+        mine: RunPort | None = self.run
+        while mine is not None and mine is not run:
+            mine = mine.parent
+        return mine is run
+
+    def _own_work(self, what: str) -> Work:
+        work = self._work
+        if work is None:
+            return super()._own_work(what)
+        if work.started is None or work.attempt != self._number:
+            if self.run.ended:
+                self.run.check_open(f"a step cannot {what}")
+            name = work.post.spec.name
+            raise WorkflowRuntimeError(
+                f"attempt {self._number} of step {name} has ended; it can no longer {what}"
+            )
+        return work
+
+    def _check_alive(self) -> None:
+        if self.run.ended:
+            self.run.check_open("the context of a step cannot be used")
         if self.given_up:
             assert self._work is not None
             why = "with its batch" if self._work.dropped else "at its timeout"
@@ -374,11 +412,15 @@ class Context:
                 f"step {self._work.post.spec.name} was cancelled {why} and has ended"
             )
 
-    def __repr__(self) -> str:
-        return f"<Context of {self._run}>"
+
+def context_of(continuation: Continuation) -> Context[Any]:
+    """Return a context that stands outside of the steps."""
+    context: Context[Any] = Context.__new__(Context)
+    context._continuation = continuation
+    return context
 
 
-current_context: ContextVar[Context] = ContextVar("anyio_workflows.current_context")
+current_context: ContextVar[StepContext] = ContextVar("anyio_workflows.current_context")
 """The context of the step that the current task executes."""
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 __all__ = [
+    "ContextSerdeError",
+    "ContextStateError",
     "EventValidationError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
@@ -108,6 +110,27 @@ class WorkflowCancelledByUser(WorkflowError):
 
     def __str__(self) -> str:
         return f"the run was cancelled: {self.reason}"
+
+
+class ContextStateError(WorkflowError):
+    """The state of a context, or the work it carries, was used in a way that cannot work."""
+
+
+class ContextSerdeError(WorkflowError):
+    """Something cannot be written as JSON, or cannot be read from it.
+
+    Attributes:
+        path: Where it stands, like `$.state.items[3]`.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
 
 
 class WorkflowStalledError(WorkflowError):

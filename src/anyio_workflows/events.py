@@ -303,7 +303,7 @@ class WorkflowFailedEvent(StopEvent):
     """The last event of a run in which a step failed for good.
 
     Attributes:
-        step_name: Name of the step.
+        step_name: Name of the step, or of the resource that failed to close.
         exception: The exception it raised, the one that `await handler` raises.
         attempts: How often the step was tried; `None` if no single step is to blame.
         elapsed_seconds: Seconds from the first start of the step to its failure, or `None`.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ._signatures import EventType, Slot, StepSpec, names_of
+from ._specs import EventType, Slot, StepSpec, names_of
 from .collect import Take
 from .errors import nearest
 from .events import (
@@ -128,6 +128,18 @@ class Graph:
             self._routes[event_type] = found
             return found
 
+    @functools.cached_property
+    def state_type(self) -> type | None:
+        """The class of the state: the most derived one that a step names; `None`: untyped."""
+        named = dict.fromkeys(s.state_type for s in self.steps.values() if s.state_type is not None)
+        fitting = (one for one in named if all(issubclass(one, other) for other in named))
+        return next(fitting, None)
+
+    @functools.cached_property
+    def uses_resources(self) -> bool:
+        """Whether a step asks for a resource."""
+        return any(spec.needs for spec in self.steps.values())
+
     @property
     def start_event_types(self) -> list[EventType]:
         """The start event types that steps accept; a valid graph has one."""
@@ -159,7 +171,7 @@ class Graph:
     def _find_faults(self, skip: frozenset[str]) -> list[str]:
         if not self.steps:
             return ["it has no steps; mark its methods with @step"]
-        faults = [*self._start_and_stop_faults(), *self._catch_faults()]
+        faults = [*self._start_and_stop_faults(), *self._catch_faults(), *self._state_faults()]
         checks = {
             "reachability": self._reachability_faults,
             "": self._join_faults,
@@ -189,6 +201,15 @@ class Graph:
                         f"step {spec.name} accepts {accepted.__name__}, but a stop event ends "
                         "the run; return an event of your own to it"
                     )
+
+    def _state_faults(self) -> Iterator[str]:
+        named = {s.name: s.state_type for s in self.steps.values() if s.state_type is not None}
+        if named and self.state_type is None:
+            steps = ", ".join(f"step {name}: {cls.__name__}" for name, cls in named.items())
+            yield (
+                f"its steps name classes of the state that are unrelated ({steps}); let one of them "
+                "derive from all others"
+            )
 
     def _catch_faults(self) -> Iterator[str]:
         taken: dict[str | None, str] = {}

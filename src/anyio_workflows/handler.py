@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from ._engine import Run
 from ._stream import EventIterator
 from ._work import StepStatistics
-from .context import Context, current_context
+from .context import Context, context_of, current_context
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, StopEvent
 
@@ -56,7 +56,7 @@ class WorkflowHandler(Generic[ResultT]):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._context = Context(run)
+        self._context = context_of(run.continuation)
         self._cancelled_by_owner = self._failure_raised = False
 
     @property
@@ -65,8 +65,8 @@ class WorkflowHandler(Generic[ResultT]):
         return self._run.run_id
 
     @property
-    def ctx(self) -> Context:
-        """The context of the run, as seen from outside its steps."""
+    def ctx(self) -> Context[Any]:
+        """The context of the run, as seen from outside its steps: its state, and snapshots."""
         return self._context
 
     def is_done(self) -> bool:

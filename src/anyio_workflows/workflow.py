@@ -8,11 +8,18 @@ from typing import Any, ClassVar, Generic
 import attrs
 
 from ._backend import find_home
+from ._continuation import Continuation
 from ._engine import Run
 from ._settings import Places, RunSettings
-from ._signatures import StepSpec, read_steps, step_members
+from ._signatures import read_steps, step_members
+from ._specs import StepSpec
 from .context import Context, current_context
-from .errors import WorkflowConfigurationError, WorkflowRuntimeError, WorkflowValidationError
+from .errors import (
+    ContextStateError,
+    WorkflowConfigurationError,
+    WorkflowRuntimeError,
+    WorkflowValidationError,
+)
 from .events import Event, StartEvent
 from .graph import Graph
 from .handler import ResultT, WorkflowHandler
@@ -203,7 +210,12 @@ class Workflow(Generic[ResultT]):
             raise WorkflowValidationError(self.workflow_name, faults)
 
     def run(
-        self, /, *, start_event: StartEvent | None = None, run_id: str | None = None, **kwargs: Any
+        self,
+        /,
+        ctx: Context[Any] | None = None,
+        start_event: StartEvent | None = None,
+        run_id: str | None = None,
+        **kwargs: Any,
     ) -> WorkflowHandler[ResultT]:
         """Start a run in the background and return the handler to await and to stream from.
 
@@ -211,6 +223,9 @@ class Workflow(Generic[ResultT]):
         event loop; `async with workflow.run(...) as handler:` binds it to a block.
 
         Args:
+            ctx: The context to go on from: its state, and what the last run left to do. That is so
+                after a timeout, a cancellation, or in a restored snapshot; then there is nothing to
+                start with.
             start_event: The event to start with, instead of keywords.
             run_id: Identifies the run in logs; made up if not given.
             **kwargs: The fields of the start event.
@@ -219,12 +234,22 @@ class Workflow(Generic[ResultT]):
             WorkflowValidationError: If the graph of the steps is faulty.
             WorkflowConfigurationError: If both `start_event` and keywords are given, or an event
                 that no step accepts as start event.
+            ContextStateError: If the run of `ctx` is still going on, it is of another workflow, or
+                it is given something to start with although it has work left.
             EventValidationError: If the keywords do not make a start event.
             WorkflowRuntimeError: Outside an asyncio or trio event loop.
         """
         if not self._config.disable_validation:
             self.validate()
-        event = self._start_event(start_event, kwargs)
+        continuation = self._continuation(ctx)
+        event = None
+        if continuation.left is None:
+            event = self._start_event(start_event, kwargs)
+        elif start_event is not None or kwargs:
+            raise ContextStateError(
+                "the context has work left to do; call run(ctx=...) without a start event to go on "
+                "with it, or ctx.discard_work() to drop it"
+            )
         home = find_home()
         if home is None:
             raise WorkflowRuntimeError(
@@ -236,7 +261,7 @@ class Workflow(Generic[ResultT]):
         parent = None if context is None or context.run.ended else context.run
         run = Run(
             self,
-            self.graph,
+            continuation,
             event,
             home,
             self._settings or RunSettings(self.workflow_name),
@@ -247,6 +272,19 @@ class Workflow(Generic[ResultT]):
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
         run.start()
         return handler
+
+    def _continuation(self, ctx: Context[Any] | None) -> Continuation:
+        if ctx is None:
+            return Continuation(self.graph)
+        if not isinstance(ctx, Context):
+            raise WorkflowConfigurationError(f"run(ctx=...) takes a Context, not {ctx!r}")
+        continuation = ctx._continuation
+        continuation.check_free()
+        if continuation.graph is not self.graph:
+            raise ContextStateError(
+                f"the context is for runs of {continuation.graph.name}, not of {type(self).__name__}"
+            )
+        return continuation
 
     def _start_event(self, given: StartEvent | None, fields: dict[str, Any]) -> Event:
         if given is None:

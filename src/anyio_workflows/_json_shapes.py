@@ -1,0 +1,157 @@
+"""How values are written under an annotation, and what is said about those that do not fit it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import reprlib
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from ._annotations import strip
+from ._json_texts import TEXTS
+from ._json_types import is_enum, is_record
+from .errors import ContextSerdeError
+
+__all__ = [
+    "ATOMS",
+    "LISTS",
+    "MAPPINGS",
+    "MAX_DEPTH",
+    "Plan",
+    "SETS",
+    "check_depth",
+    "class_of",
+    "fault",
+    "inside",
+    "is_finite",
+    "is_leaf",
+    "is_union",
+    "part_of",
+    "plan_of",
+    "unexpected",
+]
+
+MAX_DEPTH = 100
+"""How deeply JSON may be nested."""
+
+ATOMS = frozenset({types.NoneType, bool, int, float, str})
+LISTS = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
+SETS = {set: set, abc.Set: set, abc.MutableSet: set, frozenset: frozenset}
+MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
+
+
+@attrs.frozen
+class Plan:
+    """How values are written under an annotation.
+
+    Attributes:
+        raw: The types whose values stand for themselves.
+        bare: The type whose values are written without their tag.
+        item: The annotation of the items.
+    """
+
+    raw: frozenset[Any] = frozenset()
+    bare: Any = None
+    item: Any = Any
+
+
+_ANYTHING = Plan(ATOMS | {list, dict})
+
+
+def plan_of(annotation: Any) -> Plan:
+    """Return how values are written under `annotation`, which the reading of them has to match."""
+    if annotation is Any:
+        return _ANYTHING
+    annotation = strip(annotation)
+    args, cls = typing.get_args(annotation), class_of(annotation)
+    item = args[0] if args else Any
+    if is_union(annotation):
+        plans = [plan_of(arg) for arg in args if arg is not types.NoneType]
+        if len(plans) == 1:
+            return attrs.evolve(plans[0], raw=plans[0].raw | {types.NoneType})
+        # Nobody could tell which of several annotations a list or a text is meant for.
+        return Plan(ATOMS.intersection(*[frozenset().union(*(plan_of(arg).raw for arg in args))]))
+    if cls is typing.Literal:
+        return Plan(ATOMS)
+    if cls in MAPPINGS:
+        by_text = strip(item) in (str, Any)
+        return Plan(frozenset({dict}), item=args[1] if args else Any) if by_text else Plan()
+    if cls in LISTS:
+        return Plan(frozenset({list}), item=item)
+    if cls in SETS:
+        return Plan(bare=SETS[cls], item=item)
+    if cls is tuple:
+        return Plan(bare=tuple, item=item if args[1:] == (Ellipsis,) else Any)
+    if cls in ATOMS:
+        return Plan(frozenset({cls, int} if cls is float else {cls}))
+    if cls in TEXTS:
+        raw = frozenset({int, float}) if cls is complex else frozenset()
+        return Plan(raw, bare=TEXTS[cls].made_type)
+    if is_record(cls) or is_enum(cls):
+        return Plan(bare=cls)
+    return _ANYTHING
+
+
+def class_of(annotation: Any) -> Any:
+    """Return the class in an annotation, without the arguments that it may have."""
+    cls = typing.get_origin(annotation) or annotation
+    return types.NoneType if cls is None else cls
+
+
+def is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def is_leaf(cls: Any) -> bool:
+    return cls is None or cls in ATOMS or cls in TEXTS or is_enum(cls)
+
+
+# --- Faults -----------------------------------------------------------------------------------
+
+
+def inside(part: str, act: Callable[..., Any], *args: Any) -> Any:
+    """Call `act`; faults that it finds are in this part of something."""
+    try:
+        return act(*args)
+    except ContextSerdeError as error:
+        error.path = part + error.path
+        error.args = (error.path, error.problem)
+        raise
+
+
+def part_of(key: object) -> str:
+    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{reprlib.repr(key)}]"
+
+
+def fault(problem: str) -> ContextSerdeError:
+    return ContextSerdeError("", problem)
+
+
+def unexpected(annotation: Any, got: object) -> ContextSerdeError:
+    expected = inspect.formatannotation(annotation)
+    return fault(f"expected {expected}, got {reprlib.repr(got)} ({type(got).__qualname__})")
+
+
+def check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        level = [part for item in level for part in _parts_of(item)]
+        if not level:
+            return
+    raise fault(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _parts_of(data: Any) -> Iterable[Any]:
+    if type(data) is dict:
+        return data.values()
+    return data if type(data) is list else ()
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) is not float or math.isfinite(value)

@@ -1,0 +1,183 @@
+"""What is known about the fields of events, attrs classes and dataclasses, and about enums."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, Flag
+from typing import Any
+
+import attrs
+
+from ._annotations import local_names, resolve, strip
+from ._kinds import kind_of
+from .errors import ContextSerdeError
+from .events import Event
+
+__all__ = [
+    "Field",
+    "Registry",
+    "enum_member",
+    "enum_text",
+    "is_enum",
+    "is_open",
+    "is_record",
+    "safe_kind",
+    "tag_of",
+]
+
+
+@attrs.frozen
+class Field:
+    """A field of a record.
+
+    Attributes:
+        name: The attribute.
+        key: Its name in JSON, which is the keyword of the constructor.
+        annotation: Its type; `Any` where nothing can be said.
+        kind: What `isinstance` takes for it.
+        init: Whether the constructor takes it.
+        required: Whether the constructor needs it.
+    """
+
+    name: str
+    key: str
+    annotation: Any
+    kind: Any
+    init: bool
+    required: bool
+
+
+def is_record(cls: object) -> bool:
+    """Return whether `cls` is an event, attrs class or dataclass."""
+    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
+def is_enum(cls: object) -> bool:
+    """Return whether `cls` is an enum."""
+    return isinstance(cls, type) and issubclass(cls, Enum)
+
+
+def is_open(cls: type) -> bool:
+    """Return whether `cls` is an event that takes any keyword (E2)."""
+    return issubclass(cls, Event) and cls._open
+
+
+def _fields_of(cls: Any) -> Iterator[Field]:
+    """Return the fields of a record, in the order of their declaration."""
+    if attrs.has(cls):
+        for field in attrs.fields(cls):
+            if field.name != "_extra" or not issubclass(cls, Event):
+                # What a converter takes is not what the annotation says.
+                annotation = Any if field.converter else _annotation_of(cls, field)
+                required = field.init and field.default is attrs.NOTHING
+                key = field.alias or field.name
+                kind = safe_kind(annotation)
+                yield Field(field.name, key, annotation, kind, field.init, required)
+    else:
+        for plain in dataclasses.fields(cls):
+            annotation = _annotation_of(cls, plain)
+            no_default = plain.default is plain.default_factory is dataclasses.MISSING
+            required = plain.init and no_default
+            kind = safe_kind(annotation)
+            yield Field(plain.name, plain.name, annotation, kind, plain.init, required)
+
+
+def _annotation_of(cls: type, field: Any) -> Any:
+    owner = next((base for base in cls.__mro__ if field.name in inspect.get_annotations(base)), cls)
+    names = {name: value for name, value in vars(owner).items() if isinstance(value, type)}
+    if issubclass(owner, Event):
+        names |= owner._local_names
+    try:
+        names |= local_names(field.type, owner.__module__, owner.__qualname__)
+        annotation = Any if field.type is None else resolve(field.type, owner.__module__, names)
+        hash(annotation)  # what is looked up by its annotation needs one
+    except Exception:  # a name that only type checkers see: nothing to go by
+        return Any
+    return annotation
+
+
+def safe_kind(annotation: Any) -> Any:
+    """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
+    try:
+        return kind_of(annotation)
+    except Exception:
+        return object
+
+
+def _mentioned(annotation: Any) -> Iterator[type]:
+    """Return the records and enums in an annotation."""
+    seen, ahead = set(), [annotation]
+    while ahead:
+        one = strip(ahead.pop())
+        for cls in (one, typing.get_origin(one), type(one)):
+            if is_record(cls) or (is_enum(cls) and cls.__members__):
+                yield cls
+        if id(one) not in seen:  # an alias may contain itself
+            seen.add(id(one))
+            ahead += one if isinstance(one, list) else typing.get_args(one)
+
+
+def enum_text(member: Enum) -> Any:
+    """Return the value of a member, or its name if not all values of the enum are texts or ints."""
+    return member.value if _by_value(type(member)) else member.name
+
+
+def enum_member(cls: type[Enum], text: object) -> Enum | None:
+    """Return the member that `enum_text()` writes as `text`."""
+    if issubclass(cls, Flag) and type(text) is int:
+        try:
+            return cls(text)  # several flags together have no entry of their own
+        except ValueError:
+            return None
+    texts = {enum_text(member): member for member in cls.__members__.values()}
+    return texts.get(text) if type(text) in (int, str) else None
+
+
+def _by_value(cls: type[Enum]) -> bool:
+    return issubclass(cls, Flag) or all(
+        type(member.value) in (int, str) for member in cls.__members__.values()
+    )
+
+
+def tag_of(cls: type) -> str:
+    """Return the name of a type in JSON."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+class Registry:
+    """The types that JSON data may name, with those that their annotations mention.
+
+    Attributes:
+        types: The types by their names.
+        fields: Returns the fields of a record, whether it is among the types or not.
+
+    Raises:
+        ContextSerdeError: If one of them is no record and no enum, or two have the same name.
+    """
+
+    def __init__(self, given: Iterable[type]) -> None:
+        self.types: dict[str, type] = {}
+        self.fields: Callable[[Any], tuple[Field, ...]]
+        self.fields = functools.cache(lambda cls: tuple(_fields_of(cls)))
+        for cls in given:
+            if not is_record(cls) and not is_enum(cls):
+                problem = f"{cls!r} is no event class, attrs class, dataclass or enum"
+                raise ContextSerdeError("$", problem)
+            self._add(cls)
+
+    def _add(self, cls: type) -> None:
+        known = self.types.setdefault(tag_of(cls), cls)
+        if known is not cls:
+            problem = f"there are two types {tag_of(cls)!r}, and the data cannot tell them apart"
+            raise ContextSerdeError("$", problem)
+        for field in self.fields(cls) if is_record(cls) else ():
+            for found in _mentioned(field.annotation):
+                if found not in self:
+                    self._add(found)
+
+    def __contains__(self, cls: type) -> bool:
+        return self.types.get(tag_of(cls)) is cls

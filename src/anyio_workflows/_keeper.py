@@ -1,0 +1,411 @@
+"""The keeper of a run: the one task that opens and closes its cached resources (P5).
+
+# Theory of operation
+#
+# A resource may hold a task group or a cancel scope open. So the task that opened it must close it,
+# and resources nest like `with` blocks: closed in reverse order, none left out. Steps come and go;
+# hence one task, the *keeper*, from the first resource that is asked for until `Keeper.close()`.
+#
+#   keeper's shield > scope of A > what A holds open > scope of B > what B holds open > ...
+#
+# Rules
+# =====
+#
+# 1. The keeper opens one resource at a time, and what a resource needs before it. Its state changes
+#    in its own task only, except that askers add to the queue and `close()` says that it is time.
+# 2. Each resource has a scope of its own around what it holds open. `close()` cancels the one that
+#    is being opened.
+# 3. Nobody outside cancels the keeper before its cleanup timeout: it is shielded from the run's
+#    scope, and takes a native cancellation (the loop ends) back, because the steps that are cleaning
+#    up still use the resources. So whoever starts a keeper must call `close()`, come what may. When
+#    asyncio's loop ends, it also cancels the tasks that resources have in the background, and with
+#    them the scopes around; the keeper closes nothing for that before its time.
+# 4. A resource may be cancelled from within: a background task of its own fails, or its deadline
+#    passes. Then it is closed with the cancellation, after everything opened later, since that lies
+#    in its scope. `close()` reports what it raised. Who waits for a build that this interrupts gets
+#    an error; who asks later gets a new resource.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+import anyio
+import attrs
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+
+from ._backend import is_cancellation
+from ._opening import arguments, leave, make
+from .errors import WorkflowRuntimeError
+from .resource import Need
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger(__name__)
+
+_GRACE = 50  # how often a keeper that has been cancelled is looked in on, until it has ended
+
+
+@attrs.define(eq=False)
+class _Holding:
+    """A cached resource, from the first asker to its closing.
+
+    Attributes:
+        need: What was asked for.
+        settled: Set when it is there, or has failed.
+        value: What the steps get.
+        error: Why it could not be had.
+        traceback: Where `error` came from; it is raised with this one each time (T5).
+        stack: Closes it, if there is something to close.
+    """
+
+    need: Need
+    settled: anyio.Event = attrs.field(factory=anyio.Event)
+    value: Any = None
+    error: BaseException | None = None
+    traceback: TracebackType | None = None
+    stack: AsyncExitStack | None = None
+
+    def fail(self, error: BaseException) -> None:
+        self.error, self.traceback = error, error.__traceback__
+        self.settled.set()
+
+
+class Keeper:
+    """Supplies the steps of one run with resources.
+
+    Args:
+        owner: Names the run in logs.
+        start: Runs a coroutine in a task of the run's task group, with the context variables that
+            the factories are to see. Called once at most, when the first resource is asked for.
+        shed_cancellation: Takes back the native cancellations pending on the current task.
+        loop_ends: Tells whether the event loop is ending.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        shed_cancellation: Callable[[], Awaitable[None]],
+        loop_ends: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._owner = owner
+        self._start = start
+        self._shed_cancellation = shed_cancellation
+        self._loop_ends = loop_ends
+        self._shed = False
+        self._holdings: dict[Need, _Holding] = {}
+        self._queue: deque[_Holding] = deque()
+        self._interrupted: list[_Holding] = []
+        self._open: list[_Holding] = []
+        self._errors: list[tuple[str, BaseException]] = []
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._shield: anyio.CancelScope | None = None
+        self._building: anyio.CancelScope | None = None
+        self._busy_with: str | None = None
+        self._wake: anyio.Event | None = None
+        self._gone: anyio.Event | None = None
+        self._closing = self._given_up = False
+
+    # --- What steps and the host do -------------------------------------------------------------
+
+    async def get(self, need: Need) -> Any:
+        """Return a cached resource; the first to ask has it opened, even if cancelled meanwhile.
+
+        Raises:
+            BaseException: What the factory raised, the same to all who asked for that build. It is
+                not remembered: who asks again has it tried again.
+            WorkflowRuntimeError: If the factory raised a cancellation that nobody asked for, a
+                resource that was open failed meanwhile, or the run is ending.
+        """
+        holding = self._holdings.get(need)
+        if holding is None:
+            holding = self._ask(need)
+        if not holding.settled.is_set():
+            await holding.settled.wait()
+        try:
+            if holding.error is not None:
+                raise holding.error.with_traceback(holding.traceback)
+            return holding.value
+        finally:
+            del holding
+
+    @asynccontextmanager
+    async def supply(self, needs: Mapping[str, Need]) -> AsyncIterator[dict[str, Any]]:
+        """Have all that an attempt of a step needs, as its keyword arguments.
+
+        What is not cached is opened in the current task, and closed when the block is left. It sees
+        what the block raises, but changes nothing about it: it cannot swallow it, nor wrap it in an
+        exception group.
+        """
+        stack = AsyncExitStack()
+        error: BaseException | None = None
+        try:
+            yield await arguments(needs, stack, self.get)
+        except BaseException as exc:
+            error = exc
+        error = await leave(stack, error)
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+
+    async def close(self, timeout: float) -> list[tuple[str, BaseException]]:
+        """Close everything, last opened first, after all steps have ended. Never raises.
+
+        Args:
+            timeout: After so many seconds the keeper is cancelled, and what still does not end is
+                left behind with a WARNING that names it.
+
+        Returns:
+            The names of the resources that failed to close, or failed while they were open, each
+            with the error.
+        """
+        self._closing = True
+        if self._gone is None or self._given_up:
+            return list(self._errors)
+        if self._wake is not None:
+            self._wake.set()
+        if self._building is not None:
+            self._building.cancel()
+        await self._settle_start()
+        await self._wait_until_gone(timeout)
+        return list(self._errors)
+
+    def _ask(self, need: Need) -> _Holding:
+        if self._closing:
+            raise _error(need, _TOO_LATE)
+        if self._gone is None:
+            self._coroutine = self._keep()
+            self._start(self._coroutine)
+            self._gone = anyio.Event()
+        holding = self._holdings[need] = _Holding(need)
+        self._queue.append(holding)
+        if self._wake is not None:
+            self._wake.set()
+        return holding
+
+    async def _settle_start(self) -> None:
+        """See whether the keeper's task has begun, or never will."""
+        if self._coroutine is None:
+            return
+        await self._look_in()
+        if self._coroutine is not None:
+            # It would have begun by now: asyncio threw its task away, cancelled before the start.
+            self._coroutine.close()
+            self._end()
+
+    async def _wait_until_gone(self, timeout: float) -> None:
+        assert self._gone is not None
+        await self._look_in()  # what closes at once needs no patience
+        with anyio.move_on_after(timeout, shield=True) as patience:
+            while not self._gone.is_set():
+                # Besides impatience, a native cancellation comes here if the loop ends now.
+                with suppress(anyio.get_cancelled_exc_class()):
+                    await self._gone.wait()
+                if patience.cancel_called:
+                    break
+        if self._gone.is_set():
+            return
+        open_ones = (holding.need.name for holding in reversed(self._open) if holding.stack)
+        logger.warning(
+            "%s: cancelled its resources, which did not close within %g seconds: %s",
+            self._owner,
+            timeout,
+            ", ".join(filter(None, (self._busy_with, *open_ones))),
+        )
+        assert self._shield is not None
+        self._shield.cancel()
+        for _ in range(_GRACE):
+            if self._gone.is_set():
+                return
+            await self._look_in()
+        self._given_up = True
+
+    async def _look_in(self) -> None:
+        """Let the keeper's task run, whatever may be cancelled here."""
+        for _ in range(2):  # trio runs the tasks of one batch in any order
+            with suppress(anyio.get_cancelled_exc_class()):
+                await cancel_shielded_checkpoint()
+
+    # --- The keeper's task ------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        self._coroutine = None
+        try:
+            with anyio.CancelScope(shield=True) as self._shield:
+                await self._serve()
+                while self._open:
+                    await self._shut(self._open.pop())
+        except BaseException as exc:
+            if not is_cancellation(exc):
+                self._note("the keeper of the resources", exc)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._coroutine = None
+        self._closing = True
+        for holding in self._holdings.values():
+            if not holding.settled.is_set():
+                holding.fail(_error(holding.need, _TOO_LATE))
+        for rest in (self._holdings, self._queue, self._interrupted, self._open):
+            rest.clear()
+        assert self._gone is not None
+        self._gone.set()
+
+    async def _serve(self) -> None:
+        """Open what is asked for, until the run ends."""
+        while not self._closing:
+            try:
+                if self._queue:
+                    await checkpoint_if_cancelled()
+                    await self._build(self._queue.popleft())
+                else:
+                    self._wake = anyio.Event()
+                    with anyio.CancelScope(shield=self._shed):
+                        await self._wake.wait()
+            except anyio.get_cancelled_exc_class() as exc:
+                if _scope_is_cancelled():
+                    await self._unwind(exc)
+                else:
+                    self._shed = True
+                    await self._shed_cancellation()
+
+    async def _build(self, holding: _Holding) -> None:
+        """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
+        if holding.settled.is_set():
+            return
+        for need in holding.need.cached_needs():
+            below = self._holdings.get(need)
+            if below is None:
+                below = self._holdings[need] = _Holding(need)
+            await self._build(below)
+            if not below.settled.is_set():
+                self._interrupted.append(holding)
+                return
+            if below.error is not None:
+                self._fail(holding, below.error)
+                return
+        if self._closing:
+            self._fail(holding, _error(holding.need, _TOO_LATE))
+        else:
+            await self._open_one(holding)
+
+    async def _open_one(self, holding: _Holding) -> None:
+        need, stack = holding.need, AsyncExitStack()
+        self._busy_with = need.name
+        self._building = scope = stack.enter_context(anyio.CancelScope())
+        error: BaseException | None = None
+        try:
+            holding.value = await make(need, stack, self._value_of)
+        except BaseException as exc:
+            error = exc
+        self._building = None
+        if error is not None:
+            error = await leave(stack, error)
+        elif need.lasting:
+            holding.stack = stack
+        elif (left_open := await leave(stack, None)) is not None:
+            error = _error(need, _LEFT_OPEN, left_open)
+        self._busy_with = None
+        if error is None:
+            self._open.append(holding)
+            holding.settled.set()
+        elif not is_cancellation(error):
+            self._fail(holding, error)
+            if self._closing:  # nobody waits for it any more
+                self._log_late(need.name, error)
+        elif scope.cancel_called:
+            self._fail(holding, _error(need, _TOO_LATE))
+        elif _scope_is_cancelled():
+            self._interrupted.append(holding)
+        else:
+            self._fail(holding, _error(need, _STRAY, error))
+            await self._shed_cancellation()
+
+    async def _value_of(self, need: Need) -> Any:
+        return self._holdings[need].value
+
+    def _fail(self, holding: _Holding, error: BaseException) -> None:
+        del self._holdings[holding.need]
+        holding.fail(error)
+
+    async def _unwind(self, cancellation: BaseException) -> None:
+        """Close a resource that has been cancelled from within, and what lies in it (rule 4)."""
+        lost: list[str] = []
+        while self._open and _scope_is_cancelled():
+            holding = self._open.pop()
+            lost.append(holding.need.name)
+            await self._shut(holding, cancellation)
+        if _scope_is_cancelled() or not lost:
+            self._closing = True  # it is the keeper that was cancelled, or its scopes are broken
+            return
+        logger.warning(
+            "%s: resource %s failed while it was open; closed because of that: %s",
+            self._owner,
+            lost[-1],
+            ", ".join(lost),
+        )
+        for holding in self._interrupted:
+            what = f"could not be opened: resource {lost[-1]} failed meanwhile"
+            self._fail(holding, _error(holding.need, what, self._errors[-1][1]))
+        self._interrupted.clear()
+
+    async def _shut(self, holding: _Holding, cancellation: BaseException | None = None) -> None:
+        """Close a resource; with a cancellation that it, or one opened before it, is to catch."""
+        need = holding.need
+        del self._holdings[need]
+        if holding.stack is None:
+            return
+        self._busy_with = need.name
+        error = await leave(holding.stack, cancellation)
+        self._busy_with = None
+        if error is None or (is_cancellation(error) and _scope_is_cancelled()):
+            return
+        if is_cancellation(error) and self._loop_ends():
+            return  # it cancels the closing as well, which is nobody's failure
+        if is_cancellation(error):
+            error = _error(need, _STRAY if cancellation is None else _FROM_WITHIN, error)
+            await self._shed_cancellation()
+        self._note(need.name, error)
+
+    def _note(self, name: str, error: BaseException) -> None:
+        self._errors.append((name, error))
+        if self._given_up:
+            self._log_late(name, error)
+
+    def _log_late(self, name: str, error: BaseException) -> None:
+        logger.warning("%s: too late: resource %s failed", self._owner, name, exc_info=error)
+
+
+def _scope_is_cancelled() -> bool:
+    """Tell whether a cancel scope around the current task is cancelled."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def _error(need: Need, what: str, cause: BaseException | None = None) -> WorkflowRuntimeError:
+    error = WorkflowRuntimeError(f"resource {need.name} {what}")
+    error.__cause__ = cause
+    return error
+
+
+_TOO_LATE = "cannot be had: the run is ending"
+_STRAY = (
+    "raised a cancellation, but nobody had cancelled it; a cancel scope, task or timeout inside it "
+    "leaks its own, or the event loop is ending"
+)
+_FROM_WITHIN = (
+    "was cancelled while it was open, by a cancel scope or task group of its own; do not cancel, or "
+    "bound in time, what is around its 'yield'"
+)
+_LEFT_OPEN = (
+    "left a cancel scope or task group open; make it a generator function that yields inside of it"
+)

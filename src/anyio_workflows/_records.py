@@ -1,0 +1,332 @@
+"""What a run owes, as plain records: taken from one ledger, made into another.
+
+A record refers to other things by name or number and to times by durations, so it outlives its
+event loop. `snapshot` turns it into JSON.
+
+Work that is being executed is recorded as it was before its attempt began, with what the attempt
+was given since then: the answers and collected events that it will get again (F6, W4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from ._fanin import Batch, Branch, Buffer, Kept, Recoveries, Sets
+from ._ledger import Ledger
+from ._work import Collected, History, Wait, Work
+from .events import Event
+from .graph import Graph
+
+__all__ = [
+    "BatchRecord",
+    "BranchRecord",
+    "BufferRecord",
+    "CollectedRecord",
+    "KeptRecord",
+    "LedgerRecord",
+    "SetRecord",
+    "WaitRecord",
+    "WorkRecord",
+    "restore",
+    "take",
+]
+
+
+@attrs.frozen
+class WaitRecord:
+    """A wait that an execution began, with its answer if there was one."""
+
+    event_type: type[Event]
+    requirements: dict[str, Any]
+    waiter_id: str | None
+    asked: bool
+    timed_out: bool
+    answer: Event | None
+
+
+@attrs.frozen
+class CollectedRecord:
+    """What a call of `ctx.collect_events()` was given."""
+
+    buffer_id: str | None
+    expected: list[type[Event]]
+    events: list[Event] | None
+
+
+@attrs.frozen
+class WorkRecord:
+    """One piece of work. `elapsed` and `due_in` are seconds; `branch` is the id of a branch."""
+
+    id: int
+    step: str
+    events: list[Event]
+    branch: int | None
+    recoveries: Recoveries
+    attempt: int
+    elapsed: float | None
+    due_in: float | None
+    last_error: Exception | None
+    last_failed_at: datetime | None
+    waits: list[WaitRecord]
+    collected: list[CollectedRecord]
+
+
+@attrs.frozen
+class KeptRecord:
+    """An event that waits for company, with the recoveries of its ancestors."""
+
+    event: Event
+    recoveries: Recoveries
+
+
+@attrs.frozen
+class SetRecord:
+    """What waits at a step with several event parameters: a list for each of them."""
+
+    step: str
+    queues: list[list[KeptRecord]]
+
+
+@attrs.frozen
+class BranchRecord:
+    """A branch that has not ended."""
+
+    id: int
+    sets: list[SetRecord]
+
+
+@attrs.frozen
+class BatchRecord:
+    """A batch that has not ended; `outer` is the id of the branch it was opened in."""
+
+    outer: int | None
+    branches: list[BranchRecord]
+    arrived: dict[str, list[Event]]
+    recoveries: Recoveries
+    cancelled: bool
+
+
+@attrs.frozen
+class BufferRecord:
+    """A buffer of `ctx.collect_events()`."""
+
+    step: str
+    buffer_id: str | None
+    expected: list[type[Event]]
+    kept: list[KeptRecord]
+
+
+@attrs.frozen
+class LedgerRecord:
+    """All that a run owes."""
+
+    next_id: int
+    input_asked: bool
+    last_finished: str | None
+    work: list[WorkRecord]
+    batches: list[BatchRecord]
+    sets: list[SetRecord]
+    buffers: list[BufferRecord]
+
+
+# --- Taking ------------------------------------------------------------------------------------
+
+
+def take(ledger: Ledger, now: float) -> LedgerRecord:
+    """Record what a run owes at the time `now`."""
+    owed = [work for work in ledger.owed.values() if not work.dropped]
+    batches = _open_batches(ledger)
+    ids = {branch: n for n, branch in enumerate(b for batch in batches for b in batch.branches)}
+    return LedgerRecord(
+        next_id=ledger.next_id,
+        input_asked=ledger.input_asked,
+        last_finished=ledger.last_finished,
+        work=[_take_work(work, ids, now) for work in owed],
+        batches=[_take_batch(batch, ids) for batch in batches],
+        sets=_take_sets(ledger.sets),
+        buffers=[
+            BufferRecord(
+                step,
+                buffer_id,
+                list(buffer.expected),
+                [_take_kept(kept) for events in buffer.events.values() for kept in events],
+            )
+            for (step, buffer_id), buffer in ledger.buffers.kept.items()
+            if buffer.total
+        ],
+    )
+
+
+def _open_batches(ledger: Ledger) -> list[Batch]:
+    """Return the batches that have not ended, outer ones first."""
+    found: dict[Batch, None] = {}
+    for work in ledger.owed.values():
+        branch = work.branch
+        while branch is not None and branch.batch not in found:
+            found[branch.batch] = None
+            branch = branch.batch.outer
+    return sorted(found, key=_depth)
+
+
+def _depth(batch: Batch) -> int:
+    return 0 if batch.outer is None else 1 + _depth(batch.outer.batch)
+
+
+def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
+    past = work.history or History()
+    return WorkRecord(
+        id=work.id,
+        step=work.post.spec.name,
+        events=[work.payload] if isinstance(work.payload, Event) else list(work.payload),
+        branch=None if work.branch is None else ids[work.branch],
+        recoveries=work.recoveries,
+        attempt=work.attempt,
+        elapsed=None if work.first_started is None else now - work.first_started,
+        due_in=None if work.due is None else work.due - now,
+        last_error=past.last_error,
+        last_failed_at=past.last_failed_at,
+        waits=[
+            WaitRecord(
+                event_type=wait.event_type,
+                requirements=dict(wait.requirements),
+                waiter_id=wait.waiter_id,
+                asked=wait.asked,
+                timed_out=wait.timed_out,
+                answer=wait.answer,
+            )
+            for wait in past.waits + past.earlier_waits
+        ],
+        collected=[
+            CollectedRecord(
+                one.buffer_id,
+                list(one.expected),
+                None if one.events is None else list(one.events),
+            )
+            for one in past.collected + past.earlier_collected
+        ],
+    )
+
+
+def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
+    return BatchRecord(
+        outer=None if batch.outer is None else ids[batch.outer],
+        branches=[BranchRecord(ids[branch], _take_sets(branch.sets)) for branch in batch.branches],
+        arrived={join.name: list(events) for join, events in batch.arrived.items()},
+        recoveries=batch.recoveries,
+        cancelled=batch.cancelled,
+    )
+
+
+def _take_sets(sets: Sets | None) -> list[SetRecord]:
+    return [
+        SetRecord(spec.name, [[_take_kept(kept) for kept in queue] for queue in queues])
+        for spec, queues in (sets.queues.items() if sets is not None else ())
+        if any(queues)
+    ]
+
+
+def _take_kept(kept: Kept) -> KeptRecord:
+    return KeptRecord(kept.event, kept.recoveries)
+
+
+# --- Restoring ---------------------------------------------------------------------------------
+
+
+def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, list[Work]]:
+    """Make a ledger that owes what was recorded, at the time `now`.
+
+    Returns:
+        The ledger, and the work to be carried to its steps.
+    """
+    ledger = Ledger(graph)
+    ledger.next_id = record.next_id
+    ledger.input_asked = record.input_asked
+    ledger.last_finished = record.last_finished
+    ledger.sets = _restore_sets(record.sets, graph)
+    for each in record.buffers:
+        buffer = ledger.buffers.kept[each.step, each.buffer_id] = Buffer(each.expected)
+        for one in each.kept:
+            buffer.add(_restore_kept(one))
+    branches: dict[int, Branch] = {}
+    for batch in record.batches:
+        _restore_batch(batch, graph, branches)
+    queued: list[Work] = []
+    for work in record.work:
+        due = None if work.due_in is None else now + work.due_in
+        queued += ledger.owe_again(_restore_work(work, ledger, branches, now), due)
+    for branch in branches.values():
+        queued += ledger.seal_branch(branch)  # what was being dropped from it is gone
+    return ledger, queued
+
+
+def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch]) -> None:
+    outer = None if record.outer is None else branches[record.outer]
+    arrived = {graph.steps[join]: list(events) for join, events in record.arrived.items()}
+    batch = Batch(outer, list(arrived), arrived, record.recoveries)
+    batch.opening, batch.cancelled = False, record.cancelled
+    if outer is not None:
+        outer.open(batch)
+    for each in record.branches:
+        branch = branches[each.id] = Branch(batch)
+        batch.branches[branch] = None
+        if each.sets:
+            branch.sets = _restore_sets(each.sets, graph)
+
+
+def _restore_sets(records: list[SetRecord], graph: Graph) -> Sets:
+    sets = Sets()
+    for record in records:
+        spec = graph.steps[record.step]
+        sets.queues[spec] = [deque(map(_restore_kept, queue)) for queue in record.queues]
+    return sets
+
+
+def _restore_kept(record: KeptRecord) -> Kept:
+    return Kept(record.event, record.recoveries)
+
+
+def _restore_work(
+    record: WorkRecord, ledger: Ledger, branches: Mapping[int, Branch], now: float
+) -> Work:
+    spec = ledger.graph.steps[record.step]
+    payload: Any = record.events[0] if spec.is_plain else tuple(record.events)
+    work = Work(
+        id=record.id,
+        post=ledger.posts.of(spec),
+        payload=list(payload) if spec.is_join else payload,
+        branch=None if record.branch is None else branches[record.branch],
+        recoveries=record.recoveries,
+        attempt=record.attempt,
+    )
+    if record.elapsed is not None or record.waits or record.collected:
+        work.history = History(
+            first_started=None if record.elapsed is None else now - record.elapsed,
+            last_error=record.last_error,
+            last_failed_at=record.last_failed_at,
+        )
+        work.history.earlier_waits = [
+            Wait(
+                work,
+                wait.event_type,
+                wait.requirements,
+                wait.waiter_id,
+                answer=wait.answer,
+                asked=wait.asked,
+                timed_out=wait.timed_out,
+            )
+            for wait in record.waits
+        ]
+        work.history.earlier_collected = [
+            Collected(
+                one.buffer_id,
+                tuple(one.expected),
+                None if one.events is None else tuple(one.events),
+            )
+            for one in record.collected
+        ]
+    return work

@@ -1,0 +1,158 @@
+"""What a step is: what starts it, what it may return, how it is called."""
+
+from __future__ import annotations
+
+import functools
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from .collect import All, Take
+from .events import Event
+from .resource import Need
+from .steps import StepConfig
+
+__all__ = ["EventType", "Slot", "StepSpec", "names_of"]
+
+EventType = type[Event]
+
+NO_RESOURCES: Mapping[str, Any] = {}
+
+
+@attrs.frozen
+class Slot:
+    """One parameter of a step that takes events.
+
+    Attributes:
+        param: Name of the parameter.
+        accepts: The event types that it takes.
+        policy: When it fires, if it takes a list of events; `None` if it takes one event.
+    """
+
+    param: str
+    accepts: tuple[EventType, ...]
+    policy: All | Take | None = None
+
+
+@attrs.frozen(eq=False, slots=False)
+class StepSpec:
+    """One step, read from its signature.
+
+    Attributes:
+        name: The name of the step in its workflow.
+        function: The step function as it was written.
+        is_method: Whether its first argument is the workflow.
+        is_async: Whether it is an `async def`; otherwise it runs in a thread.
+        slots: The parameters that take events.
+        returns: The event types it may return.
+        returns_list: The event types it may return in a list.
+        returns_none: Whether it may return `None`.
+        context_param: Name of the parameter that takes the context, if there is one.
+        state_type: The class of the state, if the context's annotation says one.
+        needs: The resources that other parameters ask for.
+        config: What `@step` was told.
+    """
+
+    name: str
+    function: Callable[..., Any] = attrs.field(repr=False)
+    is_method: bool
+    is_async: bool
+    slots: tuple[Slot, ...]
+    returns: tuple[EventType, ...]
+    returns_list: tuple[EventType, ...]
+    returns_none: bool
+    context_param: str | None
+    state_type: type | None
+    needs: Mapping[str, Need]
+    config: StepConfig
+
+    @functools.cached_property
+    def accepts(self) -> tuple[EventType, ...]:
+        """The event types that start it."""
+        return tuple(dict.fromkeys(t for slot in self.slots for t in slot.accepts))
+
+    @functools.cached_property
+    def produces(self) -> tuple[EventType, ...]:
+        """The event types that it may return, in a list or not."""
+        return tuple(dict.fromkeys((*self.returns, *self.returns_list)))
+
+    @functools.cached_property
+    def is_join(self) -> bool:
+        """Whether it takes the events of a batch, in a list."""
+        return any(slot.policy is not None for slot in self.slots)
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether one event is enough to start it."""
+        return len(self.slots) == 1 and not self.is_join
+
+    @functools.cached_property
+    def is_simple(self) -> bool:
+        """Whether an execution is nothing but a call: no thread, no timeout, no resources."""
+        return self.is_async and self.config.timeout is None and not self.needs
+
+    def takes(self, event_type: EventType) -> bool:
+        """Return whether events of exactly this type start the step (R1)."""
+        return self._matches(event_type, self.accepts)
+
+    def fits(self, slot: Slot, event: Event) -> bool:
+        """Return whether one of the step's parameters takes this event."""
+        return self._matches(type(event), slot.accepts)
+
+    def _matches(self, event_type: EventType, accepted: tuple[EventType, ...]) -> bool:
+        if self.config.accept_event_subclasses:
+            return issubclass(event_type, accepted)
+        return event_type in accepted
+
+    def call(
+        self,
+        workflow: object,
+        context: object,
+        payload: Any,
+        resources: Mapping[str, Any] = NO_RESOURCES,
+    ) -> Any:
+        """Call the step function with the event, the list of events or the set that it takes."""
+        if type(payload) is list:
+            payload = payload.copy()  # each attempt gets the same (X3)
+        if len(self.slots) == 1:
+            arguments: dict[str, Any] = {self.slots[0].param: payload}
+        else:
+            arguments = dict(zip((slot.param for slot in self.slots), payload, strict=True))
+        if self.context_param is not None:
+            arguments[self.context_param] = context
+        if resources:
+            arguments.update(resources)
+        if self.is_method:
+            return self.function(workflow, **arguments)
+        return self.function(**arguments)
+
+    def result_fault(self, result: object) -> str | None:
+        """Return what is wrong with something that the step returned; `None` if nothing is (R4)."""
+        if result is None:
+            fits = self.returns_none
+        elif self.returns_list and isinstance(result, list):
+            fits = all(issubclass(type(event), self.returns_list) for event in result)
+        else:
+            fits = issubclass(type(result), self.returns)
+        if fits:
+            return None
+        lists = [f"list[{' | '.join(t.__name__ for t in self.returns_list)}]"]
+        declared = [t.__name__ for t in self.returns]
+        declared += lists * bool(self.returns_list) + ["None"] * self.returns_none
+        got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
+        remedy = "return one of those"
+        if result is None:
+            remedy = "is a 'return' missing?"
+        elif hasattr(type(result), "__await__"):
+            remedy = "is an 'await' missing?"
+        return (
+            f"step {self.name} returned {got}, but declares "
+            f"{' | '.join(declared) or 'no return'}; {remedy}"
+        )
+
+
+def names_of(event_types: Iterable[EventType]) -> str:
+    """Return the names of event types, for messages."""
+    return ", ".join(t.__name__ for t in event_types)

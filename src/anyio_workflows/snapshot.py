@@ -1,0 +1,260 @@
+"""Snapshots: what `ctx.to_dict()` gives and `Context.from_dict()` takes (P3, P4).
+
+The format, version 1, is JSON:
+
+    {
+      "version": 1,
+      "workflow": the name of the workflow class, for people,
+      "state": the state of the store; null if nobody has used it,
+      "work": null after a stop event or a failure, else {
+        "next_id": the number of the work to come,
+        "input_asked": whether the run has asked for input,
+        "last_finished": the step that ended last, or null,
+        "work": [{"id", "step", "events", "branch", "recoveries", "attempt",
+                  "elapsed": seconds since its first start, or null,
+                  "due_in": seconds left of its retry delay, or null,
+                  "last_error", "last_failed_at",
+                  "waits": [{"event_type", "requirements", "waiter_id", "asked", "timed_out",
+                             "answer"}],
+                  "collected": [{"buffer_id", "expected", "events"}]}],
+        "batches": [{"outer": the branch it was opened in, or null,
+                     "branches": [{"id", "sets"}],
+                     "arrived": {join: events}, "recoveries", "cancelled"}],
+        "sets": [{"step", "queues": for each parameter [{"event", "recoveries"}]}],
+        "buffers": [{"step", "buffer_id", "expected", "kept": [{"event", "recoveries"}]}]
+      }
+    }
+
+Values that JSON does not know are tagged, `{"$": tag, "value": ...}`; the tag of an event, or of
+another class that the workflow declares, is `module:qualname`. A tag is looked up among those
+classes, and nothing that is named in a snapshot is ever imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from . import events as our_events
+from ._continuation import Continuation
+from ._json import JsonCodec
+from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WorkRecord
+from .errors import ContextSerdeError, nearest
+from .events import Event
+from .graph import Graph, StepSpec
+from .state import DictState
+
+__all__ = ["VERSION", "dump", "load"]
+
+VERSION = 1
+
+_codecs: WeakKeyDictionary[Graph, dict[tuple[type, ...], JsonCodec]] = WeakKeyDictionary()
+
+
+@attrs.frozen
+class _Snapshot:
+    version: int
+    workflow: str
+    state: Any
+    work: LedgerRecord | None
+
+
+def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, Any]:
+    """Write down what goes on from one run to the next.
+
+    Raises:
+        ContextSerdeError: If it holds a value that cannot be written as JSON.
+    """
+    state = continuation.state()
+    snapshot = _Snapshot(
+        version=VERSION,
+        workflow=continuation.graph.name,
+        state=dict(state) if isinstance(state, DictState) else state,
+        work=continuation.owed(),
+    )
+    codec = _codec(continuation.graph, continuation.types + types)
+    data: dict[str, Any] = codec.dump(snapshot)["value"]
+    return data
+
+
+def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) -> Continuation:
+    """Read what `dump()` wrote, for runs of a workflow.
+
+    Raises:
+        ContextSerdeError: If it is something else, or does not fit the workflow.
+    """
+    if not isinstance(data, Mapping):
+        raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
+    version = data.get("version")
+    if type(version) is not int or version < 1:
+        raise ContextSerdeError("$.version", f"expected {VERSION} or an older one, got {version!r}")
+    if version > VERSION:
+        problem = f"it was written by a newer release: version {version}, known is {VERSION}"
+        raise ContextSerdeError("$.version", problem)
+    snapshot: _Snapshot = _codec(graph, types).load(dict(data), _Snapshot)
+    for path, problem in _faults(snapshot, graph):
+        raise ContextSerdeError(path, problem)
+    continuation = Continuation(graph, types, left=snapshot.work)
+    if snapshot.state is not None:
+        state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
+        continuation.store.restore(state)
+    return continuation
+
+
+def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:
+    codecs = _codecs.setdefault(graph, {})
+    if types not in codecs:
+        ours = [cls for name in our_events.__all__ if _is_event(cls := getattr(our_events, name))]
+        state = [] if graph.state_type is None else [graph.state_type]
+        codecs[types] = JsonCodec(dict.fromkeys([_Snapshot, *ours, *graph.events, *state, *types]))
+    return codecs[types]
+
+
+def _is_event(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Event)
+
+
+# --- What does not fit the workflow ------------------------------------------------------------
+
+Faults = Iterator[tuple[str, str]]
+"""The path of each value that does not fit, and what is wrong with it."""
+
+
+def _faults(snapshot: _Snapshot, graph: Graph) -> Faults:
+    wanted = graph.state_type or dict
+    if snapshot.state is not None and not isinstance(snapshot.state, wanted):
+        yield "$.state", f"expected {wanted.__name__}, got {type(snapshot.state).__name__}"
+    if snapshot.work is None:
+        return
+    record = snapshot.work
+    if record.next_id < 1:
+        yield "$.work.next_id", f"numbers count from 1, got {record.next_id}"
+    branches: set[int] = set()
+    for n, batch in enumerate(record.batches):
+        yield from _batch_faults(f"$.work.batches[{n}]", batch, graph, branches)
+    ids: set[int] = set()
+    for n, work in enumerate(record.work):
+        path = f"$.work.work[{n}]"
+        if work.id in ids or not 0 < work.id < record.next_id:
+            yield f"{path}.id", f"{work.id} is taken, or not below next_id ({record.next_id})"
+        ids.add(work.id)
+        if work.branch is not None and work.branch not in branches:
+            yield f"{path}.branch", f"there is no branch {work.branch}"
+        yield from _work_faults(path, work, graph)
+    yield from _set_faults("$.work", record.sets, graph)
+    yield from _buffer_faults(record.buffers, graph)
+
+
+def _step_faults(path: str, step: str, graph: Graph) -> Faults:
+    if step not in graph.steps:
+        yield path, f"{graph.name} has no step {step!r}, {nearest(step, graph.steps)}"
+
+
+def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> Faults:
+    for name, number in recoveries.items():
+        yield from _step_faults(f"{path}.recoveries", name, graph)
+        if number < 1:
+            yield f"{path}.recoveries.{name}", f"expected 1 or more, got {number}"
+
+
+def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> Faults:
+    """Check the events that are meant for a step with one event parameter, or a join."""
+    for n, event in enumerate(events):
+        if not spec.fits(spec.slots[0], event):
+            yield f"{path}[{n}]", f"step {spec.name} does not take {type(event).__name__}"
+
+
+def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int]) -> Faults:
+    if batch.outer is not None and batch.outer not in branches:
+        yield f"{path}.outer", f"there is no branch {batch.outer} before it"
+    if not batch.branches:
+        yield f"{path}.branches", "a batch that has not ended has a branch"
+    for n, branch in enumerate(batch.branches):
+        if branch.id in branches:
+            yield f"{path}.branches[{n}].id", f"there is a branch {branch.id} already"
+        branches.add(branch.id)
+        yield from _set_faults(f"{path}.branches[{n}]", branch.sets, graph)
+    for join, events in batch.arrived.items():
+        yield from _step_faults(f"{path}.arrived", join, graph)
+        if not graph.steps[join].is_join:
+            yield f"{path}.arrived", f"step {join} joins no batch"
+        yield from _event_faults(f"{path}.arrived.{join}", events, graph.steps[join])
+    yield from _recovery_faults(path, batch.recoveries, graph)
+
+
+def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> Faults:
+    seen: set[str] = set()
+    for n, record in enumerate(sets):
+        where = f"{path}.sets[{n}]"
+        yield from _step_faults(f"{where}.step", record.step, graph)
+        spec = graph.steps[record.step]
+        if len(spec.slots) < 2 or record.step in seen:
+            yield f"{where}.step", f"step {record.step} takes no sets, or they are there already"
+        seen.add(record.step)
+        if len(record.queues) != len(spec.slots):
+            yield f"{where}.queues", f"step {record.step} takes {len(spec.slots)} events"
+        for i, (slot, queue) in enumerate(zip(spec.slots, record.queues, strict=True)):
+            for k, kept in enumerate(queue):
+                place = f"{where}.queues[{i}][{k}]"
+                if not spec.fits(slot, kept.event):
+                    problem = f"{slot.param!r} does not take {type(kept.event).__name__}"
+                    yield f"{place}.event", f"step {record.step}: {problem}"
+                yield from _recovery_faults(place, kept.recoveries, graph)
+
+
+def _buffer_faults(buffers: list[BufferRecord], graph: Graph) -> Faults:
+    seen: set[tuple[str, str | None]] = set()
+    for n, buffer in enumerate(buffers):
+        path = f"$.work.buffers[{n}]"
+        yield from _step_faults(f"{path}.step", buffer.step, graph)
+        if (buffer.step, buffer.buffer_id) in seen:
+            yield path, f"there is a buffer {buffer.buffer_id!r} already"
+        seen.add((buffer.step, buffer.buffer_id))
+        yield from _type_faults(f"{path}.expected", buffer.expected)
+        for k, kept in enumerate(buffer.kept):
+            yield from _recovery_faults(f"{path}.kept[{k}]", kept.recoveries, graph)
+
+
+def _type_faults(path: str, types: list[type[Event]]) -> Faults:
+    for n, cls in enumerate(types):
+        if not _is_event(cls):
+            yield f"{path}[{n}]", f"expected an event class, got {cls.__name__}"
+
+
+def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
+    yield from _step_faults(f"{path}.step", work.step, graph)
+    yield from _recovery_faults(path, work.recoveries, graph)
+    if work.attempt < 1:
+        yield f"{path}.attempt", f"attempts count from 1, got {work.attempt}"
+    for name, least in (("elapsed", 0.0), ("due_in", -math.inf)):
+        value = getattr(work, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            yield f"{path}.{name}", f"expected a number of seconds, got {value}"
+    spec = graph.steps[work.step]
+    if spec.is_join:
+        yield from _event_faults(f"{path}.events", work.events, spec)
+    elif len(work.events) != len(spec.slots):
+        yield f"{path}.events", f"step {work.step} takes {len(spec.slots)}, got {len(work.events)}"
+    else:
+        for n, (slot, event) in enumerate(zip(spec.slots, work.events, strict=True)):
+            if not spec.fits(slot, event):
+                problem = f"step {work.step} does not take {type(event).__name__} there"
+                yield f"{path}.events[{n}]", problem
+    for n, wait in enumerate(work.waits):
+        if not _is_event(wait.event_type):
+            yield (
+                f"{path}.waits[{n}].event_type",
+                f"expected an event class, got {wait.event_type.__name__}",
+            )
+        if wait.answer is not None and not isinstance(wait.answer, wait.event_type):
+            problem = f"expected {wait.event_type.__name__}, got {type(wait.answer).__name__}"
+            yield f"{path}.waits[{n}].answer", problem
+    for n, one in enumerate(work.collected):
+        place = f"{path}.collected[{n}]"
+        yield from _type_faults(f"{place}.expected", one.expected)
+        if one.events is not None and [type(event) for event in one.events] != one.expected:
+            yield f"{place}.events", "they are not of the expected types"
