@@ -10,7 +10,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "tests_without_trio", "demo"]
+nox.options.sessions = ["lint", "types", "tests", "tests_without_trio", "demo", "bench_quick"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -70,7 +70,21 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the engine on purpose, in many ways, and see that the suite notices each."""
+    install(session, "test", extras="[trio]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the library against hand-written AnyIO, side by side."""
-    install(session, extras="[trio]")
+    """Measure against hand-written AnyIO and llama-index-workflows; takes five minutes."""
+    install(session, "bench", extras="[trio]")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def bench_quick(session: nox.Session) -> None:
+    """See that the benchmarks work; what they measure is not looked at."""
+    install(session, "bench", extras="[trio]")
+    session.run("python", "-m", "benchmarks", "--quick", "--output", session.create_tmp())

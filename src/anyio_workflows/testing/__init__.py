@@ -1,0 +1,44 @@
+"""Test workflows: run them, under virtual time, and check that they end as promised."""
+
+# General layout:
+#
+#   run       _runner: one run from start to end, with the events that it published
+#   time      _clock: event loops in which waiting takes no time
+#
+#   prove     _script -> _record -> _understudy -> _stage -> _rules -> _strategies -> _explore
+#             A script is plain data: what disturbs a run. Understudies play the steps of a workflow
+#             as it says, the record keeps what happened, the stage is everybody outside. The rules
+#             look at the record alone. Exploring is drawing scripts, and shrinking those that fail.
+#
+# Uses public modules of the library only, so what it can do, tests of yours can do. Hypothesis and
+# trio are imported where they are needed: neither is a dependency of the library.
+
+from ._clock import VirtualTimeLoop, run_virtually, virtual_time
+from ._explore import cancel_everywhere, check_termination, replay
+from ._record import Probe, TerminationViolation, Violation
+from ._runner import WorkflowTestResult, WorkflowTestRunner
+from ._script import End, Fault, Moment, Pause, Read, Script
+from ._strategies import faults
+from ._understudy import InjectedError
+
+__all__ = [
+    "End",
+    "Fault",
+    "InjectedError",
+    "Moment",
+    "Pause",
+    "Probe",
+    "Read",
+    "Script",
+    "TerminationViolation",
+    "Violation",
+    "VirtualTimeLoop",
+    "WorkflowTestResult",
+    "WorkflowTestRunner",
+    "cancel_everywhere",
+    "check_termination",
+    "faults",
+    "replay",
+    "run_virtually",
+    "virtual_time",
+]

@@ -1,0 +1,263 @@
+"""Virtual time: event loops whose clock jumps to the next timer when nothing else is left to do.
+
+And a count of their task steps: a task runs from one of its checkpoints to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import selectors
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import anyio
+import attrs
+
+from ..errors import WorkflowConfigurationError
+
+__all__ = [
+    "StepCounter",
+    "VirtualTimeLoop",
+    "current_clock",
+    "installed_backends",
+    "run_virtually",
+    "virtual_time",
+]
+
+T = TypeVar("T")
+
+PATIENCE = 0.1
+"""Real seconds that a loop listens to threads and files before its clock jumps."""
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Waits for files; instead of sleeping until the next timer it moves the clock there."""
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._patience = patience
+        self._others = set(threading.enumerate())
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:  # no timer: only a file or another thread can wake the loop
+            return super().select(None)
+        ready = super().select(self._patience if timeout > 0 and self._expects_others() else 0)
+        if not ready and timeout > 0:
+            self.now += timeout
+        return ready
+
+    def _expects_others(self) -> bool:
+        """Tell whether a thread or a file, besides the loop's own one, may wake the loop."""
+        if len(self.get_map()) > 1:
+            return True
+        new = set(threading.enumerate()) - self._others if threading.active_count() > 1 else ()
+        return any(_may_be_busy(thread) for thread in new)
+
+
+def _may_be_busy(thread: threading.Thread) -> bool:
+    """Tell whether a thread may be at work; AnyIO's threads know which of them are idle."""
+    return thread not in getattr(thread, "idle_workers", ())
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop in which sleeping takes no time; its clock starts at 0.
+
+    Args:
+        patience: Real seconds that the loop listens before its clock jumps, while threads that were
+            started after it are at work, or it watches files.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._virtual_clock = _JumpingSelector(patience)
+        super().__init__(self._virtual_clock)
+
+    def time(self) -> float:
+        """Return the virtual time, in seconds."""
+        return self._virtual_clock.now
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock on, as a task does that computes and lets nobody else run."""
+        self._virtual_clock.now += seconds
+
+
+def installed_backends() -> list[str]:
+    """Return the names of the backends that can be used here, `"asyncio"` first."""
+    return ["asyncio", *(["trio"] if importlib.util.find_spec("trio") else [])]
+
+
+def virtual_time(
+    backend: str = "asyncio", *, patience: float = PATIENCE
+) -> tuple[str, dict[str, Any]]:
+    """Return a backend and its options, as `anyio.run()` and AnyIO's pytest plugin take them.
+
+    The clock jumps to the next timer as soon as no task can run. Threads and, on asyncio, sockets
+    work in real time: while there are any, the clock waits for them a little before it jumps. What
+    takes them longer than that seems to take until the next timer. So let real providers be fakes
+    under virtual time.
+
+    Args:
+        backend: `"asyncio"` or `"trio"`.
+        patience: Real seconds that the clock waits before each jump while a worker thread is at work,
+            and on asyncio also while the loop watches a file.
+
+    Raises:
+        WorkflowConfigurationError: If there is no such backend, or it is not installed.
+    """
+    if backend == "asyncio":
+        return backend, {"loop_factory": lambda: VirtualTimeLoop(patience)}
+    if backend != "trio":
+        raise WorkflowConfigurationError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
+    try:
+        from trio.testing import MockClock
+    except ImportError as exc:
+        raise WorkflowConfigurationError(
+            "trio is not installed; run `pip install anyio-workflows[trio]`, or test with the "
+            "backend 'asyncio' only"
+        ) from exc
+    clock = MockClock(autojump_threshold=0)
+    return backend, {"clock": clock, "instruments": [_watch_threads(clock, patience)]}
+
+
+def run_virtually(
+    backend: str, main: Callable[..., Awaitable[T]], *args: Any, patience: float = PATIENCE
+) -> T:
+    """Run `main(*args)` in an event loop of its own, under virtual time; returns its result.
+
+    Raises:
+        WorkflowConfigurationError: As `virtual_time()` does.
+    """
+    name, options = virtual_time(backend, patience=patience)
+    return anyio.run(main, *args, backend=name, backend_options=options)
+
+
+def current_clock() -> Callable[[], float]:
+    """Return a function that tells the time of the running event loop, in any thread."""
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_clock().current_time
+
+
+def _watch_threads(clock: Any, patience: float) -> Any:
+    """Return an instrument that lets trio's clock wait a little while worker threads are at work."""
+    import trio
+    from trio.testing import active_thread_count
+
+    class Watch(trio.abc.Instrument):
+        def after_task_step(self, task: Any) -> None:
+            wanted = patience if active_thread_count() else 0
+            if clock.autojump_threshold != wanted:
+                clock.autojump_threshold = wanted
+
+    return Watch()
+
+
+# --- Counting task steps -----------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class StepCounter:
+    """Calls back once, when `limit` task steps have been made since `begin()`, or it is over.
+
+    Attributes:
+        limit: At which task step; `None` counts only.
+        count: Number of task steps since `begin()`.
+        holding: While this is true no task makes a step but the one that called `begin()`. Works on
+            asyncio only: trio runs the tasks of one batch in random order anyway.
+    """
+
+    limit: int | None = None
+    count: int = 0
+    holding: bool = False
+    _exempt: asyncio.Task[Any] | None = None
+    _callback: Callable[[], None] | None = None
+    _is_over: Callable[[], bool] = lambda: False
+
+    def begin(self, callback: Callable[[], None], is_over: Callable[[], bool]) -> None:
+        """Begin to count."""
+        self._callback, self._is_over = callback, is_over
+        with suppress(RuntimeError):  # on trio
+            self._exempt = asyncio.current_task()
+
+    def tick(self) -> None:
+        """Count one task step."""
+        if self._callback is not None:
+            self.count += 1
+            if self.count == self.limit or self._is_over():
+                callback, self._callback = self._callback, None
+                callback()
+
+    def holds_current_task(self) -> bool:
+        """Tell whether the current task, of asyncio, has to wait."""
+        return self.holding and asyncio.current_task() is not self._exempt
+
+    def backend(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Return a backend, as `anyio.run()` takes it, whose task steps are counted here."""
+        name, options = virtual_time(name)
+        if name == "trio":
+            counting = _trio_instrument(self)
+            return name, {**options, "instruments": [*options["instruments"], counting]}
+        make = options["loop_factory"]
+
+        def make_loop() -> asyncio.AbstractEventLoop:
+            loop: asyncio.AbstractEventLoop = make()
+            loop.set_task_factory(self._make_task)
+            return loop
+
+        return name, {"loop_factory": make_loop}
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        return asyncio.Task(_Counted(coroutine, self), loop=loop, **kwargs)
+
+
+class _Counted(Coroutine[Any, Any, Any]):
+    """A coroutine that reports whenever its task has made a step, and can be held up."""
+
+    def __init__(self, coroutine: Any, counter: StepCounter) -> None:
+        self._coroutine = coroutine
+        self._counter = counter
+        self._held: BaseException | None = None
+
+    def send(self, value: Any) -> Any:
+        return self._step(None)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        return self._step(typ)
+
+    def _step(self, exc: BaseException | None) -> Any:
+        exc = exc or self._held
+        if self._counter.holds_current_task():
+            self._held = exc
+            return None  # a bare yield: the task comes again in the loop's next round
+        self._held = None
+        try:
+            return self._coroutine.send(None) if exc is None else self._coroutine.throw(exc)
+        finally:
+            self._counter.tick()
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        raise AssertionError("only tasks run this")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
+
+
+def _trio_instrument(counter: StepCounter) -> Any:
+    import trio
+
+    class Instrument(trio.abc.Instrument):
+        def after_task_step(self, task: Any) -> None:
+            counter.tick()
+
+    return Instrument()
