@@ -1,14 +1,27 @@
-"""Measure the library against hand-written AnyIO that does the same job.
+"""Measure the library against hand-written AnyIO and against llama-index-workflows.
 
-`python -m benchmarks` prints one table. Nothing here asserts a time: machines differ, and ratios
-that were measured side by side are what counts.
+`python -m benchmarks` prints tables, and writes them and a picture under `benchmarks/results/`.
+Nothing here asserts a time: machines differ, and ratios that were measured side by side are what
+counts.
 """
 
 # General layout:
 #
-#   ours        the jobs as workflows
-#   by_hand     the same jobs as an expert writes them with AnyIO alone
-#   rows        which job is measured how, and the ratio it should have
-#   measuring   time and memory of one job; both sides in turn; medians and spread
-#   growth      what an item costs when there are more of them
-#   imports     what `import anyio_workflows` costs, in fresh interpreters
+#   the jobs    ours         as workflows
+#               reference    as workflows of llama-index-workflows
+#               by_hand      as an expert writes them with AnyIO alone
+#               gates        where runs wait together, the same for all
+#
+#   measuring   backends     asyncio, trio, uvloop
+#               measuring    rounds, all sides of a row in turn; medians and ratios
+#
+#   what        rows         the rows of the main table, with their targets
+#               imports      the row about `import anyio_workflows`
+#               growth       what an item costs when there are more of them
+#               memory       what a run keeps, and whether a program that goes on grows
+#               fairness     how long others wait beside a run that never does
+#
+#   showing     tables       a table as text and as Markdown
+#               report       the main table, and the file with all tables
+#               picture      the ratios on a log scale
+#               machine      what it was measured on

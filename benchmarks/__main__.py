@@ -1,90 +1,127 @@
-"""`python -m benchmarks`: measure, and print one table."""
+"""`python -m benchmarks`: measure, print tables, and write them."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import platform
-import statistics
-from importlib.metadata import version
+import gc
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import anyio
 
-from . import growth, imports
+from . import backends, fairness, growth, imports, machine, memory, report
 from .measuring import Result, measure
 from .rows import make_rows
+from .tables import Table
 
-_TITLES = ("row", "backend", "ours", "by hand", "ratio", "spread", "target", "")
-_LAYOUT = "{:20}{:9}{:>11}{:>11}{:>8}{:>13}{:>8}  {}"
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Measure what the command line asks for."""
     arguments = parse_arguments()
-    names = ["anyio-workflows", "anyio", "attrs"]
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    print(f"Python {platform.python_version()}, {versions}; medians, one item of each job\n")
-    print(_LAYOUT.format(*_TITLES))
-    for backend in arguments.backends:
-        for row in make_rows(quick=arguments.quick):
-            if arguments.only in (None, row.name):
-                result = anyio.run(measure, row, arguments.rounds, backend=backend)
-                print_result(row.name, backend, row.unit, row.target, result)
-    if arguments.only in (None, growth.NAME):
-        print("\nThe cost of one item, as their number grows:")
-        for backend in arguments.backends:
-            growth.report_growth(backend, min(arguments.rounds, 3), quick=arguments.quick)
-    if arguments.only in (None, imports.NAME):
-        report_import(arguments.rounds)
+    tables = [machine.describe()]
+    print(tables[0].as_text())
+    # What has been imported does not get looked at by every later garbage collection: one side's
+    # modules should not slow the others down.
+    gc.collect()
+    gc.freeze()
+    results = measure_rows(arguments)
+    if results:
+        tables.insert(0, report.main_table(results))
+        print(tables[0].as_text(), flush=True)
+    for table in measure_more(arguments):
+        tables.append(table)
+        print(table.as_text(), flush=True)
+    if arguments.output is not None:
+        write(arguments.output, tables, results)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line as a namespace with `backends`, `rounds`, `quick` and `only`."""
-    names = [row.name for row in make_rows(quick=True)] + [growth.NAME, imports.NAME]
+    rows = [row.name for row in make_rows(backends.ASYNCIO, quick=True)]
+    names = [*rows, imports.NAME, growth.NAME, memory.NAME, fairness.NAME]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--backend", choices=["asyncio", "trio", "both"], default="both")
-    parser.add_argument("--rounds", type=int, help="rounds that count (7, or 3 with --quick)")
+    found = backends.installed()
+    parser.add_argument("--backend", choices=found, help="just this one (all that are installed)")
+    parser.add_argument("--rounds", type=int, help="rounds that count (5, or 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="fewer items and rounds")
-    parser.add_argument("--only", choices=names, metavar="ROW", help=", ".join(names))
+    parser.add_argument("--only", choices=names, metavar="PART", help=", ".join(names))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write the tables and the picture (benchmarks/results, if everything is "
+        "measured in full; else nothing is written)",
+    )
     arguments = parser.parse_args()
     if arguments.rounds is None:
-        arguments.rounds = 3 if arguments.quick else 7
+        arguments.rounds = 1 if arguments.quick else 5
     if arguments.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    both = ["asyncio", "trio"] if importlib.util.find_spec("trio") else ["asyncio"]
-    arguments.backends = both if arguments.backend == "both" else [arguments.backend]
+    if not (arguments.output or arguments.quick or arguments.only or arguments.backend):
+        arguments.output = RESULTS
+    arguments.backends = [arguments.backend] if arguments.backend else found
     return arguments
 
 
-def print_result(name: str, backend: str, unit: str, target: float | None, result: Result) -> None:
-    """Print one line of the table."""
-    ours, by_hand = statistics.median(result.ours), statistics.median(result.by_hand)
-    aim, verdict = "-", ""
-    if target is not None:
-        aim, verdict = f"{target:.1f}", "met" if round(result.ratio, 2) <= target else "NOT MET"
-    print(
-        _LAYOUT.format(
-            name,
-            backend,
-            f"{ours:.2f} {unit}",
-            f"{by_hand:.2f} {unit}",
-            f"{result.ratio:.2f}",
-            f"{min(result.ratios):.2f}-{max(result.ratios):.2f}",
-            aim,
-            verdict,
-        ),
-        flush=True,
-    )
+def measure_rows(arguments: argparse.Namespace) -> list[Result]:
+    """Measure the rows of the main table; those of one job next to each other."""
+    quick, only, rounds = arguments.quick, arguments.only, arguments.rounds
+    rows = {
+        backend: {row.name: row for row in make_rows(backend, quick=quick)}
+        for backend in arguments.backends
+    }
+    names = dict.fromkeys(name for by_name in rows.values() for name in by_name)
+    results = []
+    for name in names:
+        for backend, by_name in rows.items():
+            if name in by_name and only in (None, name):
+                tell(f"{name}, {backend}")
+                results.append(backends.run(backend, measure, by_name[name], rounds, backend))
+    if only in (None, imports.NAME):
+        tell(imports.NAME)
+        results.append(anyio.run(imports.measure_import, rounds))
+    return results
 
 
-def report_import(rounds: int) -> None:
-    """Print the line about the import, and what it consists of."""
-    print_result(imports.NAME, "-", "ms", None, anyio.run(imports.measure_import, rounds))
-    print(f"\n{imports.OURS!r} against {imports.BASELINE!r}, in fresh interpreters;")
-    print(f"an interpreter alone takes {imports.interpreter_alone(rounds):.1f} ms.")
-    print("Imported beyond the baseline, in ms (and the number of modules):")
-    for milliseconds, package in imports.extra_modules()[:12]:
-        print(f"{milliseconds:8.1f}  {package}")
+def measure_more(arguments: argparse.Namespace) -> list[Table]:
+    """Measure what has tables of its own, on asyncio and trio."""
+    quick, only = arguments.quick, arguments.only
+    names = [name for name in arguments.backends if name != backends.UVLOOP]
+    tables = []
+    if only in (None, imports.NAME):
+        tables.append(imports.list_imports())
+    if only in (None, growth.NAME):
+        tell(growth.NAME)
+        alone = only is not None
+        tables.append(growth.measure_growth(names, arguments.rounds, quick=quick, alone=alone))
+    if only in (None, memory.NAME):
+        tell(memory.NAME)
+        tables.append(memory.measure_flatness(names, quick=quick))
+    if only in (None, fairness.NAME):
+        tell(fairness.NAME)
+        tables.append(fairness.measure_fairness(names, quick=quick))
+    return tables
+
+
+def tell(what: str) -> None:
+    """Say on standard error what is being measured."""
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+def write(folder: Path, tables: list[Table], results: list[Result]) -> None:
+    """Write the tables, and the picture if that can be drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "ratios.png" if results and find_spec("matplotlib") else None
+    if picture is not None:
+        from .picture import draw_ratios  # matplotlib is large, and nothing else needs it
+
+        draw_ratios(picture, results)
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    report.write_markdown(folder / "results.md", command, tables, picture)
+    print(f"Written to {folder}")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-
-import anyio
 import attrs
 
-from . import ours
-from .measuring import Job, microseconds_each
+from . import backends, by_hand, ours
+from .measuring import Job, Measure, Spread, microseconds_each
+from .tables import Table
 
 NAME = "growth"
 
+SIZES = (100, 1000, 10_000, 100_000)
 BASE = 1000
 
 
@@ -21,46 +20,80 @@ class Growth:
 
     Attributes:
         name: What the table calls it.
-        job: The job.
-        sizes: The numbers of items; the first is what the others are compared with.
+        ours: The job done with the library.
+        by_hand: The job written by hand.
+        slow: Whether the largest number takes so long that it is left to `--only growth`, and
+            one round must do.
     """
 
     name: str
-    job: Job
-    sizes: tuple[int, ...] = (BASE, 10_000, 100_000)
+    ours: Job
+    by_hand: Job
+    slow: bool = False
 
 
-JOBS = [
-    Growth("fan-out", ours.fan_out),
-    Growth("nested fan-out", ours.nested_fan_out),
-    Growth("answered waits", ours.answered, (BASE, 10_000)),
-]
+JOBS = (
+    Growth("steps of a loop", ours.loop, by_hand.loop),
+    Growth("items of a fan-out", ours.fan_out, by_hand.fan_out),
+    Growth("items of a nested fan-out", ours.nested_fan_out, by_hand.nested_fan_out),
+    Growth("streamed events", ours.stream, by_hand.stream),
+    Growth("queued events", ours.queue, by_hand.queue),
+    Growth("steps that wait at once", ours.questions, by_hand.questions, slow=True),
+)
 
 
-async def measure_growth(job: Growth, rounds: int) -> dict[int, list[float]]:
-    """Return the microseconds for each item, round by round, for each number of items.
+def measure_growth(backend_names: list[str], rounds: int, *, quick: bool, alone: bool) -> Table:
+    """Return a table of what one item costs, and how often that is of what it costs among 1000.
 
-    All sizes in turn; the small ones often enough to last as long as 10 000 items.
+    Args:
+        backend_names: Where to measure.
+        rounds: How often, at most 3 times.
+        quick: Whether to leave the large numbers out.
+        alone: Whether there is time for all of them.
     """
-    found: dict[int, list[float]] = {size: [] for size in job.sizes}
-    measures = {
-        size: microseconds_each(job.job, size, max(1, 10_000 // size)) for size in job.sizes
-    }
-    for _ in range(rounds):
-        for size, measure in measures.items():
-            found[size].append(await measure())
-    return found
-
-
-def report_growth(backend: str, rounds: int, *, quick: bool) -> None:
-    """Print a line for each job: what one item costs, and how often that is of the smallest size."""
+    sizes = SIZES[:-2] if quick else SIZES
+    table = Table(
+        "Cost of one item as their number grows",
+        ["items", "backend", *(f"of {size:,}" for size in sizes), "by hand, of most"],
+        note=f"Microseconds per item, and the factor against an item of {BASE:,}. The smallest "
+        "number shows what a run costs by itself. What grows in the hand-written program too (last "
+        "column) is the garbage collector's work and the caches' misses.",
+    )
     for job in JOBS:
-        if quick:
-            job = attrs.evolve(job, sizes=job.sizes[:2])
-        found = anyio.run(measure_growth, job, rounds, backend=backend)
-        base = statistics.median(found[job.sizes[0]])
-        cells = []
-        for size, values in found.items():
-            each = statistics.median(values)
-            cells.append(f"{size:>9,}: {each:8.2f} us (x{each / base:.2f})")
-        print(f"{job.name:20}{backend:9}{'  '.join(cells)}", flush=True)
+        for backend in backend_names:
+            here = sizes[:-1] if job.slow and not (alone or quick) else sizes
+            found, by_hand_found = backends.run(backend, _measure, job, here, rounds)
+            cells = [_cell(found[size], found[BASE]) if size in found else "-" for size in sizes]
+            last = _cell(by_hand_found[here[-1]], by_hand_found[BASE])
+            table.add(job.name, backend, *cells, last)
+    return table
+
+
+async def _measure(
+    job: Growth, sizes: tuple[int, ...], rounds: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the microseconds for each item, ours and by hand, for each number of items.
+
+    All sizes in turn; the small ones several times, to last longer.
+    """
+
+    def measures(work: Job, of: tuple[int, ...]) -> dict[int, Measure]:
+        many = min(10_000, sizes[-1])
+        return {size: microseconds_each(work, size, max(1, many // size)) for size in of}
+
+    sides = measures(job.ours, sizes), measures(job.by_hand, (BASE, sizes[-1]))
+    found: list[dict[int, list[float]]] = [{size: [] for size in side} for side in sides]
+    await sides[0][BASE]()  # warms up
+    await sides[1][BASE]()
+    for _ in range(1 if job.slow else min(rounds, 3)):
+        for side, values in zip(sides, found, strict=True):
+            for size, measure in side.items():
+                values[size].append(await measure())
+    ours_found, by_hand_found = (
+        {size: Spread.of(values).median for size, values in side.items()} for side in found
+    )
+    return ours_found, by_hand_found
+
+
+def _cell(cost: float, base: float) -> str:
+    return f"{cost:.2f} (x{cost / base:.2f})"

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from time import perf_counter
+from importlib.util import find_spec
 
-from .measuring import Result, Row, measure
-
-OURS = "import anyio_workflows"
-BASELINE = "import anyio, attrs"
+from .measuring import HAND, OURS, REFERENCE, Measure, Result, Row, measure
+from .tables import Table
 
 NAME = "import"
+
+_STATEMENT = "import anyio_workflows"
+_BASELINE = "import anyio, attrs"
+_REFERENCE = "import workflows"
+
+_TIMED = """
+from time import perf_counter
+begun = perf_counter()
+{statement}
+print((perf_counter() - begun) * 1e3)
+"""
 
 _TIMING = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 
@@ -22,45 +31,45 @@ async def measure_import(rounds: int) -> Result:
 
     That flatters the baseline: AnyIO imports its own parts, and asyncio or trio, on first use.
     """
-
-    async def ours() -> float:
-        return _milliseconds(OURS)
-
-    async def baseline() -> float:
-        return _milliseconds(BASELINE)
-
-    return await measure(Row(NAME, "ms", ours, baseline), rounds)
+    sides = {OURS: _measure(_STATEMENT), HAND: _measure(_BASELINE)}
+    if find_spec("workflows"):
+        sides[REFERENCE] = _measure(_REFERENCE)
+    row = Row(NAME, _STATEMENT, "ms", sides, targets={REFERENCE: 2.0})
+    return await measure(row, rounds, "-")
 
 
-def interpreter_alone(rounds: int) -> float:
-    """Return the milliseconds that Python takes to start and end with nothing to do."""
-    return min(_milliseconds("pass") for _ in range(rounds))
+def _measure(statement: str) -> Measure:
+    async def measured() -> float:
+        return _milliseconds(statement)
+
+    return measured
 
 
-def _milliseconds(code: str) -> float:
-    begun = perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return (perf_counter() - begun) * 1e3
+def _milliseconds(statement: str) -> float:
+    """Return what the statement takes, without the start of the interpreter."""
+    command = [sys.executable, "-c", _TIMED.format(statement=statement)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def extra_modules() -> list[tuple[float, str]]:
-    """Return what is imported beyond the baseline, the dearest first.
-
-    Modules count for the package that they are in: (milliseconds, package and number of modules).
-    """
-    known = {module for module, _ in _import_times(BASELINE)}
+def list_imports() -> Table:
+    """Return a table of what is imported beyond the baseline, the dearest first."""
+    table = Table(
+        f"What `{_STATEMENT}` imports beyond `{_BASELINE}`",
+        ["package", "modules", "ms"],
+        note="From `python -X importtime`, which takes time itself; a module without its imports.",
+    )
+    known = {module for module, _ in _import_times(_BASELINE)}
     packages: dict[str, list[int]] = {}
-    for module, microseconds in _import_times(OURS):
+    for module, microseconds in _import_times(_STATEMENT):
         if module not in known:
             packages.setdefault(module.partition(".")[0], []).append(microseconds)
-    return sorted(
-        ((sum(times) / 1e3, f"{name} ({len(times)})") for name, times in packages.items()),
-        reverse=True,
-    )
+    for package, times in sorted(packages.items(), key=lambda item: -sum(item[1]))[:12]:
+        table.add(package, str(len(times)), f"{sum(times) / 1e3:.1f}")
+    return table
 
 
-def _import_times(code: str) -> list[tuple[str, int]]:
+def _import_times(statement: str) -> list[tuple[str, int]]:
     """Return each imported module with its own microseconds, those of its imports left out."""
-    command = [sys.executable, "-X", "importtime", "-c", code]
+    command = [sys.executable, "-X", "importtime", "-c", statement]
     report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return [(name, int(own)) for own, name in _TIMING.findall(report)]

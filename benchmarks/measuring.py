@@ -1,15 +1,12 @@
-"""Time and memory of one job, and both sides measured in turn."""
+"""Rows of several sides, measured in turn."""
 
 from __future__ import annotations
 
 import gc
 import statistics
-import tracemalloc
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 
-import anyio
 import attrs
 
 Job = Callable[[int], Awaitable[None]]
@@ -18,55 +15,107 @@ Job = Callable[[int], Awaitable[None]]
 Measure = Callable[[], Awaitable[float]]
 """Does a job and returns what one item of it costs."""
 
+OURS, HAND, TUNED, REFERENCE = "ours", "by hand", "tuned", "reference"
+SIDES = (OURS, HAND, TUNED, REFERENCE)
+
 
 @attrs.frozen
 class Row:
-    """One job, measured on both sides.
+    """One job, measured on every side that can do it.
 
     Attributes:
         name: What `--only` calls it.
-        unit: Of what the measures return.
-        ours: The job done with the library.
-        by_hand: The job written by hand.
-        target: The highest ratio that meets the aim; `None` for a row that is just shown.
+        work: What is done, and what the figures are given for.
+        unit: Of the figures.
+        sides: How each side is measured.
+        fewer: The number of items on a side that does fewer of them than the others.
+        targets: What is aimed at. `HAND`: ours takes at most so many times as long. `REFERENCE`:
+            ours is at least so many times faster. `OURS`: our own figure is at most so high.
+        compares: Whether the sides' figures have a ratio that says something.
         most_rounds: The number of rounds that suffices.
+        warms_up: Whether the first round does not count.
     """
 
     name: str
+    work: str
     unit: str
-    ours: Measure
-    by_hand: Measure
-    target: float | None = None
+    sides: Mapping[str, Measure]
+    fewer: Mapping[str, int] = attrs.field(factory=dict)
+    targets: Mapping[str, float] = attrs.field(factory=dict)
+    compares: bool = True
     most_rounds: int = 1000
+    warms_up: bool = True
+
+
+@attrs.frozen
+class Spread:
+    """The median and the quartiles of some values."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Summarize one value or more."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
 
 
 @attrs.frozen
 class Result:
-    """What the rounds of one row gave: one pair of values for each round."""
+    """What the rounds of one row gave on one backend: for each side one value per round."""
 
-    ours: list[float]
-    by_hand: list[float]
+    row: Row
+    backend: str
+    values: Mapping[str, list[float]]
 
-    @property
-    def ratios(self) -> list[float]:
-        """Ours against written by hand, round by round."""
-        return [ours / by_hand for ours, by_hand in zip(self.ours, self.by_hand, strict=True)]
+    def figure(self, side: str) -> Spread | None:
+        """Return what one item costs on a side, if the side can do the job."""
+        return Spread.of(self.values[side]) if side in self.values else None
 
-    @property
-    def ratio(self) -> float:
-        """The median of the ratios: a disturbance of one round does not move it."""
-        return statistics.median(self.ratios)
+    def ratio(self, side: str) -> Spread | None:
+        """Return our cost as a multiple of another side's, each round compared with itself.
+
+        A disturbance that lasts longer than a round hits both sides of the ratio.
+        """
+        if side not in self.values or not self.row.compares:
+            return None
+        pairs = zip(self.values[OURS], self.values[side], strict=True)
+        return Spread.of([ours / other for ours, other in pairs])
+
+    def missed(self) -> list[str] | None:
+        """Return the sides whose target is missed; `None` if nothing is aimed at.
+
+        What is aimed at counts to the second decimal.
+        """
+        verdicts = {}
+        for side, target in self.row.targets.items():
+            found = self.figure(OURS) if side == OURS else self.ratio(side)
+            if found is not None:
+                most = 1 / target if side == REFERENCE else target + 0.005
+                verdicts[side] = found.median <= most
+        if not verdicts:
+            return None
+        return [side for side, met in verdicts.items() if not met]
 
 
-async def measure(row: Row, rounds: int) -> Result:
-    """Measure both sides in turn; the first round warms up and does not count."""
-    result = Result([], [])
-    for number in range(min(rounds, row.most_rounds) + 1):
-        pair = await row.ours(), await row.by_hand()
-        if number:
-            result.ours.append(pair[0])
-            result.by_hand.append(pair[1])
-    return result
+async def measure(row: Row, rounds: int, backend: str) -> Result:
+    """Measure all sides of a row in turn; the first round warms up and does not count.
+
+    Each round begins with another side, so that no side always comes after the same one.
+    """
+    sides = list(row.sides)
+    values: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(0 if row.warms_up else 1, min(rounds, row.most_rounds) + 1):
+        first = number % len(sides)
+        for side in sides[first:] + sides[:first]:
+            value = await row.sides[side]()
+            if number > 0:
+                values[side].append(value)
+    return Result(row, backend, values)
 
 
 def microseconds_each(job: Job, items: int, times: int = 1) -> Measure:
@@ -85,22 +134,16 @@ def microseconds_each(job: Job, items: int, times: int = 1) -> Measure:
     return time_job
 
 
-def kilobytes_each(
-    idle_runs: Callable[[int], AbstractAsyncContextManager[None]], runs: int
-) -> Measure:
-    """Return a measure of the memory that each run keeps while it waits."""
+def growth_of(job: Job, small: int, large: int) -> Measure:
+    """Return a measure of how many times as much an item costs where there are more of them.
 
-    async def weigh() -> float:
-        tracemalloc.start()
-        try:
-            gc.collect()
-            before, _ = tracemalloc.get_traced_memory()
-            async with idle_runs(runs):
-                await anyio.wait_all_tasks_blocked()
-                gc.collect()
-                after, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        return (after - before) / runs / 1024
+    The small number is done as often as it takes to make as many items.
+    """
+    few = microseconds_each(job, small, large // small)
+    many = microseconds_each(job, large)
 
-    return weigh
+    async def compare() -> float:
+        cost = await few()
+        return await many() / cost
+
+    return compare

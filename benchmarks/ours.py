@@ -9,12 +9,15 @@ from anyio_workflows import (
     Context,
     Event,
     HumanResponseEvent,
+    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
     WorkflowHandler,
     step,
 )
+
+from .gates import Gate
 
 TIMEOUT = 600.0
 
@@ -56,12 +59,16 @@ class GroupScored(Event):
     score: int
 
 
+class Question(InputRequiredEvent):
+    number: int
+
+
 class Answer(HumanResponseEvent):
     number: int
 
 
 class WaitAt(StartEvent):
-    gate: anyio.Event
+    gate: Gate
 
 
 class Loop(Workflow[None]):
@@ -94,6 +101,20 @@ class PingPong(Workflow[None]):
         return Ping(left=ev.left - 1) if ev.left else StopEvent()
 
 
+class Queue(Workflow[None]):
+    """A step that sends many events before the first of them is handled."""
+
+    @step
+    async def fill(self, ctx: Context, ev: CountDown) -> Item | None:
+        for number in reversed(range(ev.left)):
+            ctx.send_event(Item(number=number))
+        return None
+
+    @step(num_workers=1)
+    async def take(self, ev: Item) -> StopEvent | None:
+        return None if ev.number else StopEvent()
+
+
 class Stream(Workflow[None]):
     """One step that writes many events and never waits."""
 
@@ -123,6 +144,15 @@ class Trivial(Workflow[int]):
         return StopEvent(result=ev.left)
 
 
+class Waiting(Workflow[None]):
+    """One step that waits at a gate."""
+
+    @step
+    async def wait(self, ev: WaitAt) -> StopEvent:
+        await ev.gate.wait()
+        return StopEvent()
+
+
 class FanOut(Workflow[int]):
     """A list of items, a step for each, and a join."""
 
@@ -139,12 +169,12 @@ class FanOut(Workflow[int]):
         return StopEvent(result=sum(event.score for event in events))
 
 
-class LiveFanOut(FanOut):
-    """The same, where each item lets others run."""
+class SleepyFanOut(FanOut):
+    """The same with a hundred workers that really wait."""
 
-    @step(num_workers=4)
+    @step(num_workers=100)
     async def score(self, ev: Item) -> Scored:
-        await checkpoint()
+        await anyio.sleep(0.001)
         return Scored(score=ev.number)
 
 
@@ -172,8 +202,8 @@ class NestedFanOut(Workflow[int]):
         return StopEvent(result=sum(event.score for event in events))
 
 
-class Answered(Workflow[int]):
-    """A list of items, each of which waits for its answer."""
+class Questions(Workflow[int]):
+    """A list of items, each of which asks a question and waits for its answer."""
 
     @step
     async def split(self, ev: CountDown) -> list[Item]:
@@ -181,21 +211,17 @@ class Answered(Workflow[int]):
 
     @step(num_workers=4)
     async def ask(self, ctx: Context, ev: Item) -> Scored:
-        answer = await ctx.wait_for_event(Answer, requirements={"number": ev.number})
+        answer = await ctx.wait_for_event(
+            Answer,
+            waiter_event=Question(number=ev.number),
+            waiter_id=str(ev.number),
+            requirements={"number": ev.number},
+        )
         return Scored(score=answer.number)
 
     @step
     async def join(self, events: list[Scored]) -> StopEvent:
         return StopEvent(result=sum(event.score for event in events))
-
-
-class Idle(Workflow[None]):
-    """One step that waits."""
-
-    @step
-    async def wait(self, ev: WaitAt) -> StopEvent:
-        await ev.gate.wait()
-        return StopEvent()
 
 
 async def loop(steps: int) -> None:
@@ -204,6 +230,10 @@ async def loop(steps: int) -> None:
 
 async def ping_pong(steps: int) -> None:
     await PingPong(timeout=TIMEOUT).run(left=steps)
+
+
+async def queue(items: int) -> None:
+    await Queue(timeout=TIMEOUT).run(left=items)
 
 
 async def stream(events: int) -> None:
@@ -232,35 +262,44 @@ async def fan_out(items: int) -> None:
     assert await FanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
 
 
-async def live_fan_out(items: int) -> None:
-    assert await LiveFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
+async def sleepy_fan_out(items: int) -> None:
+    assert await SleepyFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
 
 
 async def nested_fan_out(items: int) -> None:
     assert await NestedFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
 
 
-async def answered(items: int) -> None:
-    handler = Answered(timeout=TIMEOUT).run(left=items)
-    await anyio.wait_all_tasks_blocked()
-    for number in range(items):
-        await handler.send_event(Answer(number=number))
+async def questions(items: int) -> None:
+    handler = Questions(timeout=TIMEOUT).run(left=items)
+    asked: list[int] = []
+    async for event in handler.stream_events():
+        if isinstance(event, Question):
+            asked.append(event.number)
+            if len(asked) == items:
+                for number in asked:
+                    await handler.send_event(Answer(number=number))
     assert await handler == sum(range(items))
 
 
-class IdleRuns:
-    """Many runs that have started and wait, until the block is left."""
+class WaitingRuns:
+    """Many runs that have started and wait at a gate, until the block is left."""
 
     def __init__(self, runs: int) -> None:
-        self._runs = runs
-        self._gate = anyio.Event()
+        self._gate = Gate(runs)
         self._handlers: list[WorkflowHandler[None]] = []
 
     async def __aenter__(self) -> None:
-        workflow = Idle(timeout=TIMEOUT)
-        self._handlers = [workflow.run(gate=self._gate) for _ in range(self._runs)]
+        workflow = Waiting(timeout=TIMEOUT)
+        self._handlers = [workflow.run(gate=self._gate) for _ in range(self._gate.expected)]
+        await self._gate.crowded.wait()
 
     async def __aexit__(self, *_: object) -> None:
-        self._gate.set()
+        self._gate.open()
         for handler in self._handlers:
             await handler
+
+
+async def concurrent_runs(runs: int) -> None:
+    async with WaitingRuns(runs):
+        pass

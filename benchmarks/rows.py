@@ -1,52 +1,195 @@
-"""Which job is measured how, and the ratio it should have."""
+"""Which job is measured how, and what is aimed at."""
 
 from __future__ import annotations
 
-from . import by_hand, ours
-from .measuring import Job, Row, kilobytes_each, microseconds_each
+from importlib.util import find_spec
+from types import ModuleType
+
+import attrs
+
+from . import backends, by_hand, ours
+from .by_hand import tuned
+from .measuring import HAND, OURS, REFERENCE, TUNED, Job, Measure, Row, growth_of, microseconds_each
+from .memory import kilobytes_each
+
+MODULES: dict[str, ModuleType] = {OURS: ours, HAND: by_hand, TUNED: tuned}
+"""Where each side has its jobs; a side does those that its module has a function for."""
+
+if find_spec("workflows"):
+    from . import reference
+
+    MODULES[REFERENCE] = reference
 
 
-def make_rows(*, quick: bool) -> list[Row]:
-    """Return all rows that run in an event loop; with `quick` there are fewer items.
+MAIN = ("loop", "fan-out", "stream", "trivial")
+"""What is measured on uvloop too, to see how we compare there; the targets are not about it."""
 
-    The rows without a target are for information: another shape of the job, or hand-written code
-    that is tuned further than most people would.
-    """
-    events = 10_000 if quick else 100_000
-    runs = 200 if quick else 1000
-    times = 1 if quick else 5  # a loop of 3000 steps takes but a few milliseconds
 
-    def timed(
-        name: str, our: Job, hand: Job, items: int, times: int = 1, target: float | None = None
-    ) -> Row:
-        sides = microseconds_each(our, items, times), microseconds_each(hand, items, times)
-        return Row(name, "us", *sides, target)
+def make_rows(backend: str, *, quick: bool = False) -> list[Row]:
+    """Return the rows that are measured on a backend; with `quick` there are fewer items."""
+    rows = [*_loops(quick), *_fans(quick), *_streams(quick), *_runs(quick)]
+    if backend == backends.ASYNCIO:
+        return rows
+    rows = [attrs.evolve(row, sides=_without_reference(row)) for row in rows]
+    if backend == backends.UVLOOP:
+        rows = [attrs.evolve(row, targets={}) for row in rows if row.name in MAIN]
+    return rows
 
+
+def _without_reference(row: Row) -> dict[str, Measure]:
+    return {side: measure for side, measure in row.sides.items() if side != REFERENCE}
+
+
+def _loops(quick: bool) -> list[Row]:
+    # A loop with retries configured, and one with typed state written in each turn, belong here as
+    # soon as there are retries and state.
+    times = 1 if quick else 5  # 3000 steps take but a few milliseconds
     return [
-        timed("loop", ours.loop, by_hand.loop, 3000, times, target=1.0),
-        timed("ping-pong", ours.ping_pong, by_hand.ping_pong, 3000, times, target=1.0),
-        timed("tuned loop", ours.loop, by_hand.tuned_loop, 3000, times),
-        timed("stream", ours.stream, by_hand.stream, events, target=1.0),
-        timed("tuned stream", ours.stream, by_hand.tuned_stream, events),
-        timed("live stream", ours.live_stream, by_hand.live_stream, events // 5),
-        timed("trivial run", ours.trivial, by_hand.trivial, runs, target=2.0),
-        timed("tuned trivial run", ours.trivial, by_hand.tuned_trivial, runs),
-        timed("fan-out", ours.fan_out, by_hand.fan_out, 1000, times, target=1.3),
-        timed("live fan-out", ours.live_fan_out, by_hand.live_fan_out, 1000, times),
-        timed("tuned fan-out", ours.fan_out, by_hand.tuned_fan_out, 1000, times),
-        timed("nested fan-out", ours.nested_fan_out, by_hand.nested_fan_out, 1000, times),
-        timed("answered waits", ours.answered, by_hand.answered, 1000),
-        idle_row(1000 if quick else 10_000),
+        _timed(
+            "loop",
+            "loop of 3000, per step",
+            3000,
+            times,
+            fewer={REFERENCE: 300},
+            targets={HAND: 1.0, REFERENCE: 100},
+        ),
+        _timed(
+            "ping_pong",
+            "two steps in turn, per step",
+            3000,
+            times,
+            fewer={REFERENCE: 300},
+        ),
     ]
 
 
-def idle_row(runs: int) -> Row:
-    """Return the row about memory; it hardly varies, so a few rounds do."""
+def _fans(quick: bool) -> list[Row]:
+    times = 1 if quick else 5
+    slow = 100 if quick else 1000  # the reference needs seconds for a thousand
+    return [
+        _timed(
+            "fan_out",
+            "fan-out of 1000, per item",
+            1000,
+            times,
+            fewer={REFERENCE: slow},
+            targets={HAND: 1.3, REFERENCE: 300},
+        ),
+        _growth("fan_out", 1000, 10_000, fewer={REFERENCE: (50, 500)}, most=1.2),
+        _timed(
+            "sleepy_fan_out",
+            "fan-out, 100 workers that wait, per item",
+            1000,
+            fewer={REFERENCE: 200},
+        ),
+        _timed(
+            "nested_fan_out",
+            "nested fan-out, 100 x 10, per item",
+            1000,
+            times,
+            fewer={REFERENCE: 300},
+        ),
+    ]
+
+
+def _streams(quick: bool) -> list[Row]:
+    events = 10_000 if quick else 100_000
+    return [
+        _timed(
+            "stream",
+            f"{events:,} streamed, per event",
+            events,
+            targets={HAND: 1.0, REFERENCE: 8},
+        ),
+        _timed("live_stream", "one event per loop turn, per event", events // 5),
+        _timed(
+            "questions",
+            "1000 waits for answers, per wait",
+            1000,
+            fewer={REFERENCE: 100},
+        ),
+    ]
+
+
+def _runs(quick: bool) -> list[Row]:
+    # A snapshot of a run with 10 000 queued events belongs here as soon as there are snapshots.
+    trivial = 200 if quick else 1000
+    many = 1000 if quick else 10_000
+    return [
+        _timed(
+            "trivial",
+            "trivial run, per run",
+            trivial,
+            fewer={REFERENCE: 200},
+            targets={HAND: 2.0, REFERENCE: 6},
+        ),
+        _timed(
+            "concurrent_runs",
+            f"{many:,} concurrent runs, per run",
+            many,
+            fewer={REFERENCE: 1000},
+            most_rounds=3,
+        ),
+        _idle(many),
+    ]
+
+
+def _timed(
+    job: str,
+    work: str,
+    items: int,
+    times: int = 1,
+    *,
+    fewer: dict[str, int] | None = None,
+    targets: dict[str, float] | None = None,
+    most_rounds: int = 1000,
+) -> Row:
+    """Return a row of times; a side that does fewer items does them once."""
+    fewer = fewer or {}
+    sides = {
+        side: microseconds_each(function, fewer.get(side, items), 1 if side in fewer else times)
+        for side, function in _jobs(job).items()
+    }
+    fewer = {side: number for side, number in fewer.items() if number != items}
     return Row(
-        "idle run memory",
-        "KB",
-        kilobytes_each(ours.IdleRuns, runs),
-        kilobytes_each(by_hand.IdleRuns, runs),
-        target=1.5,
-        most_rounds=3,
+        job.replace("_", "-"), work, "µs", sides, fewer, targets or {}, most_rounds=most_rounds
     )
+
+
+def _growth(
+    job: str, small: int, large: int, *, fewer: dict[str, tuple[int, int]], most: float
+) -> Row:
+    """Return a row of how many times as much an item costs where there are more of them."""
+    sides = {
+        side: growth_of(function, *fewer.get(side, (small, large)))
+        for side, function in _jobs(job).items()
+    }
+    return Row(
+        "fan-out-growth",
+        f"fan-out of {large:,} against {small:,}",
+        "times",
+        sides,
+        {side: numbers[1] for side, numbers in fewer.items()},
+        targets={OURS: most},
+        compares=False,
+    )
+
+
+def _idle(runs: int) -> Row:
+    """Return the row about memory. It hardly varies, and tracing it is slow: one round does."""
+    fewer = {REFERENCE: 1000} if runs > 1000 else {}
+    sides = {
+        side: kilobytes_each(module.WaitingRuns, fewer.get(side, runs))
+        for side, module in MODULES.items()
+        if hasattr(module, "WaitingRuns")
+    }
+    targets = {HAND: 1.5, REFERENCE: 4.0}
+    work = f"{runs:,} idle runs, per run"
+    return Row("idle-runs", work, "KB", sides, fewer, targets, most_rounds=1, warms_up=False)
+
+
+def _jobs(name: str) -> dict[str, Job]:
+    """Return the function for a job on each side that has one."""
+    return {
+        side: getattr(module, name) for side, module in MODULES.items() if hasattr(module, name)
+    }
