@@ -6,10 +6,8 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import anyio
 import pytest
 
 from anyio_workflows import (
@@ -21,10 +19,7 @@ from anyio_workflows import (
     WorkflowTimedOutEvent,
 )
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
-
-from .conftest import virtual_backend
-
-T = TypeVar("T")
+from anyio_workflows.testing import run_virtually as run_virtually
 
 
 class Note(Event):
@@ -36,19 +31,13 @@ class Note(Event):
 def hog(seconds: float) -> None:
     """Keep the processor for some virtual time: the clock goes on, no other task runs."""
     try:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
     except RuntimeError:
         import trio
 
         trio.lowlevel.current_clock().jump(seconds)
     else:
-        loop._clock.now += seconds  # type: ignore[attr-defined]
-
-
-def run_virtually(backend: str, main: Callable[[], Awaitable[T]]) -> T:
-    """Run `main` in an event loop of its own, under virtual time."""
-    name, options = virtual_backend(backend)
-    return anyio.run(main, backend=name, backend_options=options)
+        loop.pass_time(seconds)
 
 
 def run_script(source: str) -> subprocess.CompletedProcess[str]:

@@ -15,10 +15,10 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
 from anyio_workflows._backend import _background_tasks, find_home
+from anyio_workflows.testing import VirtualTimeLoop
 
 from .conftest import BACKENDS, HAS_TRIO
 from .running import run_virtually
-from .virtual_time import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -29,9 +29,9 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
+from anyio_workflows.testing import VirtualTimeLoop, virtual_time
 
-from .conftest import BACKENDS, virtual_backend
-from .virtual_time import VirtualTimeLoop
+from .conftest import BACKENDS
 
 ITEMS = 3
 SHIELDED = 0.125
@@ -66,7 +66,7 @@ class StepCounter:
 
     def backend(self, name: str) -> tuple[str, dict[str, Any]]:
         """Return a backend, as `anyio.run()` takes it, whose task steps are counted here."""
-        name, options = virtual_backend(name)
+        name, options = virtual_time(name)
         if name == "trio":
             return name, {**options, "instruments": [_trio_instrument(self)]}
 
@@ -305,7 +305,7 @@ def run_and_end_loop(backend: str, limit: int) -> StopEvent:
     name, options = counter.backend(backend)
     handler = anyio.run(main, backend=name, backend_options=options)
     assert handler.is_done()
-    name, options = virtual_backend(backend)
+    name, options = virtual_time(backend)
     return anyio.run(check_end, workflow, handler, backend=name, backend_options=options)
 
 
@@ -353,5 +353,5 @@ def run_with_timeout(backend: str, timeout: float) -> StopEvent:
         assert running_tasks() == before, "a task was left behind"
         return last
 
-    name, options = virtual_backend(backend)
+    name, options = virtual_time(backend)
     return anyio.run(main, backend=name, backend_options=options)

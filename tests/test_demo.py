@@ -14,8 +14,9 @@ import pytest
 from anyio_workflows import StopEvent
 from anyio_workflows.__main__ import main
 from anyio_workflows._demo import DemoWorkflow, ProgressEvent, SlowText
+from anyio_workflows.testing import virtual_time
 
-from .conftest import BACKENDS, virtual_backend
+from .conftest import BACKENDS
 
 TEXT = files("anyio_workflows").joinpath("demo_text.txt").read_text("utf-8").split()
 
@@ -29,7 +30,7 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def demo(backend: str, *argv: str) -> int:
-    _, options = virtual_backend(backend)
+    _, options = virtual_time(backend)
     return main(["demo", "--backend", backend, *argv], backend_options=options)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from anyio_workflows import errors
 from anyio_workflows.errors import (
+    ContextSerdeError,
+    ContextStateError,
     EventValidationError,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
@@ -24,6 +26,12 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
     (WorkflowError("it broke"), {}, "it broke"),
     (WorkflowConfigurationError("bad timeout"), {}, "bad timeout"),
     (WorkflowRuntimeError("the run has ended"), {}, "the run has ended"),
+    (ContextStateError("an edit is open"), {}, "an edit is open"),
+    (
+        ContextSerdeError("$.state.items[3]", "a Client cannot be written as JSON"),
+        {"path": "$.state.items[3]", "problem": "a Client cannot be written as JSON"},
+        "$.state.items[3]: a Client cannot be written as JSON",
+    ),
     (
         WorkflowValidationError("Tea", ["no steps"]),
         {"where": "Tea", "faults": ("no steps",)},

@@ -146,7 +146,7 @@ async def test_a_context_that_may_be_none_is_given_all_the_same():
         async def only(self, ev: StartEvent, ctx: Optional[Context] = None) -> StopEvent:  # noqa: UP045
             return StopEvent(result=type(ctx))
 
-    assert await Flow().run() is Context
+    assert issubclass(await Flow().run(), Context)
 
 
 @pytest.mark.parametrize(
@@ -834,9 +834,10 @@ async def test_the_step_that_runs_is_the_one_that_was_declared_with_its_context(
     class Flow(Workflow):
         @step
         async def only(self, *, ctx: Context, ev: StartEvent) -> StopEvent:
-            return StopEvent(result=(type(self), type(ctx), ctx is Context.get_step_context()))
+            assert isinstance(ctx, Context)
+            return StopEvent(result=(type(self), ctx is Context.get_step_context()))
 
-    assert await run_to_end(Flow()) == (Flow, Context, True)
+    assert await run_to_end(Flow()) == (Flow, True)
 
 
 class DefinedLater(Event):

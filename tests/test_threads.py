@@ -875,3 +875,12 @@ def test_o2_program_with_abandoned_threads_ends_without_a_warning(
         assert "Warning" not in done.stderr
     else:
         assert done.stderr == ""
+
+
+def test_r5_a_thread_can_ask_whether_the_run_is_undecided(backend: str) -> None:
+    async def main() -> bool:
+        handler = Acts(lambda ctx: (ctx.is_running, ctx.run_id)).run(run_id="mine")
+        assert await handler == (True, "mine")
+        return handler.ctx.is_running
+
+    assert run(backend, main) is False

@@ -25,9 +25,11 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows.checkpoint import run_with_checkpoints
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowStalledError
 from anyio_workflows.events import StepState, StepStateChanged, WorkflowIdleEvent
+from anyio_workflows.resource import Resource, ResourceConfig
 from anyio_workflows.retry_policy import (
     RetryInfo,
     RetryPolicy,
@@ -35,6 +37,7 @@ from anyio_workflows.retry_policy import (
     wait_fixed,
     wait_random,
 )
+from anyio_workflows.state import DictState
 
 T = TypeVar("T")
 
@@ -158,7 +161,7 @@ class Plain(Workflow):
         ctx.send_event(Found(url="u"), step="two")
         assert_type(await ctx.running_steps(), list[str])
         assert_type(ctx.is_running, bool)
-        assert_type(Context.get_step_context(), Context)
+        assert_type(Context.get_step_context(), Context[Any])
         return Found(url="u")
 
     @step(num_workers=2, skip_graph_checks=["dead_end"], accept_event_subclasses=True)
@@ -302,7 +305,7 @@ async def handlers(joke: Joke) -> None:
         assert_type(handler.get_stop_event(), StopEvent | None)
         assert_type(handler.is_done(), bool)
         assert_type(handler.run_id, str)
-        assert_type(handler.ctx, Context)
+        assert_type(handler.ctx, Context[Any])
         assert_type(handler.statistics().unread_events, int)
         assert_type(await handler, JokeEvent)
     assert_type(await anext(handler.stream_events()), Event)
@@ -364,3 +367,50 @@ class Careful(Workflow):
 
 policy: RetryPolicy = Bearable()
 step(retry_policy=3)  # type: ignore[call-overload]
+
+
+# --- State, snapshots, resources --------------------------------------------------------------
+
+
+@attrs.define
+class Count:
+    n: int = 0
+
+
+async def make_client() -> str:
+    return "client"
+
+
+class Counts(Workflow):
+    @step
+    async def count(
+        self,
+        ctx: Context[Count],
+        ev: StartEvent,
+        client: Annotated[str, Resource(make_client)],
+        limits: Annotated[Count, ResourceConfig("limits.toml", path_selector="limits")],
+    ) -> StopEvent:
+        async with ctx.store.edit_state() as state:
+            assert_type(state, Count)
+        assert_type(await ctx.store.get_state(), Count)
+        assert_type(client, str)
+        await ctx.store.set_state(Found(url="u"))  # type: ignore[arg-type]
+        return StopEvent()
+
+    @step
+    async def untyped(self, ctx: Context, ev: Found) -> None:
+        state = await ctx.store.get_state()
+        assert_type(state, DictState)
+        await ctx.store.set("a.b", 1)
+
+
+async def outlives(workflow: Counts) -> None:
+    ctx = Context(workflow)
+    handler = workflow.run(ctx)
+    data = handler.ctx.to_dict()
+    assert_type(data, dict[str, Any])
+    again = Context.from_dict(workflow, data, types=[Count])
+    assert_type(again.has_work_left, bool)
+    again.discard_work()
+    workflow.run(ctx=again, start_event=StartEvent())
+    assert_type(await run_with_checkpoints(Joke(), "job.json", topic="tea"), JokeEvent)

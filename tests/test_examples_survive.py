@@ -1,0 +1,54 @@
+"""`examples/survive_a_kill.py`, killed for real."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .conftest import BACKENDS
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "survive_a_kill.py"
+
+
+def done_in(file: Path) -> set[int]:
+    """Return the items that are done, as the snapshot has it."""
+    [batch] = json.loads(file.read_text("utf-8"))["work"]["batches"]
+    return {event["value"]["number"] for event in batch["arrived"]["end"]}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_p3_killed_at_any_moment_it_ends_with_every_item_done_and_none_redone(
+    backend: str, tmp_path: Path
+) -> None:
+    file, log = tmp_path / "job.json", tmp_path / "done.log"
+    command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLE), "--items", "100"]
+    command += ["--file", str(file), "--log", str(log), "--backend", backend]
+    saved: set[int] = set()
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while not (file.exists() and done_in(file) > saved) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.2))
+        process.kill()
+        assert process.wait() == -9, "it was over before it was killed"
+        assert saved < done_in(file)
+        saved = done_in(file)
+        log_before = log.read_text("utf-8").splitlines()
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "100 items are done"
+    assert not ended.stderr
+    assert not file.exists()
+    log_after = [int(line.split()[0]) for line in log.read_text("utf-8").splitlines()]
+    assert set(log_after) == set(range(100))
+    redone = set(log_after[len(log_before) :])
+    assert not redone & saved
+    # What was done but not saved yet when the process was killed, ten workers at most each time.
+    assert sum(Counter(log_after).values()) <= 100 + 2 * 30
