@@ -606,7 +606,7 @@ DAMAGE = [
     Damage(
         "waits",
         "work.work.0.waits.0.event_type",
-        {"$": "type", "value": "anyio_workflows.snapshot:_Snapshot"},
+        {"$": "type", "value": "anyio_workflows.snapshot:Snapshot"},
         "event class",
     ),
     Damage(

@@ -218,7 +218,7 @@ async def test_p1_paths_walk_mappings_attributes_and_indexes():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nmae", r"no 'nmae': it has no 'nmae', did you mean 'name'\?"),
+        ("nmae", r"no 'nmae', did you mean 'name'\?"),
         ("user.z", r"no 'user.z': 'user' \(User\) has no 'z', known: name, tags"),
         ("list.2.x", r"no 'list.2.x': 'list' \(list\) has no '2', its length is 2"),
         ("list.-1", r"'list' \(list\) has no '-1', its length is 2"),
@@ -281,7 +281,7 @@ async def test_p1_set_reaches_into_containers_of_all_kinds():
 @typed
 async def test_p1_set_refuses_unknown_fields_of_a_typed_state(state_type: Any):
     store = StateStore(state_type)
-    with pytest.raises(ValueError, match=r"no 'coutn': it has no 'coutn', did you mean 'count'\?"):
+    with pytest.raises(ValueError, match=r"no 'coutn', did you mean 'count'\?"):
         await store.set("coutn", 1)
     with pytest.raises(ValueError, match=r"'user' \(User\) has no 'nam', did you mean 'name'\?"):
         await store.set("user.nam", 1)
@@ -289,7 +289,7 @@ async def test_p1_set_refuses_unknown_fields_of_a_typed_state(state_type: Any):
         await store.set("items.0", 1)
     with pytest.raises(ValueError, match=r"'count' \(int\) has no 'x'"):
         await store.set("count.x.y", 1)
-    with pytest.raises(ValueError, match="it has no 'add'"):
+    with pytest.raises(ValueError, match="the state has no 'add'"):
         await store.set("add", 1)
     assert await store.get_state() == state_type()
 

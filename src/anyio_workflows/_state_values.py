@@ -204,12 +204,12 @@ def _names_in(holder: Any) -> set[str]:
 
 def _no_part(parts: list[str], depth: int, holder: Any) -> ValueError:
     path, part, at = ".".join(parts), parts[depth], ".".join(parts[:depth])
-    where = f"{at!r} ({type(holder).__name__})" if at else "it"
+    where = f": {at!r} ({type(holder).__name__}) has no {part!r}" if at else ""
     if isinstance(holder, list | tuple):
         known = f"its length is {len(holder)}"
     else:
         known = nearest(part, {name for name in _names_in(holder) if name[:1] != "_"})
-    return ValueError(f"the state has no {path!r}: {where} has no {part!r}, {known}")
+    return ValueError(f"the state has no {path!r}{where}, {known}")
 
 
 def _replaced(holder: Any, part: str, value: Any) -> Any:

@@ -48,7 +48,7 @@ from .events import Event
 from .graph import Graph, StepSpec
 from .state import DictState
 
-__all__ = ["VERSION", "dump", "load"]
+__all__ = ["Snapshot", "VERSION", "dump", "load"]
 
 VERSION = 1
 
@@ -56,7 +56,9 @@ _codecs: WeakKeyDictionary[Graph, dict[tuple[type, ...], JsonCodec]] = WeakKeyDi
 
 
 @attrs.frozen
-class _Snapshot:
+class Snapshot:
+    """What goes on from one run to the next, as it is written down."""
+
     version: int
     workflow: str
     state: Any
@@ -70,7 +72,7 @@ def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, 
         ContextSerdeError: If it holds a value that cannot be written as JSON.
     """
     state = continuation.state()
-    snapshot = _Snapshot(
+    snapshot = Snapshot(
         version=VERSION,
         workflow=continuation.graph.name,
         state=dict(state) if isinstance(state, DictState) else state,
@@ -91,11 +93,11 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
         raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
     version = data.get("version")
     if type(version) is not int or version < 1:
-        raise ContextSerdeError("$.version", f"expected {VERSION} or an older one, got {version!r}")
+        raise ContextSerdeError("$.version", f"expected a version up to {VERSION}, got {version!r}")
     if version > VERSION:
         problem = f"it was written by a newer release: version {version}, known is {VERSION}"
         raise ContextSerdeError("$.version", problem)
-    snapshot: _Snapshot = _codec(graph, types).load(dict(data), _Snapshot)
+    snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
     for path, problem in _faults(snapshot, graph):
         raise ContextSerdeError(path, problem)
     continuation = Continuation(graph, types, left=snapshot.work)
@@ -110,7 +112,7 @@ def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:
     if types not in codecs:
         ours = [cls for name in our_events.__all__ if _is_event(cls := getattr(our_events, name))]
         state = [] if graph.state_type is None else [graph.state_type]
-        codecs[types] = JsonCodec(dict.fromkeys([_Snapshot, *ours, *graph.events, *state, *types]))
+        codecs[types] = JsonCodec(dict.fromkeys([Snapshot, *ours, *graph.events, *state, *types]))
     return codecs[types]
 
 
@@ -124,7 +126,7 @@ Faults = Iterator[tuple[str, str]]
 """The path of each value that does not fit, and what is wrong with it."""
 
 
-def _faults(snapshot: _Snapshot, graph: Graph) -> Faults:
+def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
     wanted = graph.state_type or dict
     if snapshot.state is not None and not isinstance(snapshot.state, wanted):
         yield "$.state", f"expected {wanted.__name__}, got {type(snapshot.state).__name__}"
