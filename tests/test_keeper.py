@@ -702,7 +702,7 @@ async def test_t8_a_cancellation_that_nobody_asked_for_is_an_error(grouped: bool
     assert hosted.errors == []
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_t8_a_factory_may_cancel_its_own_task() -> None:
     async def cancels() -> None:
         task = asyncio.current_task()
@@ -1159,7 +1159,7 @@ def test_o2_the_loop_ends_while_the_keeper_begins(backend: str, ticks: int) -> N
         assert lines.count(f"open {name}") == lines.count(f"close {name}")
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_o2_a_keeper_that_asyncio_throws_away_is_not_waited_for() -> None:
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
@@ -1183,7 +1183,7 @@ async def test_o2_a_keeper_that_asyncio_throws_away_is_not_waited_for() -> None:
     assert tasks[0].cancelled()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_o2_closing_is_interrupted_natively_once() -> None:
     tasks: list[Any] = []
     slow = Slow()
@@ -1202,7 +1202,7 @@ async def test_o2_closing_is_interrupted_natively_once() -> None:
     assert isinstance(error.__cause__, asyncio.CancelledError)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_o2_a_native_cancellation_of_who_closes_is_taken_in() -> None:
     slow = Slow()
 
@@ -1224,7 +1224,7 @@ async def test_o2_a_native_cancellation_of_who_closes_is_taken_in() -> None:
     assert slow.log == ["closed"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_o2_after_a_native_cancellation_resources_close_as_ever() -> None:
     """A scope that is left with a native cancellation pending does not catch its own."""
     keeper: list[Any] = []
