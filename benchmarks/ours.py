@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
+import attrs
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
@@ -16,6 +19,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
+from anyio_workflows.retry_policy import retry_policy
 
 from .gates import Gate
 
@@ -67,6 +71,11 @@ class Answer(HumanResponseEvent):
     number: int
 
 
+@attrs.define
+class Count:
+    turns: int = 0
+
+
 class WaitAt(StartEvent):
     gate: Gate
 
@@ -83,6 +92,32 @@ class Loop(Workflow[None]):
         if ev.left:
             return Turn(left=ev.left - 1)
         return StopEvent()
+
+
+class RetryingLoop(Workflow[None]):
+    """A loop whose step would be tried again if it failed."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Turn:
+        return Turn(left=ev.left)
+
+    @step(retry_policy=retry_policy())
+    async def turn(self, ev: Turn) -> Turn | StopEvent:
+        return Turn(left=ev.left - 1) if ev.left else StopEvent()
+
+
+class CountingLoop(Workflow[None]):
+    """A loop that writes typed state in each turn."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Turn:
+        return Turn(left=ev.left)
+
+    @step
+    async def turn(self, ctx: Context[Count], ev: Turn) -> Turn | StopEvent:
+        async with ctx.store.edit_state() as state:
+            state.turns += 1
+        return Turn(left=ev.left - 1) if ev.left else StopEvent()
 
 
 class PingPong(Workflow[None]):
@@ -113,6 +148,19 @@ class Queue(Workflow[None]):
     @step(num_workers=1)
     async def take(self, ev: Item) -> StopEvent | None:
         return None if ev.number else StopEvent()
+
+
+class SavedQueue(Workflow[int]):
+    """A step that sends many events and writes a snapshot of the run."""
+
+    @step
+    async def fill(self, ctx: Context, ev: CountDown) -> Item | StopEvent:
+        for number in range(ev.left):
+            ctx.send_event(Item(number=number))
+        return StopEvent(result=len(json.dumps(ctx.to_dict())))
+
+    @step(num_workers=1)
+    async def take(self, ev: Item) -> None: ...
 
 
 class Stream(Workflow[None]):
@@ -228,12 +276,24 @@ async def loop(steps: int) -> None:
     await Loop(timeout=TIMEOUT).run(left=steps)
 
 
+async def retrying_loop(steps: int) -> None:
+    await RetryingLoop(timeout=TIMEOUT).run(left=steps)
+
+
+async def counting_loop(steps: int) -> None:
+    await CountingLoop(timeout=TIMEOUT).run(left=steps)
+
+
 async def ping_pong(steps: int) -> None:
     await PingPong(timeout=TIMEOUT).run(left=steps)
 
 
 async def queue(items: int) -> None:
     await Queue(timeout=TIMEOUT).run(left=items)
+
+
+async def snapshot(items: int) -> None:
+    assert await SavedQueue(timeout=TIMEOUT).run(left=items) > items
 
 
 async def stream(events: int) -> None:

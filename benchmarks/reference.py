@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import anyio
 from anyio.lowlevel import checkpoint
+from pydantic import BaseModel
 from workflows import Context, Workflow, step
 from workflows.events import (
     Event,
@@ -17,6 +18,7 @@ from workflows.events import (
     StopEvent,
 )
 from workflows.handler import WorkflowHandler
+from workflows.retry_policy import retry_policy
 
 from .gates import Gate
 
@@ -68,6 +70,10 @@ class Answer(HumanResponseEvent):
     number: int
 
 
+class Count(BaseModel):
+    turns: int = 0
+
+
 class WaitAt(StartEvent):
     gate: Gate
 
@@ -84,6 +90,32 @@ class Loop(Workflow):
         if ev.left:
             return Turn(left=ev.left - 1)
         return StopEvent()
+
+
+class RetryingLoop(Workflow):
+    """A loop whose step would be tried again if it failed."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Turn:
+        return Turn(left=ev.left)
+
+    @step(retry_policy=retry_policy())
+    async def turn(self, ev: Turn) -> Turn | StopEvent:
+        return Turn(left=ev.left - 1) if ev.left else StopEvent()
+
+
+class CountingLoop(Workflow):
+    """A loop that writes typed state in each turn."""
+
+    @step
+    async def begin(self, ev: CountDown) -> Turn:
+        return Turn(left=ev.left)
+
+    @step
+    async def turn(self, ctx: Context[Count], ev: Turn) -> Turn | StopEvent:
+        async with ctx.store.edit_state() as state:
+            state.turns += 1
+        return Turn(left=ev.left - 1) if ev.left else StopEvent()
 
 
 class PingPong(Workflow):
@@ -213,6 +245,14 @@ class Questions(Workflow):
 
 async def loop(steps: int) -> None:
     await Loop(timeout=TIMEOUT).run(left=steps)
+
+
+async def retrying_loop(steps: int) -> None:
+    await RetryingLoop(timeout=TIMEOUT).run(left=steps)
+
+
+async def counting_loop(steps: int) -> None:
+    await CountingLoop(timeout=TIMEOUT).run(left=steps)
 
 
 async def ping_pong(steps: int) -> None:

@@ -41,8 +41,6 @@ def _without_reference(row: Row) -> dict[str, Measure]:
 
 
 def _loops(quick: bool) -> list[Row]:
-    # A loop with retries configured, and one with typed state written in each turn, belong here as
-    # soon as there are retries and state.
     times = 1 if quick else 5  # 3000 steps take but a few milliseconds
     return [
         _timed(
@@ -56,6 +54,20 @@ def _loops(quick: bool) -> list[Row]:
         _timed(
             "ping_pong",
             "two steps in turn, per step",
+            3000,
+            times,
+            fewer={REFERENCE: 300},
+        ),
+        _timed(
+            "retrying_loop",
+            "loop with retries configured, per step",
+            3000,
+            times,
+            fewer={REFERENCE: 300},
+        ),
+        _timed(
+            "counting_loop",
+            "loop that writes typed state, per step",
             3000,
             times,
             fewer={REFERENCE: 300},
@@ -112,7 +124,6 @@ def _streams(quick: bool) -> list[Row]:
 
 
 def _runs(quick: bool) -> list[Row]:
-    # A snapshot of a run with 10 000 queued events belongs here as soon as there are snapshots.
     trivial = 200 if quick else 1000
     many = 1000 if quick else 10_000
     return [
@@ -130,6 +141,7 @@ def _runs(quick: bool) -> list[Row]:
             fewer={REFERENCE: 1000},
             most_rounds=3,
         ),
+        _timed("snapshot", f"snapshot of {many:,} queued events, per event", many),
         _idle(many),
     ]
 

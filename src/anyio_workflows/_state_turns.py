@@ -17,14 +17,16 @@ __all__ = ["Turn", "Turns"]
 class Turn:
     """A turn to write, or the wait for it."""
 
-    _granted: anyio.Event = attrs.field(factory=anyio.Event)
+    _granted: anyio.Event | None = None
 
     def grant(self) -> None:
         """Note that it has come."""
-        self._granted.set()
+        if self._granted is not None:
+            self._granted.set()
 
     async def wait(self) -> None:
-        """Wait until it has come."""
+        """Wait until it comes."""
+        self._granted = anyio.Event()
         await self._granted.wait()
 
 
