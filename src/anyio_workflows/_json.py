@@ -9,6 +9,7 @@ gets into the field. Whatever would come back as something else is tagged, or re
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -98,10 +99,11 @@ class _Writer:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._plan_of = functools.cache(plan_of)
 
     def write(self, value: Any, annotation: Any) -> Any:
         """Return what stands for a value under an annotation."""
-        cls, plan = type(value), plan_of(annotation)
+        cls, plan = type(value), self._plan_of(annotation)
         if cls in plan.raw:
             if cls is list:
                 return self._write_items(value, plan.item)

@@ -7,6 +7,7 @@ convert ("5" to 5, "abc" to a list) and need annotations that their module can r
 from __future__ import annotations
 
 import builtins
+import functools
 import reprlib
 import types
 import typing
@@ -102,6 +103,7 @@ class Reader:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._plan_of = functools.cache(plan_of)
         self._converter = self._make_converter()
 
     def _make_converter(self) -> Converter:
@@ -184,7 +186,7 @@ class Reader:
                 known = ", ".join(repr(enum_text(member)) for member in cls)
                 raise fault(f"expected one of {known} ({cls.__name__}), got {reprlib.repr(data)}")
             return member
-        if type(data) in plan_of(cls).raw and is_finite(data):
+        if type(data) in self._plan_of(cls).raw and is_finite(data):
             return data
         if cls in TEXTS:
             return _read_text(data, TEXTS[cls])
@@ -198,10 +200,10 @@ class Reader:
         return [inside(f"[{n}]", self.read, each, item) for n, each in enumerate(data)]
 
     def _read_list(self, data: Any, annotation: Any) -> list[Any]:
-        return self._read_items(data, annotation, plan_of(annotation).item)
+        return self._read_items(data, annotation, self._plan_of(annotation).item)
 
     def _read_set(self, data: Any, annotation: Any) -> Any:
-        plan = plan_of(annotation)
+        plan = self._plan_of(annotation)
         items = self._read_items(data, annotation, plan.item)
         try:
             return plan.bare(items)
@@ -211,7 +213,7 @@ class Reader:
     def _read_tuple(self, data: Any, annotation: Any) -> tuple[Any, ...]:
         args = typing.get_args(annotation)
         if not args or args[1:] == (Ellipsis,):
-            return tuple(self._read_items(data, annotation, plan_of(annotation).item))
+            return tuple(self._read_items(data, annotation, self._plan_of(annotation).item))
         if type(data) is not list or len(data) != len(args):
             raise unexpected(annotation, data)
         each = enumerate(zip(data, args, strict=True))
@@ -258,7 +260,7 @@ class Reader:
         raise unexpected(annotation, data)
 
     def _has_shape(self, data: Any, annotation: Any) -> bool:
-        plan, cls = plan_of(annotation), class_of(annotation)
+        plan, cls = self._plan_of(annotation), class_of(annotation)
         if type(data) is list:
             return list in plan.raw or plan.bare in (set, frozenset, tuple)
         if type(data) is dict and is_record(cls):
