@@ -8,6 +8,7 @@ against that copy. A mutant that no test notices points at a test that is missin
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import subprocess
@@ -28,8 +29,8 @@ SUITE = [
     "test_stream.py",
     "test_engine.py",
     "test_deadline.py",
-    "test_stalls.py",
     "test_waiting.py",
+    "test_stalls.py",
     "test_limits.py",
     "test_retries.py",
     "test_catch_error.py",
@@ -49,6 +50,9 @@ SLOW = ["test_snapshots.py::test_p3_a_run_goes_on_from_any_moment"]
 
 SECONDS = 240
 """A suite that takes longer than this hangs, which counts as noticing."""
+
+SECONDS_PER_TEST = 30
+"""So does a single test that takes longer than this; none takes more than a few."""
 
 
 class StaleMutantError(Exception):
@@ -401,6 +405,16 @@ def pytest_sessionstart() -> None:
     hypothesis.settings.load_profile("mutants")
 
 
+def pytest_runtest_logstart() -> None:
+    """Do not wait for a test that hangs: its name is the last thing that pytest says."""
+    faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True)
+
+
+def pytest_sessionfinish() -> None:
+    """All tests are over."""
+    faulthandler.cancel_dump_traceback_later()
+
+
 def run_suite(src: Path, scratch: Path) -> tuple[bool, str]:
     """Run the tests against a copy of the sources; returns whether they pass, and their last line."""
     environment = {
@@ -412,7 +426,7 @@ def run_suite(src: Path, scratch: Path) -> tuple[bool, str]:
     check = "import anyio_workflows, sys; sys.exit(not anyio_workflows.__file__.startswith(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", check, str(src)], env=environment, check=True)
     plugins = ["-p", "no:cacheprovider", "-p", "tests.mutants"]
-    options = ["-x", "-q", "--no-header", "--tb=no", *plugins]
+    options = ["-x", "-v", "--no-header", "--tb=no", *plugins]
     tests = [str(ROOT / "tests" / name) for name in SUITE]
     left_out = [f"--deselect=tests/{name}" for name in SLOW]
     command = [sys.executable, "-m", "pytest", *options, *left_out, *tests]
@@ -430,8 +444,9 @@ def run_suite(src: Path, scratch: Path) -> tuple[bool, str]:
         return False, f"hangs for {SECONDS} s"
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     last = (lines or done.stdout.splitlines() or done.stderr.splitlines() or ["?"])[-1]
-    if done.returncode not in (0, 1):
-        last = f"pytest ended with {done.returncode}: {last}"
+    last = last.strip("= ")
+    if done.returncode and not lines:
+        last = f"pytest ended with {done.returncode}, or was ended, at: {last}"
     return done.returncode == 0, last
 
 

@@ -37,7 +37,7 @@ from anyio_workflows.errors import (
     WorkflowRuntimeError,
     WorkflowTimeoutError,
 )
-from anyio_workflows.events import StepStateChanged
+from anyio_workflows.events import StepStateChanged, UnhandledEvent
 from anyio_workflows.retry_policy import (
     RetryInfo,
     retry_if_exception_type,
@@ -1121,6 +1121,36 @@ async def test_w3_answer_that_comes_during_the_delay_is_not_lost() -> None:
     events, last = await check_ending(handler)
     assert last.result == "Ada"
     assert [event.text for event in events if isinstance(event, Question)] == ["name?"]
+
+
+async def test_w3_question_that_the_last_attempt_did_not_come_to_is_closed_with_it() -> None:
+    async def act(ctx: Context) -> str:
+        if ctx.retry_info().retry_number:
+            return "without an answer"
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            await ctx.wait_for_event(Answer, Question(text="name?"))
+        return "unreachable"
+
+    async def fail() -> None:
+        await anyio.sleep(1)
+        raise Flaky
+
+    class Waits(Workflow):
+        @step(retry_policy=every(10))
+        async def work(self, ctx: Context, ev: StartEvent) -> Item:
+            return Item() if await act(ctx) else Item(n=1)
+
+        @step
+        async def end(self, ctx: Context, ev: Item) -> StopEvent:
+            await anyio.sleep(100)
+            return StopEvent()
+
+    handler = Waits(timeout=None).run()
+    stream = handler.stream_events(expose_internal=True)
+    await anyio.sleep(20)
+    await handler.send_event(Answer(text="late"))
+    assert any([isinstance(event, UnhandledEvent) async for event in stream])
 
 
 async def test_w3_wait_that_timed_out_asks_again() -> None:

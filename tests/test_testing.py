@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio
@@ -27,6 +28,7 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     WorkflowFailedEvent,
     WorkflowTimedOutEvent,
+    catch_error,
     step,
 )
 from anyio_workflows.collect import Collect, Take
@@ -36,7 +38,9 @@ from anyio_workflows.errors import (
     WorkflowRuntimeError,
     WorkflowTimeoutError,
 )
-from anyio_workflows.events import StepStateChanged
+from anyio_workflows.events import StepFailedEvent, StepStateChanged
+from anyio_workflows.resource import Resource
+from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 from anyio_workflows.testing import (
     End,
     Fault,
@@ -180,6 +184,57 @@ class Parent(Workflow[Any]):
     @step
     async def end(self, ev: Done) -> StopEvent:
         return StopEvent(result=ev.n)
+
+
+async def client() -> AsyncIterator[list[int]]:
+    await anyio.sleep(0.25)
+    try:
+        yield []
+    finally:
+        await anyio.sleep(0.25)
+
+
+class Sturdy(Workflow[int]):
+    """Its workers need resources that take their time, are tried again, and are replaced."""
+
+    @step
+    async def split(self, ev: StartEvent) -> list[Item]:
+        return [Item(n=n) for n in range(3)]
+
+    @step(num_workers=2, retry_policy=retry_policy(wait=wait_fixed(1), stop=stop_after_attempt(2)))
+    async def work(
+        self,
+        ctx: Context,
+        ev: Item,
+        shared: Annotated[list[int], Resource(client)],
+        own: Annotated[list[int], Resource(client, cache=False)],
+    ) -> Done:
+        await anyio.sleep(0.5)
+        if ev.n == 2 or (ev.n == 1 and not ctx.retry_info().retry_number):
+            raise ValueError("flaky")
+        return Done(n=ev.n)
+
+    @catch_error(for_steps=["work"])
+    async def replace(self, ev: StepFailedEvent) -> Done:
+        return Done(n=-1)
+
+    @step
+    async def join(self, done: list[Done]) -> StopEvent:
+        return StopEvent(result=len(done))
+
+
+async def tap() -> AsyncIterator[int]:
+    yield 1
+    raise OSError("it drips")
+
+
+class Leaky(Workflow[Any]):
+    """Its resource fails to close."""
+
+    @step
+    async def only(self, ev: StartEvent, water: Annotated[int, Resource(tap)]) -> StopEvent:
+        await anyio.sleep(0.5)
+        return StopEvent()
 
 
 def make_fan(**config: Any) -> Fan:
@@ -465,6 +520,8 @@ FINE: dict[str, dict[str, Any]] = {
     "threads": {"make_workflow": Threads, "max_examples": 10},
     "race": {"make_workflow": Race},
     "parent": {"make_workflow": Parent},
+    "sturdy": {"make_workflow": Sturdy},
+    "leaky": {"make_workflow": Leaky, "completes": False},
 }
 
 
@@ -477,7 +534,8 @@ def test_v2_no_false_alarms(name: str, backend: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("name", FINE)
 def test_v2_every_place_is_found(name: str, backend: str) -> None:
-    options = {key: value for key, value in FINE[name].items() if key != "max_examples"}
+    left_out = ("max_examples", "completes")
+    options = {key: value for key, value in FINE[name].items() if key not in left_out}
     assert cancel_everywhere(**options, backends=[backend]) > 10
 
 

@@ -313,8 +313,7 @@ class Crew:
                 if spec.needs:
                     assert run.keeper is not None
                     async with run.keeper.supply(spec.needs) as resources:
-                        if run.outcome is not None:  # decided while they were being made
-                            await anyio.sleep_forever()  # the host is about to cancel it
+                        await self._check_undecided()
                         result = await self._call_function(work, context, resources)
                 else:
                     result = await self._call_function(work, context, {})
@@ -326,6 +325,13 @@ class Crew:
         if scope.cancelled_caught or run.home.current_time() >= scope.deadline:
             raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
         return result
+
+    async def _check_undecided(self) -> None:
+        """Begin no step if the run was decided, or its deadline passed, since `take_start()`."""
+        if self._run.home.current_time() >= self._run.deadline:
+            self._run.take_cancellation()
+        if self._run.outcome is not None:
+            await anyio.sleep_forever()  # the host is about to cancel it
 
     async def _call_function(
         self, work: Work, context: StepContext, resources: Mapping[str, Any]

@@ -156,7 +156,8 @@ class Execution:
         """Whether the run takes note of its end in the moment when it ends."""
         spec = self.spec
         bounded = spec.config.timeout is not None or self.record.workflow.graph.cancels_branches
-        return spec.is_async and not bounded
+        closes = not all(need.cache for need in spec.needs.values())
+        return spec.is_async and not bounded and not closes
 
     def write(self) -> None:
         """Write to the stream; a run that has ended refuses that (T7)."""

@@ -110,6 +110,10 @@ def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
         deadline = min(deadline, record.begun + terminal.timeout)
         if terminal.timeout != (record.script.timeout or terminal.timeout):
             yield Violation("T2", f"{terminal!r} came with a timeout of {record.script.timeout} s")
+    graph = record.workflow.graph
+    failed = isinstance(terminal, WorkflowFailedEvent)
+    if failed and graph.uses_resources and terminal.step_name not in graph.steps:
+        return  # a resource failed to close, after whatever went well (P5)
     allowed, first = _allowed_causes(record, deadline)
     if any(_is_told(record, cause, terminal) for cause in allowed):
         return
@@ -215,8 +219,9 @@ def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iter
     deadline = record.begun + terminal.timeout
     steps = terminal.active_steps
     surely: set[str] = set()
-    sync = {name for name, spec in record.workflow.graph.steps.items() if not spec.is_async}
-    maybe = sync  # a thread begins late, or never if it is abandoned before
+    # A thread begins late, or never if it is abandoned before; and so do steps that need resources.
+    steps_of = record.workflow.graph.steps.values()
+    maybe = {spec.name for spec in steps_of if not spec.is_async or spec.needs}
     for execution in record.executions:
         spec = execution.spec
         left = math.inf if execution.left is None else execution.left
