@@ -32,7 +32,7 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run the test suite on both backends; arguments go to pytest."""
     install(session, "test", extras="[trio]")
-    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+    session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
@@ -40,7 +40,7 @@ def tests_without_trio(session: nox.Session) -> None:
     """Run the test suite where trio is not installed."""
     install(session, "test")
     session.run("pip", "uninstall", "--quiet", "--yes", "trio")
-    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+    session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +21,18 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of the garbage collections that tests ask for."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a test the same in each process that collects it: without the address of an object."""
+    return re.sub(r" at 0x[0-9a-f]+", "", val) if isinstance(val, str) else None
+
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]

@@ -79,7 +79,9 @@ def test_p5_config_takes_paths() -> None:
     assert ResourceConfig(Path("settings.TOML")).config_file == "settings.TOML"
 
 
-@pytest.mark.parametrize("marker", [Resource(make), ResourceConfig("a.json", "b")], ids=str)
+@pytest.mark.parametrize(
+    "marker", [Resource(make), ResourceConfig("a.json", "b")], ids=["factory", "file"]
+)
 def test_markers_are_frozen_and_hashable(marker: Any) -> None:
     assert hash(marker) == hash(attrs.evolve(marker))
     assert pickle.loads(pickle.dumps(marker)) == marker
@@ -103,7 +105,7 @@ Made = Annotated[str, Resource(make)]
 @pytest.mark.parametrize(
     "annotation",
     [Made, Annotated[Made, "note"], Annotated[str, "note", Resource(make)], Made | None],
-    ids=str,
+    ids=["bare", "noted", "second", "optional"],
 )
 def test_p5_the_marker_is_found(annotation: Any) -> None:
     assert need_of(annotation) == need_of(Made)
