@@ -121,7 +121,7 @@ async def notes(handler: WorkflowHandler[Any]) -> list[str]:
 # --- Notes on exceptions ----------------------------------------------------------------------------
 
 
-async def test_t5_a_failure_tells_step_event_attempt_and_time() -> None:
+async def test_x6_a_failure_tells_step_event_attempt_and_time() -> None:
     error = Boom("broken", 7)
     raised = await failure(Acts(failing(error, after=2.5)).run())
     assert raised is error
@@ -136,7 +136,7 @@ async def test_t5_a_failure_tells_step_event_attempt_and_time() -> None:
     )
 
 
-async def test_t5_own_notes_stay_in_front() -> None:
+async def test_x6_own_notes_stay_in_front() -> None:
     error = Boom()
     error.add_note("mine")
     found = await notes(Acts(failing(error)).run())
@@ -146,7 +146,7 @@ async def test_t5_own_notes_stay_in_front() -> None:
     ]
 
 
-async def test_t5_awaiting_again_adds_no_note() -> None:
+async def test_x6_awaiting_again_adds_no_note() -> None:
     handler = Acts(failing(Boom())).run()
     assert len(await notes(handler)) == 1
     for _ in range(3):
@@ -155,12 +155,12 @@ async def test_t5_awaiting_again_adds_no_note() -> None:
     assert len(caught.value.__notes__) == 1
 
 
-async def test_x1_one_note_for_a_failure_after_retries() -> None:
+async def test_x6_one_note_for_a_failure_after_retries() -> None:
     found = await notes(Retries(raiser(Boom())).run())
     assert found == ["step work failed on StartEvent(), in attempt 3, 9 s after its first start"]
 
 
-async def test_x1_attempts_that_are_retried_get_no_note() -> None:
+async def test_x6_attempts_that_are_retried_get_no_note() -> None:
     def act() -> StopEvent:
         if len(errors) == 2:
             return StopEvent()
@@ -205,7 +205,7 @@ async def test_x4_a_failure_raised_again_by_its_handler_has_a_note_of_each() -> 
     assert second.endswith(", in attempt 1, 1 s after its first start")
 
 
-async def test_x4_equal_notes_on_a_shared_exception_are_one() -> None:
+async def test_x6_equal_notes_on_a_shared_exception_are_one() -> None:
     class Shares(Workflow):
         @step
         async def begin(self, ev: StartEvent) -> list[Other]:
@@ -248,7 +248,7 @@ async def test_x1_a_failing_policy_is_noted_at_the_step() -> None:
     ]
 
 
-async def test_t5_groups_and_base_exceptions_get_a_note_too() -> None:
+async def test_x6_groups_and_base_exceptions_get_a_note_too() -> None:
     for error in (ExceptionGroup("two", [Boom(1), Boom(2)]), KeyboardInterrupt()):
         raised = await failure(Acts(failing(error)).run())
         assert raised is error
@@ -256,7 +256,7 @@ async def test_t5_groups_and_base_exceptions_get_a_note_too() -> None:
     assert not any(hasattr(part, "__notes__") for part in (Boom(1), Boom(2)))
 
 
-async def test_f2_a_join_is_noted_with_the_first_of_its_events() -> None:
+async def test_x6_a_join_is_noted_with_the_first_of_its_events() -> None:
     class Joins(Workflow):
         @step
         async def begin(self, ev: StartEvent) -> list[Other]:
@@ -275,7 +275,7 @@ async def test_f2_a_join_is_noted_with_the_first_of_its_events() -> None:
     assert len(note) < 300
 
 
-async def test_t5_huge_events_are_cut() -> None:
+async def test_x6_huge_events_are_cut() -> None:
     [note] = await notes(Acts(failing(Boom()), Item(n=1, text="x" * 10**6)).run())
     assert note.startswith("step work failed on Item(n=1, text='xxx")
     assert note.endswith("xxx'), in attempt 1, 0 s after its first start")
@@ -287,7 +287,7 @@ class Broken:
         raise RuntimeError("no repr")
 
 
-async def test_t5_events_that_cannot_be_shown_are_named() -> None:
+async def test_x6_events_that_cannot_be_shown_are_named() -> None:
     error = Boom()
     raised = await failure(Acts(failing(error), Item(text=Broken())).run())
     assert raised is error
@@ -351,7 +351,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [r for r in caplog.records if r.name.startswith("anyio_workflows")]
 
 
-async def test_t4_later_failures_are_listed_in_a_note_and_logged(
+async def test_x6_later_failures_are_listed_in_a_note_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, second = Boom("first"), LookupError("second")
@@ -375,7 +375,7 @@ async def test_t4_later_failures_are_listed_in_a_note_and_logged(
     assert "raise error\nLookupError: second\n" in caplog.text
 
 
-async def test_t4_all_of_many_later_failures_are_listed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_x6_all_of_many_later_failures_are_listed(caplog: pytest.LogCaptureFixture) -> None:
     first = Boom("first")
     later = [Boom(f"later {n}") for n in range(3)]
     assert await failure(Several(first, *later).run()) is first
@@ -386,7 +386,7 @@ async def test_t4_all_of_many_later_failures_are_listed(caplog: pytest.LogCaptur
     assert sorted(map(str, logged)) == [str(error) for error in later]
 
 
-async def test_t4_failures_at_the_same_time_name_each_other(
+async def test_x6_failures_at_the_same_time_name_each_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Same(Workflow):
@@ -423,7 +423,7 @@ async def test_t4_a_failure_in_finally_after_success_is_logged_only(
 
 
 @pytest.mark.parametrize("ending", [WorkflowCancelledEvent, WorkflowTimedOutEvent])
-async def test_t4_a_failure_in_finally_is_listed_with_whatever_ended_the_run(
+async def test_x6_a_failure_in_finally_is_listed_with_whatever_ended_the_run(
     ending: type[StopEvent], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def act(ctx: Context) -> Any:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import json
 import os
 import reprlib
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -319,6 +317,9 @@ class _Contents:
             raise self._error(str(exc)) from exc
 
     def _load(self) -> Any:
+        import json
+        import tomllib  # only those who have such a file pay for the imports
+
         is_json = self.file.lower().endswith(".json")
         try:
             text = Path(self.file).read_text(encoding="utf-8")
