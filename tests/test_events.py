@@ -8,6 +8,7 @@ import collections
 import copy
 import datetime
 import enum
+import itertools
 import pickle
 import sys
 import types
@@ -948,3 +949,74 @@ def test_e3_property_a_value_is_accepted_exactly_if_the_oracle_says_so(
             assert cls(x=value)["x"] is value
         else:
             fault(lambda value=value: cls(x=value))
+
+
+# --- The constructor that is written when the first instance is made ------------------------------
+
+
+class Oddly(Event):
+    general: int
+    cls: str = "c"
+    stored: list[int] = []
+    sloppy: int = None  # type: ignore[assignment]
+
+
+class OddlyToo(Oddly):
+    cls: str = "too"
+
+
+class OwnWay(Oddly):
+    def __init__(self, number: int) -> None:
+        super().__init__(general=number)
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (lambda: Oddly(general=1), {"general": 1, "cls": "c", "stored": [], "sloppy": None}),
+        (
+            lambda: Oddly(general=1, cls="d"),
+            {"general": 1, "cls": "d", "stored": [], "sloppy": None},
+        ),
+        (
+            lambda: Oddly(sloppy=4, stored=[3], cls="d", general=1),
+            {"general": 1, "cls": "d", "stored": [3], "sloppy": 4},
+        ),
+        (lambda: OddlyToo(general=1), {"general": 1, "cls": "too", "stored": [], "sloppy": None}),
+        (
+            lambda: OddlyToo(general=1, stored=[], sloppy=2),
+            {"general": 1, "cls": "too", "stored": [], "sloppy": 2},
+        ),
+        (lambda: OwnWay(2), {"general": 2, "cls": "c", "stored": [], "sloppy": None}),
+        (lambda: StopEvent(), {"result": None}),
+        (lambda: StopEvent(result=3), {"result": 3}),
+        (lambda: StopEvent(more=4), {"result": None, "more": 4}),
+        (lambda: StopEvent(result=3, more=4), {"result": 3, "more": 4}),
+        (lambda: StartEvent(), {}),
+        (lambda: StartEvent(one=1, two=2), {"one": 1, "two": 2}),
+    ],
+)
+def test_e5_later_instances_are_made_like_the_first(make, values):
+    made = [make() for _ in range(3)]
+    assert [dict(event) for event in made] == [values] * 3
+    assert made[0] == made[1] == pickle.loads(pickle.dumps(made[2])) == copy.deepcopy(made[1])
+    for one, other in itertools.pairwise(made):
+        assert all(one[k] is not other[k] for k in values if type(values[k]) is list)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "problem"),
+    [
+        ({}, "general", "missing"),
+        ({"general": "x"}, "general", "expected int"),
+        ({"general": 1, "cls": 2}, "cls", "expected str"),
+        ({"general": 1, "sloppy": None}, "sloppy", "expected int"),
+        ({"general": 1, "other": 2}, "other", "no such field"),
+    ],
+)
+@pytest.mark.parametrize("cls", [Oddly, OddlyToo])
+def test_e3_later_instances_are_checked_like_the_first(cls, given, field, problem):
+    for _ in range(3):
+        error = fault(lambda: cls(**given))
+        assert (error.field, problem in str(error)) == (field, True)
+        cls(general=1)

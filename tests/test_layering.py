@@ -26,13 +26,14 @@ PUBLIC = "errors events retry_policy collect resource steps graph workflow conte
 ALLOWED = {
     # leaves
     "_annotations": "",
+    "_constructors": "",
     "_backend": "",
     "_retries": "",
     "_version": "",
     "errors": "",
     "_kinds": "_annotations",
     # declare
-    "events": "_annotations _kinds errors",
+    "events": "_annotations _constructors _kinds errors",
     "retry_policy": "_retries errors",
     "collect": "errors",
     "resource": "_annotations _json errors",
@@ -66,7 +67,7 @@ ALLOWED = {
     "_settings": "",
     "_opening": "resource",
     "_keeper": "_backend _opening resource errors",
-    "_crew": "_backend _continuation _suspension _keeper _outcome context _work events errors",
+    "_crew": "_backend _continuation _suspension _keeper _narrator _outcome context _work events errors",
     "_dispatch": "_backend _continuation _crew _outcome _narrator _words _ledger _work _fanin _specs _stream "
     "steps events errors",
     "_engine": "_continuation _dispatch _crew _keeper _outcome _narrator _words _settings _records "

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 import attrs
 
 from ._annotations import local_names, resolve
+from ._constructors import stores_only, write_constructor
 from ._kinds import kind_of
 from .errors import EventValidationError, nearest
 
@@ -95,7 +96,7 @@ class Event:
             its annotation does not admit. Nothing is converted.
     """
 
-    _extra: dict[str, Any] = attrs.field(factory=dict)
+    _extra: Mapping[str, Any] = attrs.field(factory=dict)
 
     _open_fields: ClassVar[Collection[str]] = ("_extra",)
     """Fields that an open class may have."""
@@ -104,6 +105,8 @@ class Event:
     _local_names: ClassVar[dict[str, Any]] = {}
     _kinds: ClassVar[dict[str, Any] | None] = None
     """Field -> what `isinstance` takes for it; made when the first instance is."""
+    _constructor: ClassVar[Any] = None
+    """The `__init__` that was written for the class, or for the one it is derived from."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -170,7 +173,7 @@ class Event:
         """Return all fields and extra values, in the order of their declaration."""
         fields = _fields(type(self))
         values = {f.name: getattr(self, f.name) for f in fields if f.name != "_extra"}
-        return values | self._extra
+        return {**values, **self._extra}
 
     def replace(self, /, **changes: Any) -> Self:
         """Return a copy with some keywords of the constructor changed; checked as they are there.
@@ -213,7 +216,7 @@ class Event:
 
         def __getattr__(self, name: str) -> Any:
             try:
-                return self.__dict__["_extra"][name]
+                return self._extra[name]
             except KeyError:
                 message = f"{type(self).__name__!r} has no field {name!r}"
                 raise AttributeError(message, name=name, obj=self) from None
@@ -235,6 +238,7 @@ class Event:
             return self._values().items()
 
 
+Event._extra = {}  # what an instance has whose constructor was written for its class
 _METHODS = frozenset({"get", "keys", "values", "items", "replace"})
 _OWN_NAMES = {name for name in vars(Event) if name[0] == "_" != name[1]} | {"_extra"}
 
@@ -401,6 +405,9 @@ def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
         if field.init and field.name in own and field.name != "_extra":
             kinds[_keyword(field)] = object if field.converter else kind_of(_field_type(cls, field))
     cls._kinds = kinds
+    if cls.__init__ in (Event.__init__, cls._constructor) and stores_only(cls):
+        cls._constructor = write_constructor(cls, kinds, Event.__init__)
+        cls.__init__ = cls._constructor  # type: ignore[method-assign]
     return kinds
 
 
