@@ -7,14 +7,16 @@ for which AnyIO has no name, is asked about here.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Home", "find_home", "is_cancellation"]
 
@@ -27,16 +29,14 @@ class Home(Protocol):
 
     Attributes:
         token: Stands for the loop: asyncio's loop object, trio's token.
+        current_time: Returns what `anyio.current_time()` does, in seconds; a little faster.
     """
 
     token: Any
+    current_time: Callable[[], float]
 
     def is_here(self) -> bool:
         """Tell whether the caller is in this loop and its thread."""
-        ...
-
-    def current_time(self) -> float:
-        """Return the time that `anyio.current_time()` tells, in seconds; a little faster."""
         ...
 
     def start(
@@ -63,43 +63,47 @@ class Home(Protocol):
 
 
 class _AsyncioHome:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.token = self._loop = loop
+    __slots__ = ("_asyncio", "_host", "current_time", "token")
+
+    def __init__(self, asyncio: Any) -> None:
+        self._asyncio = asyncio
+        self.token: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._host: asyncio.Task[None] | None = None
-        self.current_time = loop.time
+        self.current_time = self.token.time
 
     def is_here(self) -> bool:
         try:
-            return asyncio.get_running_loop() is self._loop
+            return self._asyncio.get_running_loop() is self.token
         except RuntimeError:
             return False
 
     def start(
         self, host: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[], None]
     ) -> None:
+        def end(host_task: asyncio.Task[None]) -> None:
+            _background_tasks.discard(host_task)
+            on_end()
+
         coroutine = host()
         try:
-            self._host = self._loop.create_task(coroutine)
+            self._host = self.token.create_task(coroutine)
         except BaseException:
             coroutine.close()
             raise
         _background_tasks.add(self._host)
-        self._host.add_done_callback(_background_tasks.discard)
-        self._host.add_done_callback(lambda _: on_end())
+        self._host.add_done_callback(end)
 
     def host_cancelled(self) -> bool:
         return self._host is not None and self._host.cancelling() > 0
 
     def cancellation_counter(self) -> Callable[[], int]:
-        task = asyncio.current_task()
-        assert task is not None
+        task: asyncio.Task[Any] = self._asyncio.current_task()
         return task.cancelling
 
     async def shed_cancellation(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)  # one that was requested and not delivered yet comes here
+        task: asyncio.Task[Any] = self._asyncio.current_task()
+        with suppress(self._asyncio.CancelledError):
+            await self._asyncio.sleep(0)  # one that was requested and not delivered yet comes here
         while task.cancelling():
             task.uncancel()
 
@@ -148,11 +152,11 @@ def find_home() -> Home | None:
     Also finds asyncio's loop from within one of its callbacks, where there is no task and AnyIO
     sees no loop.
     """
-    trio = sys.modules.get("trio")
+    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")  # there is no loop without
     if trio is not None and trio.lowlevel.in_trio_task():
         return _TrioHome(trio)
     try:
-        return _AsyncioHome(asyncio.get_running_loop())
+        return None if asyncio is None else _AsyncioHome(asyncio)
     except RuntimeError:
         return None
 
