@@ -97,24 +97,30 @@ MUTANTS = [
     Mutant(
         "drop the wake-up of the reader",
         "_stream.py",
-        "        if self._wakeup is not None:\n            self._wakeup.set()\n",
-        "",
+        "        self.unread += 1\n        if self._wakeup is not None:\n            self._wakeup.set()\n",
+        "        self.unread += 1\n",
         "S1: a reader that waits never learns of an event",
     ),
     Mutant(
         "lose an event on a cancelled read",
         "_stream.py",
-        "                self.consumed = isinstance(event, StopEvent)\n                return event\n",
-        "                self.consumed = isinstance(event, StopEvent)\n"
-        "                await checkpoint()\n                return event\n",
+        "            self._begun = True\n",
+        "            self._begun = True\n            await checkpoint()\n",
         "S3: the event is taken, then the read is cancelled",
     ),
     Mutant(
         "let two readers wait",
         "_stream.py",
-        "            if self._wakeup is not None:\n                raise WorkflowRuntimeError(",
-        "            if False:\n                raise WorkflowRuntimeError(",
+        "            self._refuse_second_reader()\n        self._takes",
+        "            pass\n        self._takes",
         "S3: the second reader takes the wake-up of the first",
+    ),
+    Mutant(
+        "let two readers wait that begin at once",
+        "_stream.py",
+        "            self._refuse_second_reader()\n        if self.unread",
+        "            pass\n        if self.unread",
+        "S3: one of them is never woken",
     ),
     Mutant(
         "close the stream early",
@@ -128,18 +134,25 @@ MUTANTS = [
         "publish before the tasks have ended",
         "_engine.py",
         "                    await self._wait_until_quiet(group)\n"
-        "                    await self._close_resources()\n"
+        "                    if self.keeper is not None:\n"
+        "                        await self._close_resources(self.keeper)\n"
         "                    self.close()\n",
+        "                    crew, keeper, self._crew.size = self._crew, self.keeper, self._crew.size + 1\n"
         "                    self.close()\n"
+        "                    crew.size -= 1\n"
         "                    await self._wait_until_quiet(group)\n"
-        "                    await self._close_resources()\n",
+        "                    if keeper is not None:\n"
+        "                        await self._close_resources(keeper)\n",
         "T6: steps go on after the terminal event",
     ),
     Mutant(
         "publish before the resources are closed",
         "_engine.py",
-        "                    await self._close_resources()\n                    self.close()\n",
-        "                    self.close()\n                    await self._close_resources()\n",
+        "                        await self._close_resources(self.keeper)\n                    self.close()\n",
+        "                        keeper = self.keeper\n"
+        "                        self.close()\n"
+        "                        await self._close_resources(keeper)\n"
+        "                    self.close()\n",
         "T6, P5: a resource is still open when the terminal event is readable",
     ),
     Mutant(
@@ -243,7 +256,7 @@ MUTANTS = [
     Mutant(
         "start one worker only",
         "_crew.py",
-        "            if posts.calls:\n                self.hire()\n",
+        "            if posts.calls and not self._recruits:\n                self.hire()\n",
         "",
         "R2: executions come one after the other",
     ),
@@ -264,8 +277,8 @@ MUTANTS = [
     Mutant(
         "let context variables leak",
         "_crew.py",
-        "            if _differ(copy_context(), untouched):\n                return\n",
-        "",
+        "                if var.get(_UNSET) is not value:\n                    return\n",
+        "                pass\n",
         "O7: a step sees what another one has set",
     ),
     Mutant(
@@ -278,8 +291,8 @@ MUTANTS = [
     Mutant(
         "give no worker back",
         "_posts.py",
-        "        post.running -= 1\n        self._grant(post)\n",
-        "        self._grant(post)\n",
+        "        post.running -= 1\n        if post.queued",
+        "        if post.queued",
         "R2: places are used up",
     ),
     Mutant(

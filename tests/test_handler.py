@@ -603,8 +603,8 @@ print("over")
 @pytest.mark.parametrize(
     ("turns", "then", "said"),
     [
-        (0, "pass", "over"),
-        (1, "pass", None),  # on trio the step has begun, or it has not
+        (0, "pass", None),  # on trio the step has begun, or it has not
+        (1, "pass", None),
         (20, "pass", "tidy over"),
         (20, "del handler", "tidy over"),
         (20, "sys.exit(0)", "tidy"),
@@ -900,6 +900,26 @@ async def test_o6_everything_is_collectable_after_the_end(how: str, read_it: boo
     refs = await use()
     await anyio.sleep(1)
     assert _collected(*refs)
+
+
+@pytest.mark.parametrize("how", ["return", "cancel", "timeout"])
+async def test_o6_a_run_that_has_ended_is_freed_with_its_handler(how: str) -> None:
+    """At once, with all events in it; it does not wait for the garbage collector."""
+    handler = Job(timeout=5 if how == "timeout" else 45).run(how=how)
+    await anyio.sleep(1)
+    if how == "cancel":
+        await handler.cancel_run()
+    await read(handler)
+    await anyio.sleep(1)
+    refs = [weakref.ref(handler._run), weakref.ref(handler._run.ledger)]
+    assert handler.get_stop_event() is not None
+    gc.collect()
+    gc.disable()
+    try:
+        del handler
+        assert [ref() for ref in refs] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_o6_running_run_survives_its_handler() -> None:

@@ -36,6 +36,10 @@ def test_the_tests_are_run_by_the_command_of_the_readme() -> None:
     assert command in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
 
 
+def test_the_benchmarks_are_those_of_the_last_run() -> None:
+    assert (ROOT / "benchmarks" / "results" / "targets.md").read_text("utf-8") in README
+
+
 def test_every_link_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert targets

@@ -355,6 +355,109 @@ def test_a_decorated_step_keeps_its_signature():
     assert (found.accepts, found.returns, found.context_param) == ((A,), (B,), "ctx")
 
 
+# --- How a step is called ---------------------------------------------------------------------
+
+
+def by_name_only(func):
+    @functools.wraps(func)
+    async def call(self, **kwargs):
+        return await func(self, **kwargs)
+
+    return call
+
+
+async def event(self, ev: A) -> None:
+    return self, ev
+
+
+async def context_event(self, ctx: Context, ev: A) -> None:
+    return self, ctx, ev
+
+
+async def event_context(self, ev: A, ctx: Context) -> None:
+    return self, ev, ctx
+
+
+async def event_by_name(self, *, ev: A) -> None:
+    return self, ev
+
+
+async def context_and_event_by_name(self, ctx: Context, *, ev: A) -> None:
+    return self, ctx, ev
+
+
+async def something_between(self, n: int = 1, ev: A = None) -> None:
+    return self, n, ev
+
+
+async def something_after(self, ev: A, n: int = 1) -> None:
+    return self, ev, n
+
+
+async def two_events(self, b: B, a: A) -> None:
+    return self, b, a
+
+
+async def many_events(self, events: list[A]) -> None:
+    return self, events
+
+
+@by_name_only
+async def wrapped(self, ctx: Context, ev: A) -> None:
+    return self, ctx, ev
+
+
+@pytest.mark.parametrize(
+    ("function", "payload", "got"),
+    [
+        (event, "ev", ("self", "ev")),
+        (context_event, "ev", ("self", "ctx", "ev")),
+        (event_context, "ev", ("self", "ev", "ctx")),
+        (event_by_name, "ev", ("self", "ev")),
+        (context_and_event_by_name, "ev", ("self", "ctx", "ev")),
+        (something_between, "ev", ("self", 1, "ev")),
+        (something_after, "ev", ("self", "ev", 1)),
+        (two_events, ("b", "a"), ("self", "b", "a")),
+        (many_events, ["a", "a"], ("self", ["a", "a"])),
+        (wrapped, "ev", ("self", "ctx", "ev")),
+    ],
+)
+def test_each_parameter_gets_what_it_asks_for(function, payload, got):
+    found = spec(function)
+    for call in (found.call, found.invoke):
+        with pytest.raises(StopIteration) as returned:
+            call("self", "ctx", payload).send(None)
+        assert returned.value.value == got
+
+
+async def free_event(ev: A) -> None:
+    return (ev,)
+
+
+async def free_context_event(ctx: Context, ev: A) -> None:
+    return ctx, ev
+
+
+async def free_event_context(ev: A, ctx: Context) -> None:
+    return ev, ctx
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (free_event, ("ev",)),
+        (free_context_event, ("ctx", "ev")),
+        (free_event_context, ("ev", "ctx")),
+    ],
+)
+def test_a_free_step_is_not_given_the_workflow(function, got):
+    found = spec(staticmethod(function))
+    for call in (found.call, found.invoke):
+        with pytest.raises(StopIteration) as returned:
+            call("self", "ctx", "ev").send(None)
+        assert returned.value.value == got
+
+
 # --- Faults of one signature (V1) -------------------------------------------------------------
 
 

@@ -284,6 +284,39 @@ async def test_s3_second_reader_raises_while_one_waits(same: bool) -> None:
     assert await anext(other) == StopEvent()
 
 
+async def test_s3_second_reader_cannot_take_what_the_first_is_woken_for() -> None:
+    handler = Counts().run(number=1, pause=10)
+    got: list[Event] = []
+
+    async def first() -> None:
+        got.append(await anext(handler.stream_events()))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await anyio.sleep(1)
+        handler.ctx.write_event_to_stream(Note(text="for the first"))
+        with pytest.raises(WorkflowRuntimeError, match="one reader"):
+            await anext(handler.stream_events())
+    assert texts(got) == ["for the first"]
+    assert texts(await read(handler)) == [0]
+
+
+async def test_s3_two_readers_that_begin_at_once_do_not_both_wait() -> None:
+    handler = Counts().run(number=1, pause=10)
+    outcomes: list[object] = []
+
+    async def take_one() -> None:
+        try:
+            outcomes.append(await anext(handler.stream_events()))
+        except WorkflowRuntimeError as exc:
+            outcomes.append(type(exc))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(take_one)
+        group.start_soon(take_one)
+    assert outcomes == [WorkflowRuntimeError, Note(text=0)]
+
+
 async def test_s3_break_and_resume() -> None:
     handler = Counts().run(number=5, pause=1)
     got = []

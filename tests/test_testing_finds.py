@@ -25,7 +25,7 @@ from anyio_workflows._ledger import Ledger
 from anyio_workflows._outcome import Outcome
 from anyio_workflows._posts import Posts
 from anyio_workflows._stream import EventIterator, EventStream
-from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowRuntimeError
+from anyio_workflows.errors import WorkflowCancelledByUser
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
     Pause,
@@ -99,14 +99,19 @@ def after(owner: type, name: str, act: Callable[..., Any]) -> Patch:
     return lambda patch: patch.setattr(owner, name, patched)
 
 
+def append(stream: EventStream, event: Event) -> None:
+    stream._rest.append(event)
+    stream.unread += 1
+
+
 @breaks("T1")
 def the_terminal_event_comes_twice(patch: pytest.MonkeyPatch) -> None:
-    after(EventStream, "close", lambda self, event: self._rest.append(event))(patch)
+    after(EventStream, "close", append)(patch)
 
 
 @breaks("T1")
 def an_event_comes_after_the_terminal_one(patch: pytest.MonkeyPatch) -> None:
-    after(EventStream, "close", lambda self, event: self._rest.append(Said(n=9)))(patch)
+    after(EventStream, "close", lambda self, event: append(self, Said(n=9)))(patch)
 
 
 @breaks("T2")
@@ -157,7 +162,12 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
             work = inbox.receive_nowait()
             work.started = run.home.current_time()
             self.hire()
-            await self._execute(work, work.started, run.dispatch)
+            try:
+                result = await self._call(work)
+            except BaseException as exc:
+                self._hand_over_exception(work, exc, run.home.current_time())
+            else:
+                self._hand_over_result(work, result, run.home.current_time())
 
     patch.setattr(Crew, "_answer_calls", answer_calls)
 
@@ -256,15 +266,15 @@ def events_overtake_each_other(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("S1")
 def a_read_that_is_given_up_loses_an_event(patch: pytest.MonkeyPatch) -> None:
-    original = EventStream.read
+    original = EventIterator.__anext__
 
-    async def read(self: EventStream) -> Event:
+    async def read(self: EventIterator) -> Event:
         event = await original(self)
         if not isinstance(event, StopEvent):
             await checkpoint()
         return event
 
-    patch.setattr(EventStream, "read", read)
+    patch.setattr(EventIterator, "__anext__", read)
 
 
 @breaks("S3")
@@ -281,30 +291,19 @@ def reading_after_the_end_ends_quietly(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("S3", "T1")
 def two_readers_may_wait(patch: pytest.MonkeyPatch) -> None:
-    async def read(self: EventStream) -> Event:
-        while True:
-            if self.consumed:
-                raise WorkflowRuntimeError("consumed")
-            try:
-                event = self._rest.popleft() if self.closed else self._receive.receive_nowait()
-            except anyio.WouldBlock:
-                await self._wait()
-            else:
-                self.consumed = isinstance(event, StopEvent)
-                return event
-
-    patch.setattr(EventStream, "read", read)
+    patch.setattr(EventStream, "_refuse_second_reader", lambda self: None)
 
 
 @breaks("R2")
 def a_step_has_a_place_too_many(patch: pytest.MonkeyPatch) -> None:
-    original = Posts._grant
+    original = Posts.of
 
-    def grant(self: Posts, post: Any) -> None:
-        post.limit = post.spec.config.num_workers + 1
-        original(self, post)
+    def of(self: Posts, spec: Any) -> Any:
+        post = original(self, spec)
+        post.limit = spec.config.num_workers + 1
+        return post
 
-    patch.setattr(Posts, "_grant", grant)
+    patch.setattr(Posts, "of", of)
 
 
 @breaks("done")

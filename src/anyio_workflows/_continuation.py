@@ -22,11 +22,15 @@ class RunPort(Protocol):
     """A run, as far as its steps can see it."""
 
     home: Home
-    run_id: str
     ledger: Ledger
     continuation: Continuation
     parent: RunPort | None
     ended: bool
+
+    @property
+    def run_id(self) -> str:
+        """Identifies the run in logs."""
+        ...
 
     @property
     def is_running(self) -> bool:

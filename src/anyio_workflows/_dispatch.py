@@ -9,8 +9,8 @@
 # Rules
 # =====
 #
-# 1. Each `take_start()` is followed by exactly one of `take_result()`, `take_error()`,
-#    `take_fault()`, `take_interruption()`, and each of these ends the execution in the ledger.
+# 1. What an execution came to is handed over once, with `take_result()`, `take_error()`,
+#    `take_fault()` or `take_interruption()`, and each of these ends it in the ledger.
 # 2. A failure is tried again, else taken by a `@catch_error` step, else it ends the run. Only
 #    an `Exception` of a run that is undecided gets that far (X2).
 """
@@ -82,7 +82,6 @@ class Dispatch:
     def emit(
         self,
         event: Event,
-        *,
         target: StepSpec | None = None,
         source: Work | None = None,
         branch: Branch | None = None,
@@ -106,7 +105,7 @@ class Dispatch:
             self.run.stream.write(event)
         work = self._ledger.route(event, target, branch, recoveries)
         if work:
-            self.deliver(work)
+            self.crew.deliver(work)
         elif work is None and not asks:
             self.narrator.unhandled(event, idle=self._ledger.is_quiet(besides=source))
 
@@ -115,20 +114,14 @@ class Dispatch:
         batch = self._ledger.open_batch(source)
         for event in events:
             branch = self._ledger.open_branch(batch)
-            self.emit(event, source=source, branch=branch, recoveries=source.recoveries)
-            self.deliver(self._ledger.seal_branch(branch))
-        self.deliver(self._ledger.seal_batch(batch))
-
-    def deliver(self, work: list[Work]) -> None:
-        """Hand work to the crew."""
-        for item in work:
-            self.crew.deliver(item)
-            if self.narrator.has_audience and item.post.queued > item.post.calls:
-                self.narrator.step_queued(item)
+            self.emit(event, None, source, branch, source.recoveries)
+            if branch.ended:
+                self.crew.deliver(self._ledger.seal_branch(branch))
+        self.crew.deliver(self._ledger.seal_batch(batch))
 
     def end_delays(self) -> None:
         """Hand over the work whose retry delay is over."""
-        self.deliver(self._ledger.posts.end_delays(self.run.home.current_time()))
+        self.crew.deliver(self._ledger.posts.end_delays(self.run.home.current_time()))
 
     def note_if_idle(self) -> None:
         """See whether anything is going on, and if not, whether anything can (T9)."""
@@ -143,13 +136,11 @@ class Dispatch:
 
     # --- What the crew hands over -------------------------------------------------------------
 
-    def take_start(self, work: Work) -> None:
-        """Take note that an execution begins."""
-        if self.narrator.has_audience:
-            self.narrator.step_started(work)
-
     def take_result(self, work: Work, result: Any, now: float) -> None:
         """Take what a step returned: route it, or fail the step for it (R4)."""
+        if work.dropped:
+            self.take_interruption(work)
+            return
         spec = work.post.spec
         if type(result) not in spec.returns and (fault := spec.result_fault(result)):
             self._give_up(work, WorkflowRuntimeError(fault), now)
@@ -157,7 +148,7 @@ class Dispatch:
         if self.run.outcome is not None and not isinstance(result, StopEvent):
             logger.info("%s: too late, step %s %s", self.run, spec.name, in_words(type(result)))
         elif isinstance(result, Event):
-            self.emit(result, source=work, branch=work.branch, recoveries=work.recoveries)
+            self.emit(result, None, work, work.branch, work.recoveries)
         elif result is not None:
             self._emit_list(result, work)
         self._end(work, type(result))
@@ -225,12 +216,12 @@ class Dispatch:
         self._end(work, type(error), failed=True)
         self.narrator.step_recovered(work, error, catcher.name)
 
-    def _end(self, work: Work, came: type | None, *, failed: bool = False) -> None:
+    def _end(self, work: Work, came: type | None, failed: bool = False) -> None:
         """Finish work of which something of the type `came` came; `None` if it was cancelled."""
         if self.narrator.has_audience:
             self.narrator.step_ended(work, came)
-        if joins := self._ledger.finish(work, came, failed=failed):
-            self.deliver(joins)
+        if joins := self._ledger.finish(work, came, failed):
+            self.crew.deliver(joins)
         if not self._ledger.posts.calls:
             self.note_if_idle()
 

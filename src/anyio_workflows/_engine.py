@@ -63,7 +63,6 @@ class Run:
     Attributes:
         workflow: The workflow instance whose steps are executed.
         home: The event loop the run lives in.
-        run_id: Identifies the run in logs.
         stream: The public event stream.
         continuation: What goes on from one run to the next.
         ledger: Who is owed what.
@@ -79,7 +78,6 @@ class Run:
 
     workflow: object
     home: Home
-    run_id: str
     stream: EventStream
     continuation: Continuation
     ledger: Ledger
@@ -91,11 +89,13 @@ class Run:
     narrator: Narrator
     dispatch: Dispatch
     keeper: Keeper | None
+    _run_id: str | None
     _settings: RunSettings
     _place: Place | None
-    _children: set[Run]
+    _children: dict[Run, None]
     _crew: Crew
     _group: TaskGroup | None
+    _starting: bool
     _handler_gone: bool
     _later_failures: list[str]
     _queueing: anyio.CancelScope | None
@@ -116,7 +116,7 @@ class Run:
     ) -> None:
         self.workflow = workflow
         self.home = home
-        self.run_id = os.urandom(16).hex() if run_id is None else run_id
+        self._run_id = run_id
         self.stream = EventStream(home)
         self.continuation = continuation
         self.ledger = Ledger(continuation.graph)
@@ -130,7 +130,7 @@ class Run:
         self.parent = parent
         self._settings = settings
         self._place = places.ask(home.token) if places and not self._has_kin(workflow) else None
-        self._children = set()
+        self._children = {}
         self.narrator = Narrator(self, self.stream, settings.verbose)
         self._crew = Crew(self, settings.name)
         self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
@@ -140,11 +140,12 @@ class Run:
                 self, self._start_keeper, home.shed_cancellation, home.host_cancelled
             )
         self._group = None
+        self._starting = True
         self._handler_gone = False
         self._later_failures = []
         self._queueing = self._decided = self._done = None
         continuation.begin(self)
-        self.dispatch.deliver(restored)
+        self._crew.deliver(restored)
         if start_event is not None:
             self.dispatch.emit(start_event)
 
@@ -157,8 +158,17 @@ class Run:
         except BaseException:
             self.close()
             raise
+        finally:
+            self._starting = False
 
     # --- What steps and the handler do ------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """Identifies the run in logs; made up when first asked for."""
+        if self._run_id is None:
+            self._run_id = os.urandom(16).hex()
+        return self._run_id
 
     @property
     def is_running(self) -> bool:
@@ -188,6 +198,11 @@ class Run:
         self.dispatch.emit(event, target=target, recoveries=recoveries)
         self._crew.hire()
 
+    def listen(self) -> None:
+        """Publish the internal events as well, from now on (S4)."""
+        if not self.ended:
+            self.narrator.listen()
+
     def check_open(self, what: str) -> None:
         """Refuse what makes no sense once the outcome is decided."""
         if not self.is_running:
@@ -204,7 +219,7 @@ class Run:
         """Take charge of a run that one of the steps starts (O5)."""
         assert isinstance(child, Run)
         self.check_open("a step cannot start a run")
-        self._children.add(child)
+        self._children[child] = None
 
     def cancel(self, reason: str) -> None:
         """Decide that the run is cancelled, unless its outcome is decided already (T10)."""
@@ -277,24 +292,27 @@ class Run:
 
     async def _host(self) -> None:
         try:
-            await checkpoint()  # an eager task factory is still inside `Workflow.run()`
-            await self._take_place()
+            if self._starting:  # an eager task factory is still inside `Workflow.run()`
+                await checkpoint()
+            if self._place is not None:
+                await self._take_place(self._place)
             if self.outcome is None:
                 async with anyio.create_task_group() as group:
                     self._open(group)
                     await self._wait_until_decided()
                     await self._wait_until_quiet(group)
-                    await self._close_resources()
+                    if self.keeper is not None:
+                        await self._close_resources(self.keeper)
                     self.close()
         except BaseException as exc:
             if not is_cancellation(exc):
                 logger.error("%s: its task group broke", self, exc_info=exc)
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, place: Place) -> None:
         """Wait for a place among the concurrent runs of the workflow (R7)."""
-        if self._place is not None and self.outcome is None:
+        if self.outcome is None:
             with anyio.CancelScope() as self._queueing:
-                await self._place.wait()
+                await place.wait()
             self._queueing = None
 
     def _open(self, group: TaskGroup) -> None:
@@ -337,11 +355,9 @@ class Run:
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
                 await next(iter(self._children)).wait_until_ended()
 
-    async def _close_resources(self) -> None:
+    async def _close_resources(self, keeper: Keeper) -> None:
         """Close what the steps used; what fails there fails a run that went well (P5)."""
-        if self.keeper is None:
-            return
-        for name, error in await self.keeper.close(self._settings.cleanup_timeout):
+        for name, error in await keeper.close(self._settings.cleanup_timeout):
             assert self.outcome is not None
             if self.outcome.error is None:
                 self.outcome = Outcome.not_closed(name, error)
@@ -370,11 +386,16 @@ class Run:
         if self._place is not None:
             self._place.leave()
         if isinstance(self.parent, Run):
-            self.parent._children.discard(self)
+            self.parent._children.pop(self, None)
         if self._done is not None:
             self._done.set()
         self.narrator.say("Run ended: %s", self.outcome.summary)
         self._report_if_unseen()
+        if not self._crew.size:
+            # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
+            # it is freed with its handler, not when the garbage collector comes round.
+            del self.continuation, self.narrator, self.dispatch, self._crew
+            self.keeper = None
 
     def _report_if_unseen(self) -> None:
         """Log a failure that nobody can see any more, once (O6)."""

@@ -26,7 +26,6 @@ from typing import Any
 
 import attrs
 
-from .collect import Take
 from .events import Event
 from .graph import StepSpec
 
@@ -76,7 +75,7 @@ class Branch:
     """
 
     batch: Batch
-    work: set[Any] = attrs.field(factory=set)
+    work: tuple[Any, ...] = ()
     batches: set[Batch] | None = None
     sets: Sets | None = None
 
@@ -84,6 +83,13 @@ class Branch:
     def ended(self) -> bool:
         """Whether nothing is left of it."""
         return not self.work and not self.batches
+
+    def remove(self, work: Any) -> None:
+        """Note that work in it is over; there is hardly ever another."""
+        if self.work == (work,):
+            self.work = ()
+        else:
+            self.work = tuple(other for other in self.work if other is not work)
 
     def open(self, batch: Batch) -> None:
         """Make a batch part of it."""
@@ -142,11 +148,9 @@ class Batch:
         if arrived is None:
             return None
         arrived.append(event)
-        self.recoveries = merged(self.recoveries, recoveries)
-        policy = join.slots[0].policy
-        if isinstance(policy, Take) and len(arrived) >= policy.n:
-            return self.arrived.pop(join)
-        return None
+        if recoveries:
+            self.recoveries = merged(self.recoveries, recoveries)
+        return self.arrived.pop(join) if len(arrived) >= join.batch_size else None
 
 
 @attrs.define(eq=False, repr=False)

@@ -42,8 +42,7 @@ from ._fanin import (
 from ._posts import Posts
 from ._specs import StepSpec
 from ._waits import Waits
-from ._work import Collected, StepStatistics, Work
-from .collect import Take
+from ._work import Collected, Post, StepStatistics, Work
 from .errors import WorkflowRuntimeError, nearest
 from .events import Event
 from .graph import Graph
@@ -74,6 +73,7 @@ class Ledger:
     buffers: Buffers
     posts: Posts
     sets: Sets
+    _takers: dict[type[Event], tuple[Post, ...]]
     next_id: int
     input_asked: bool
     last_finished: str | None
@@ -86,6 +86,7 @@ class Ledger:
         self.waits = Waits(self.posts)
         self.buffers = Buffers()
         self.sets = Sets()
+        self._takers = {}
         self.next_id = 1
         self.input_asked = False
         self.last_finished = None
@@ -133,59 +134,68 @@ class Ledger:
         Returns:
             The new work, to be carried to its steps; `None` if nobody takes the event.
         """
-        takers = self.graph.takers(type(event))
-        if len(takers) == 1 and takers[0].is_plain and not self.waits and target is None:
-            return self._owe(takers[0], event, branch, recoveries)  # most often that is all
-        answered = self.waits.answer(event, target) if self.waits else ()
+        takers = self._takers.get(type(event))
+        if takers is None:
+            takers = self._takers[type(event)] = self._find_takers(type(event))
+        if len(takers) == 1 and target is None and not self.waits.open.places:
+            return self._give(takers[0], event, branch, recoveries)  # most often that is all
+        answered = self.waits.answer(event, target) if self.waits.open.places else ()
         if target is not None:
-            return [] if target.name in answered else self._give(target, event, branch, recoveries)
+            takers = () if target.name in answered else (self.posts.of(target),)
         new: list[Work] = []
         taken = bool(answered)
-        for spec in takers:
-            if spec.name in answered or (spec.is_join and not _joins(spec, branch)):
-                continue
-            taken = True
-            new += self._give(spec, event, branch, recoveries)
-        if branch is not None and branch.batch.cancelled:
-            new += self._drop_batch(branch.batch)
+        for post in takers:
+            if post.spec.name not in answered:
+                given = self._give(post, event, branch, recoveries)
+                new += given or ()
+                taken = taken or given is not None
         return new if taken else None
 
+    def _find_takers(self, event_type: type[Event]) -> tuple[Post, ...]:
+        return tuple(self.posts.of(spec) for spec in self.graph.takers(event_type))
+
     def _give(
-        self, spec: StepSpec, event: Event, branch: Branch | None, recoveries: Recoveries
-    ) -> list[Work]:
+        self, post: Post, event: Event, branch: Branch | None, recoveries: Recoveries
+    ) -> list[Work] | None:
+        """Give an event to a step; `None` if that joins other batches only."""
+        spec = post.spec
         if spec.is_plain:
-            return self._owe(spec, event, branch, recoveries)
-        if not spec.is_join:
-            if branch is None:
-                sets = self.sets
-            else:
-                sets = branch.sets = branch.sets or Sets()
-            full = sets.add(spec, event, recoveries)
-            if full is None:
-                return []
-            payload = tuple(kept.event for kept in full)
-            return self._owe(spec, payload, branch, _merged(full))
-        assert branch is not None
+            return self._owe(post, event, branch, recoveries)
+        if spec.is_join:
+            return self._join(post, event, branch, recoveries)
+        if branch is None:
+            sets = self.sets
+        else:
+            sets = branch.sets = branch.sets or Sets()
+        full = sets.add(spec, event, recoveries)
+        if full is None:
+            return []
+        payload = tuple(kept.event for kept in full)
+        return self._owe(post, payload, branch, _merged(full))
+
+    def _join(
+        self, post: Post, event: Event, branch: Branch | None, recoveries: Recoveries
+    ) -> list[Work] | None:
+        """Bring an event to a join; what is left of the batch is dropped if that cancels it (F4)."""
+        if branch is None or post.spec not in branch.batch.joins:
+            return None
         batch = branch.batch
-        arrived = batch.add(spec, event, recoveries)
+        arrived = batch.add(post.spec, event, recoveries)
         if arrived is None:
             return []
-        policy = spec.slots[0].policy
-        if isinstance(policy, Take) and policy.cancel:
-            batch.cancelled = True  # `route()` drops what is left of it
-        return self._owe(spec, arrived, batch.outer, batch.recoveries)
+        fired = self._owe(post, arrived, batch.outer, batch.recoveries)
+        return [*fired, *self._drop_batch(batch)] if post.spec.cancels_batch else fired
 
     def _owe(
-        self, spec: StepSpec, payload: Any, branch: Branch | None, recoveries: Recoveries
+        self, post: Post, payload: Any, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work]:
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
-        post = self.posts.of(spec)
         work = Work(self.next_id, post, payload, branch, recoveries)
         self.next_id += 1
         self.owed[work.id] = work
         if branch is not None:
-            branch.work.add(work)
+            branch.work += (work,)
         self.posts.queue(post)
         return [work]
 
@@ -201,7 +211,7 @@ class Ledger:
         """
         self.owed[work.id] = work
         if work.branch is not None:
-            work.branch.work.add(work)
+            work.branch.work += (work,)
         if work.history is not None:
             self.waits.keep_open(work)
         if due is not None:
@@ -212,7 +222,7 @@ class Ledger:
 
     # --- Executions ----------------------------------------------------------------------------
 
-    def finish(self, work: Work, came: type | None = None, *, failed: bool = False) -> list[Work]:
+    def finish(self, work: Work, came: type | None = None, failed: bool = False) -> list[Work]:
         """Note that `work` is done with, and pass its place on.
 
         Args:
@@ -305,10 +315,10 @@ class Ledger:
         return [*self._fire(batch), *self._end_branches(batch.outer)] if batch.ended else []
 
     def _leave(self, work: Work, branch: Branch) -> list[Work]:
-        branch.work.discard(work)
+        branch.remove(work)
         if work.recoveries:
             branch.batch.recoveries = merged(branch.batch.recoveries, work.recoveries)
-        return self._end_branches(branch)
+        return self._end_branches(branch) if branch.ended else []
 
     def _end_branches(self, branch: Branch | None) -> list[Work]:
         """End a branch if nothing is left of it, and what ends with it; returns joins that fire."""
@@ -326,7 +336,7 @@ class Ledger:
         """Owe the joins of a batch that has ended what arrived for them."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
-            fired += self._owe(join, arrived, batch.outer, batch.recoveries)
+            fired += self._owe(self.posts.of(join), arrived, batch.outer, batch.recoveries)
         batch.arrived.clear()
         if batch.outer is not None:
             batch.outer.close(batch)
@@ -375,10 +385,6 @@ class Ledger:
         """Yield each step that has events kept for it, and what it lacks to go on."""
         yield from self.sets.missing()
         yield from self.buffers.missing()
-
-
-def _joins(spec: StepSpec, branch: Branch | None) -> bool:
-    return branch is not None and spec in branch.batch.joins
 
 
 def _merged(kept: list[Kept]) -> Recoveries:

@@ -41,9 +41,11 @@ class Narrator:
         """Tell what happens in internal events, from now on (S4)."""
         self.has_audience = self.stream.internal_wanted = True
 
-    def step_queued(self, work: Work) -> None:
-        """Tell that an event waits for a worker."""
-        self._state(work, StepState.PREPARING)
+    def steps_queued(self, work: list[Work]) -> None:
+        """Tell which events wait for a worker."""
+        for item in work:
+            if item.post.queued > item.post.calls:
+                self._state(item, StepState.PREPARING)
 
     def step_started(self, work: Work) -> None:
         """Tell that an execution begins."""

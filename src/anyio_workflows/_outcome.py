@@ -42,7 +42,7 @@ class Outcome:
     @property
     def leaves_work(self) -> bool:
         """Whether what is owed stays owed, to a run that goes on from here (P3)."""
-        return isinstance(self.error, WorkflowCancelledByUser | WorkflowTimeoutError)
+        return isinstance(self.error, (WorkflowCancelledByUser, WorkflowTimeoutError))
 
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:

@@ -60,7 +60,9 @@ class Posts:
     def queue(self, post: Post) -> None:
         """Note that work waits for a place."""
         post.queued += 1
-        self._grant(post)
+        if post.calls + post.running < post.limit:  # then nobody is ahead of it (rule 2)
+            post.calls += 1
+            self.calls.append(post)
 
     def withdraw(self, work: Work) -> None:
         """Take work back that has no place yet."""
@@ -95,7 +97,8 @@ class Posts:
     def leave(self, post: Post) -> None:
         """Give the place of an execution that is over to the next one."""
         post.running -= 1
-        self._grant(post)
+        if post.queued > post.calls or post.returning:
+            self._grant(post)
 
     # --- Waiting ------------------------------------------------------------------------------
 
@@ -107,8 +110,15 @@ class Posts:
 
     def want_back(self, work: Work) -> None:
         """Note that an execution wants its place back."""
+        if work.post.returning is None:
+            work.post.returning = deque()
         work.post.returning.append(work)
         self._grant(work.post)
+
+    def want_no_more(self, work: Work) -> None:
+        """Note that an execution that wanted its place back has another way to go on."""
+        if work.post.returning is not None:
+            work.post.returning.remove(work)
 
     def go_on(self, work: Work) -> None:
         """Let an execution go on that waited."""
@@ -165,7 +175,7 @@ class Posts:
     def busy(self) -> int:
         """Return how many executions go on, or will without an event from outside."""
         posts = self.by_step.values()
-        return sum(p.queued + p.running + p.delayed + len(p.returning) for p in posts)
+        return sum(p.queued + p.running + p.delayed + len(p.returning or ()) for p in posts)
 
 
 def wake(work: Work) -> None:

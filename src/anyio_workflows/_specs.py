@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -36,6 +37,19 @@ class Slot:
     policy: All | Take | None = None
 
 
+def _derived(find: Callable[[StepSpec], Any]) -> Any:
+    """Return an attribute that follows from the others; read too often to be a property."""
+    return attrs.field(init=False, repr=False, default=attrs.Factory(find, takes_self=True))
+
+
+def _size_of(slot: Slot) -> float:
+    return slot.policy.n if isinstance(slot.policy, Take) else math.inf
+
+
+def _cancels(slot: Slot) -> bool:
+    return isinstance(slot.policy, Take) and slot.policy.cancel
+
+
 @attrs.frozen(eq=False, slots=False)
 class StepSpec:
     """One step, read from its signature.
@@ -53,6 +67,13 @@ class StepSpec:
         state_type: The class of the state, if the context's annotation says one.
         needs: The resources that other parameters ask for.
         config: What `@step` was told.
+        is_join: Whether it takes the events of a batch, in a list.
+        is_plain: Whether one event is enough to start it.
+        is_simple: Whether an execution is nothing but a call: no thread, no timeout, no resources.
+        batch_size: How many events start it, if it is a join that does not wait for all.
+        cancels_batch: Whether it is a join that cancels what is left of its batch.
+        invoke: Calls the function as `call()` does, with the workflow, the context and the event;
+            for steps without resources.
     """
 
     name: str
@@ -67,6 +88,16 @@ class StepSpec:
     state_type: type | None
     needs: Mapping[str, Need]
     config: StepConfig
+    is_join: bool = _derived(lambda spec: any(slot.policy is not None for slot in spec.slots))
+    is_plain: bool = _derived(lambda spec: len(spec.slots) == 1 and not spec.is_join)
+    is_simple: bool = _derived(
+        lambda spec: spec.is_async and spec.config.timeout is None and not spec.needs
+    )
+    batch_size: float = _derived(lambda spec: min(map(_size_of, spec.slots), default=math.inf))
+    cancels_batch: bool = _derived(lambda spec: any(map(_cancels, spec.slots)))
+    invoke: Callable[[object, object, Any], Any] = _derived(  # noqa: RUF009 - it makes a field
+        lambda spec: spec._find_invocation()
+    )
 
     @functools.cached_property
     def accepts(self) -> tuple[EventType, ...]:
@@ -77,21 +108,6 @@ class StepSpec:
     def produces(self) -> tuple[EventType, ...]:
         """The event types that it may return, in a list or not."""
         return tuple(dict.fromkeys((*self.returns, *self.returns_list)))
-
-    @functools.cached_property
-    def is_join(self) -> bool:
-        """Whether it takes the events of a batch, in a list."""
-        return any(slot.policy is not None for slot in self.slots)
-
-    @functools.cached_property
-    def is_plain(self) -> bool:
-        """Whether one event is enough to start it."""
-        return len(self.slots) == 1 and not self.is_join
-
-    @functools.cached_property
-    def is_simple(self) -> bool:
-        """Whether an execution is nothing but a call: no thread, no timeout, no resources."""
-        return self.is_async and self.config.timeout is None and not self.needs
 
     def takes(self, event_type: EventType) -> bool:
         """Return whether events of exactly this type start the step (R1)."""
@@ -105,6 +121,25 @@ class StepSpec:
         if self.config.accept_event_subclasses:
             return issubclass(event_type, accepted)
         return event_type in accepted
+
+    def _find_invocation(self) -> Callable[[object, object, Any], Any]:
+        """Call by position if the first parameters are the context, if any, and one event.
+
+        That takes 0.2 us instead of 0.5.
+        """
+        function = self.function
+        code = function.__code__
+        names = code.co_varnames[self.is_method : code.co_argcount]
+        first = [name for name in (self.context_param, self.slots[0].param) if name is not None]
+        if not self.is_plain or list(names[: len(first)]) != first:
+            return self.call
+        if self.context_param is None:
+            if self.is_method:
+                return lambda workflow, context, event: function(workflow, event)
+            return lambda workflow, context, event: function(event)
+        if self.is_method:
+            return function
+        return lambda workflow, context, event: function(context, event)
 
     def call(
         self,

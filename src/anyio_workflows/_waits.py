@@ -33,32 +33,35 @@ class Index:
     """Open waits, by event type and by the value of their first requirement.
 
     Ten thousand people can be waited for: an answer finds its wait without looking at the others.
+
+    Attributes:
+        places: The open waits, in the order in which they began, each with its place in it.
     """
 
     def __init__(self) -> None:
         self._order = itertools.count()
-        self._places: dict[Wait, int] = {}
+        self.places: dict[Wait, int] = {}
         self._index: dict[type[Event], dict[str | None, dict[Any, dict[Wait, None]]]] = {}
 
     def __contains__(self, wait: object) -> bool:
-        return wait in self._places
+        return wait in self.places
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[Wait]:
-        return iter(self._places)
+        return iter(self.places)
 
     def add(self, wait: Wait) -> None:
         """Add an open wait."""
-        self._places[wait] = next(self._order)
+        self.places[wait] = next(self._order)
         name, value = _key(wait)
         by_value = self._index.setdefault(wait.event_type, {}).setdefault(name, {})
         by_value.setdefault(value, {})[wait] = None
 
     def discard(self, wait: Wait) -> None:
         """Remove a wait, if it is there."""
-        if self._places.pop(wait, None) is None:
+        if self.places.pop(wait, None) is None:
             return
         name, value = _key(wait)
         by_name = self._index[wait.event_type]
@@ -69,7 +72,7 @@ class Index:
     def matching(self, event: Event) -> list[Wait]:
         """Return the waits that an event answers, in the order in which they began."""
         found = [wait for wait in self._candidates(event) if wait.matches(event)]
-        return sorted(found, key=self._places.__getitem__)
+        return sorted(found, key=self.places.__getitem__)
 
     def _candidates(self, event: Event) -> Iterator[Wait]:
         for cls in type(event).__mro__:
@@ -103,20 +106,24 @@ def _read(event: Event, name: str) -> Any:
 
 @attrs.define(eq=False, repr=False)
 class Waits:
-    """The open waits of a run, in the order in which they began."""
+    """The waits of a run.
+
+    Attributes:
+        open: Those that are not over.
+    """
 
     _posts: Posts
-    _open: Index = attrs.field(factory=Index, init=False)
+    open: Index = attrs.field(factory=Index, init=False)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     def __iter__(self) -> Iterator[Wait]:
-        return iter(self._open)
+        return iter(self.open)
 
     def matching(self, event: Event) -> list[Wait]:
         """Return the waits that an event answers."""
-        return self._open.matching(event)
+        return self.open.matching(event)
 
     def begin(self, wait: Wait) -> None:
         """Begin a wait; the execution gives its place back.
@@ -133,18 +140,18 @@ class Waits:
         earlier = work.past.recall_wait(wait)
         work.past.waits.append(wait)
         if earlier is not None:
-            self._open.discard(earlier)
+            self.open.discard(earlier)
             wait.answer, wait.asked = earlier.answer, earlier.asked
             wait.timed_out = earlier.timed_out
             if wait.over:
                 return
         if work.answered:  # a task of it waits anew, while another is about to go on
-            work.post.returning.remove(work)
+            self._posts.want_no_more(work)
             wake(work)
         elif not work.waits:
             self._posts.suspend(work)
         work.waits += (wait,)
-        self._open.add(wait)
+        self.open.add(wait)
 
     def answer(self, event: Event, target: StepSpec | None) -> set[str]:
         """Answer each wait that the event matches; returns the names of their steps (W2)."""
@@ -160,7 +167,7 @@ class Waits:
         As long as another task of the same execution waits, this one goes on without a place.
         """
         work = wait.work
-        self._open.discard(wait)
+        self.open.discard(wait)
         if wait not in work.waits:
             return
         wait.timed_out = wait.answer is None
@@ -175,12 +182,12 @@ class Waits:
         """Note that a waiting task was cancelled: it goes on at once, over the limit (R2)."""
         work = wait.work
         if wait in work.waits:
-            self._open.discard(wait)
+            self.open.discard(wait)
             work.waits = _without(work.waits, wait)
             if not work.waits:
                 self._posts.go_on(work)
         elif wait in work.answered:
-            work.post.returning.remove(work)
+            self._posts.want_no_more(work)
             self._posts.go_on(work)
 
     def leave(self, work: Work) -> None:
@@ -188,10 +195,10 @@ class Waits:
         if not work.suspended:
             return
         if work.answered:
-            work.post.returning.remove(work)
+            self._posts.want_no_more(work)
         for wait in work.waits:
             wait.refused = True
-            self._open.discard(wait)
+            self.open.discard(wait)
         work.answered += work.waits
         work.waits = ()
         self._posts.go_on(work)
@@ -199,18 +206,18 @@ class Waits:
     def keep_open(self, work: Work) -> None:
         """Let the waits of an attempt be answered before the next one comes to them."""
         for wait in work.past.earlier_waits:
-            if not wait.over and wait not in self._open:
-                self._open.add(wait)
+            if not wait.over and wait not in self.open:
+                self.open.add(wait)
 
     def forget(self, work: Work) -> None:
         """Close what `keep_open()` has kept open."""
         if work.history is not None:
             for wait in work.history.earlier_waits:
-                self._open.discard(wait)
+                self.open.discard(wait)
 
     def close(self) -> None:
         """End all waits."""
-        for work in {wait.work: None for wait in self._open}:
+        for work in {wait.work: None for wait in self.open}:
             self.leave(work)
 
 

@@ -237,7 +237,7 @@ class Post:
     done: int = 0
     failed: int = 0
     retried: int = 0
-    returning: deque[Work] = attrs.field(factory=deque)
-    """The executions that want their place back."""
+    returning: deque[Work] | None = None
+    """The executions that want their place back; made when the first one does."""
     last: type | None = None
     """The type of what its last execution returned or raised; `None` if it was cancelled."""

@@ -85,6 +85,7 @@ class Context(Generic[StateT]):
     __slots__ = ("__weakref__", "_continuation")
     _continuation: Continuation
     _work: Work | None = None
+    given_up = False
 
     def __init__(self, workflow: Declared) -> None:
         self._continuation = Continuation(workflow.graph)
@@ -196,7 +197,8 @@ class Context(Generic[StateT]):
             WorkflowRuntimeError: If `ev` is no event or a stop event, or if the run has ended.
         """
         if ev is not None:
-            _check_writable(ev)
+            if not isinstance(ev, Event) or isinstance(ev, StopEvent):
+                raise _not_writable(ev)
             self._in_loop(self._run.write, ev)
 
     def send_event(self, ev: Event, step: str | None = None) -> None:
@@ -298,8 +300,8 @@ class Context(Generic[StateT]):
             raise WorkflowRuntimeError(
                 f"timeout must be a number of seconds, or None, not {timeout!r}"
             )
-        if waiter_event is not None:
-            _check_writable(waiter_event)
+        if isinstance(waiter_event, StopEvent) or not isinstance(waiter_event, Event | None):
+            raise _not_writable(waiter_event)
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
         await suspend(self._run, wait, waiter_event, timeout)
         if wait.answer is None:
@@ -333,11 +335,13 @@ class Context(Generic[StateT]):
 
     def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
         """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
-        if self._run.home.is_here():
-            self._check_alive()
+        run = self._run
+        if run.home.is_here():
+            if run.ended or self.given_up:
+                self._check_alive()
             return func(*args)
-        if self._run.ended:  # its loop may stand still
-            self._run.check_open("the context of a step cannot be used")
+        if run.ended:  # its loop may stand still
+            run.check_open("the context of a step cannot be used")
         try:
             return anyio.from_thread.run_sync(self._call_here, func, *args)
         except (RuntimeError, anyio.RunFinishedError) as exc:
@@ -360,31 +364,28 @@ class StepContext(Context[Any]):
     """The context of one attempt of a step.
 
     Attributes:
-        run: The run that the step belongs to.
         given_up: Whether the attempt was cancelled and has ended, though its thread may go on.
     """
 
-    __slots__ = ("_number", "_work", "given_up", "run")
-    run: RunPort
+    __slots__ = ("_number", "_run", "_work", "given_up")
+    _run: RunPort  # not a property as in `Context`: it is read for each event that is written
     given_up: bool
 
     def __init__(self, run: RunPort, work: Work | None = None) -> None:
-        self.run = run
+        self._run = run  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._continuation = run.continuation
         self._work = work
         self._number = 1 if work is None else work.attempt
         self.given_up = False
 
     @property
-    def _continuation(self) -> Continuation:  # type: ignore[override]
-        return self.run.continuation
-
-    @property
-    def _run(self) -> RunPort:
-        return self.run
+    def run(self) -> RunPort:
+        """The run that the step belongs to."""
+        return self._run
 
     def belongs_to(self, run: RunPort) -> bool:
         """Return whether this is the context of a step of `run`, or of a run started in one."""
-        mine: RunPort | None = self.run
+        mine: RunPort | None = self._run
         while mine is not None and mine is not run:
             mine = mine.parent
         return mine is run
@@ -394,8 +395,8 @@ class StepContext(Context[Any]):
         if work is None:
             return super()._own_work(what)
         if work.started is None or work.attempt != self._number:
-            if self.run.ended:
-                self.run.check_open(f"a step cannot {what}")
+            if self._run.ended:
+                self._run.check_open(f"a step cannot {what}")
             name = work.post.spec.name
             raise WorkflowRuntimeError(
                 f"attempt {self._number} of step {name} has ended; it can no longer {what}"
@@ -403,8 +404,8 @@ class StepContext(Context[Any]):
         return work
 
     def _check_alive(self) -> None:
-        if self.run.ended:
-            self.run.check_open("the context of a step cannot be used")
+        if self._run.ended:
+            self._run.check_open("the context of a step cannot be used")
         if self.given_up:
             assert self._work is not None
             why = "with its batch" if self._work.dropped else "at its timeout"
@@ -434,15 +435,19 @@ def _elsewhere() -> WorkflowRuntimeError:
 def check_event(value: object, done: str) -> None:
     """Raise if something that is to be written, sent or collected is no event."""
     if not isinstance(value, Event):
-        raise WorkflowRuntimeError(
-            f"only events can be {done}, not {reprlib.repr(value)} ({type(value).__qualname__})"
-        )
+        raise _no_event(value, done)
 
 
-def _check_writable(event: object) -> None:
-    check_event(event, "written to the stream")
-    if isinstance(event, StopEvent):
-        raise WorkflowRuntimeError(
-            f"{type(event).__name__} cannot be written to the stream: return it from the step, "
-            "that ends the run and publishes it"
-        )
+def _no_event(value: object, done: str) -> WorkflowRuntimeError:
+    return WorkflowRuntimeError(
+        f"only events can be {done}, not {reprlib.repr(value)} ({type(value).__qualname__})"
+    )
+
+
+def _not_writable(value: object) -> WorkflowRuntimeError:
+    if not isinstance(value, StopEvent):
+        return _no_event(value, "written to the stream")
+    return WorkflowRuntimeError(
+        f"{type(value).__name__} cannot be written to the stream: return it from the step, "
+        "that ends the run and publishes it"
+    )

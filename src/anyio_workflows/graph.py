@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ._specs import EventType, Slot, StepSpec, names_of
-from .collect import Take
 from .errors import nearest
 from .events import (
     HumanResponseEvent,
@@ -112,8 +111,7 @@ class Graph:
     @functools.cached_property
     def cancels_branches(self) -> bool:
         """Whether a join cancels what is left of its batch: `Take(n, cancel=True)`."""
-        policies = [slot.policy for spec in self.steps.values() for slot in spec.slots]
-        return any(isinstance(policy, Take) and policy.cancel for policy in policies)
+        return any(spec.cancels_batch for spec in self.steps.values())
 
     def takers(self, event_type: EventType) -> tuple[StepSpec, ...]:
         """Return the steps that events of exactly this type start (R1)."""
@@ -140,13 +138,13 @@ class Graph:
         """Whether a step asks for a resource."""
         return any(spec.needs for spec in self.steps.values())
 
-    @property
+    @functools.cached_property
     def start_event_types(self) -> list[EventType]:
         """The start event types that steps accept; a valid graph has one."""
         accepted = (t for spec in self.steps.values() for t in spec.accepts)
         return list(dict.fromkeys(t for t in accepted if issubclass(t, StartEvent)))
 
-    @property
+    @functools.cached_property
     def stop_event_types(self) -> list[EventType]:
         """The stop event types that steps return; a valid graph has one."""
         returned = (t for spec in self.steps.values() for t in spec.produces)

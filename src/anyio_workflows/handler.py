@@ -137,7 +137,7 @@ class WorkflowHandler(Generic[ResultT]):
             expose_internal: Also yield the events about the run itself, from now on.
         """
         if expose_internal:
-            self._run.narrator.listen()
+            self._run.listen()
         return EventIterator(self._run.stream, expose_internal, self)
 
     async def send_event(self, ev: Event, step: str | None = None) -> None:
