@@ -121,6 +121,8 @@ def write(folder: Path, tables: list[Table], results: list[Result]) -> None:
         draw_ratios(picture, results)
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     report.write_markdown(folder / "results.md", command, tables, picture)
+    targets = report.targets_table(results).as_markdown().partition("\n\n")[2]
+    (folder / "targets.md").write_text(targets, encoding="utf-8")
     print(f"Written to {folder}")
 
 

@@ -322,6 +322,9 @@ async def fan_out(items: int) -> None:
     assert await FanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
 
 
+shared_fan_out = fan_out  # a join is a step
+
+
 async def sleepy_fan_out(items: int) -> None:
     assert await SleepyFanOut(timeout=TIMEOUT).run(left=items) == sum(range(items))
 

@@ -87,6 +87,7 @@ def _fans(quick: bool) -> list[Row]:
             fewer={REFERENCE: slow},
             targets={HAND: 1.3, REFERENCE: 300},
         ),
+        _timed("shared_fan_out", "fan-out, by hand into a shared list, per item", 1000, times),
         _growth("fan_out", 1000, 10_000, fewer={REFERENCE: (50, 500)}, most=1.2),
         _timed(
             "sleepy_fan_out",

@@ -17,7 +17,7 @@ They come in two kinds:
   is the cost, there is nothing to gain, and no such program.
 """
 
-from .fans import fan_out, nested_fan_out, sleepy_fan_out
+from .fans import fan_out, nested_fan_out, shared_fan_out, sleepy_fan_out
 from .loops import loop, ping_pong, queue
 from .questions import questions
 from .runs import WaitingRuns, concurrent_runs, trivial
@@ -33,6 +33,7 @@ __all__ = [
     "ping_pong",
     "questions",
     "queue",
+    "shared_fan_out",
     "sleepy_fan_out",
     "stream",
     "trivial",

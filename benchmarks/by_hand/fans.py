@@ -1,7 +1,8 @@
 """Work that is spread over workers and joined.
 
-Workers read one stream and add to one list; the task group is left when the stream is empty. That
-is how everything is joined without counting.
+Workers read one stream. Where the join is a stage of its own, as a join step is, they write to
+another that the joining task reads; else they add to one list, and the task group is left when the
+stream is empty. Either way everything is joined without counting.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 
 import anyio
 from anyio import create_memory_object_stream, create_task_group, fail_after
+from anyio.streams.memory import MemoryObjectSendStream
 
 from .events import Group, GroupScored, Item, Scored
 
@@ -19,7 +21,31 @@ MANY_WORKERS = 100
 
 
 async def fan_out(items: int) -> None:
-    """Four workers that never wait for anything but items."""
+    """Four workers that never wait for anything but items, and a task that joins their results."""
+    send, receive = create_memory_object_stream[Item](math.inf)
+    to_join, scored = create_memory_object_stream[Scored](math.inf)
+
+    async def work(to_join: MemoryObjectSendStream[Scored]) -> None:
+        with to_join:
+            async for item in receive:
+                to_join.send_nowait(Scored(score=item.number))
+
+    with fail_after(TIMEOUT), receive, scored:
+        async with create_task_group() as group:
+            with send:
+                for number in range(items):
+                    send.send_nowait(Item(number=number))
+            with to_join:
+                for _ in range(WORKERS):
+                    group.start_soon(work, to_join.clone())
+            total = 0
+            async for event in scored:
+                total += event.score
+    assert total == sum(range(items))
+
+
+async def shared_fan_out(items: int) -> None:
+    """The same where the join is no stage of its own: the workers add to one list."""
     send, receive = create_memory_object_stream[Item](math.inf)
     scored: list[Scored] = []
 
