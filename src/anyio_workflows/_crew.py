@@ -335,7 +335,8 @@ class Crew:
                     result = await self._call_function(work, context, {})
             finally:
                 work.stop = work.clock = None
-                context.given_up = scope.cancel_called
+                if scope.cancel_called:
+                    context.give_up()
         if work.dropped:
             return None
         if scope.cancelled_caught or run.home.current_time() >= scope.deadline:

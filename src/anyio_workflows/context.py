@@ -85,7 +85,7 @@ class Context(Generic[StateT]):
     __slots__ = ("__weakref__", "_continuation")
     _continuation: Continuation
     _work: Work | None = None
-    given_up = False
+    _given_up: bool = False
 
     def __init__(self, workflow: Declared) -> None:
         self._continuation = Continuation(workflow.graph)
@@ -337,7 +337,7 @@ class Context(Generic[StateT]):
         """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
         run = self._run
         if run.home.is_here():
-            if run.ended or self.given_up:
+            if run.ended or self._given_up:
                 self._check_alive()
             return func(*args)
         if run.ended:  # its loop may stand still
@@ -361,27 +361,26 @@ class Context(Generic[StateT]):
 
 
 class StepContext(Context[Any]):
-    """The context of one attempt of a step.
+    """The context of one attempt of a step."""
 
-    Attributes:
-        given_up: Whether the attempt was cancelled and has ended, though its thread may go on.
-    """
-
-    __slots__ = ("_number", "_run", "_work", "given_up")
+    __slots__ = ("_given_up", "_number", "_run", "_work")
     _run: RunPort  # not a property as in `Context`: it is read for each event that is written
-    given_up: bool
 
     def __init__(self, run: RunPort, work: Work | None = None) -> None:
         self._run = run  # pyright: ignore[reportIncompatibleMethodOverride]
         self._continuation = run.continuation
         self._work = work
         self._number = 1 if work is None else work.attempt
-        self.given_up = False
+        self._given_up = False
 
     @property
     def run(self) -> RunPort:
         """The run that the step belongs to."""
         return self._run
+
+    def give_up(self) -> None:
+        """Note that the attempt was cancelled and has ended, though its thread may go on."""
+        self._given_up = True
 
     def belongs_to(self, run: RunPort) -> bool:
         """Return whether this is the context of a step of `run`, or of a run started in one."""
@@ -406,7 +405,7 @@ class StepContext(Context[Any]):
     def _check_alive(self) -> None:
         if self._run.ended:
             self._run.check_open("the context of a step cannot be used")
-        if self.given_up:
+        if self._given_up:
             assert self._work is not None
             why = "with its batch" if self._work.dropped else "at its timeout"
             raise WorkflowRuntimeError(
