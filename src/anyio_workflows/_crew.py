@@ -50,7 +50,7 @@ __all__ = ["Crew", "Desk", "Employer"]
 
 _STEPS_PER_CHECKPOINT = 64
 _SECONDS_PER_CHECKPOINT = 0.0005
-"""A worker whose steps never wait lets others run this often (R6)."""
+"""A worker whose steps never wait lets others run this often (R6); each time takes 5 us."""
 
 _UNSET = object()
 """What a context variable has that has no value."""

