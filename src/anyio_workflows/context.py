@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 else:
     StateT = TypeVar("StateT")
 
-__all__ = [
-    "Context",
-    "Relayable",
-    "StepContext",
-    "check_event",
-    "context_of",
-    "current_context",
-]
+__all__ = ["Context", "Relayable", "StepContext", "check_event", "context_of", "current_context"]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
