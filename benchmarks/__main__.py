@@ -121,8 +121,9 @@ def write(folder: Path, tables: list[Table], results: list[Result]) -> None:
         draw_ratios(picture, results)
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     report.write_markdown(folder / "results.md", command, tables, picture)
-    targets = report.targets_table(results).as_markdown().partition("\n\n")[2]
-    (folder / "targets.md").write_text(targets, encoding="utf-8")
+    aimed_at = report.main_table([result for result in results if result.row.targets])
+    without_title = aimed_at.as_markdown().partition("\n\n")[2]
+    (folder / "targets.md").write_text(without_title, encoding="utf-8")  # stands in the README
     print(f"Written to {folder}")
 
 

@@ -35,29 +35,6 @@ def main_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def targets_table(results: Sequence[Result]) -> Table:
-    """Return the table of the rows with a target, as the README shows it."""
-    columns = ["work", "backend", "ours / by hand", "reference / ours", "target", "met"]
-    table = Table("Targets", columns)
-    for result in results:
-        if result.row.targets:
-            ours = result.figure(OURS)
-            assert ours is not None
-            table.add(
-                result.row.work,
-                result.backend,
-                _median(result.ratio(HAND)) if result.row.compares else _short(ours.median),
-                _times(result.ratio(REFERENCE)).partition(" ")[0],
-                _targets(result),
-                _verdict(result),
-            )
-    return table
-
-
-def _median(found: Spread | None) -> str:
-    return "-" if found is None else f"{found.median:.2f}"
-
-
 def _figure(result: Result, side: str) -> str:
     found = result.figure(side)
     if found is None:

@@ -6,14 +6,11 @@ them, wherever that is, the run is ended; n rises until the run completes undist
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import anyio
-import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
@@ -29,7 +26,8 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
-from anyio_workflows.testing import VirtualTimeLoop, virtual_time
+from anyio_workflows.testing import virtual_time
+from anyio_workflows.testing._clock import StepCounter
 
 from .conftest import BACKENDS
 
@@ -38,88 +36,6 @@ SHIELDED = 0.125
 """Seconds that one step shields itself for."""
 
 on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
-
-
-# --- Counting task steps -----------------------------------------------------------------------
-
-
-@attrs.define
-class StepCounter:
-    """Calls `at_limit` once, when `limit` task steps have been made since `begin()`."""
-
-    limit: int | None = None
-    at_limit: Callable[[], None] = lambda: None
-    at_each: Callable[[], None] = lambda: None
-    count: int = 0
-    _counting: bool = False
-
-    def begin(self, at_limit: Callable[[], None]) -> None:
-        self.at_limit = at_limit
-        self._counting = True
-
-    def tick(self) -> None:
-        if self._counting:
-            self.count += 1
-            self.at_each()
-            if self.count == self.limit:
-                self.at_limit()
-
-    def backend(self, name: str) -> tuple[str, dict[str, Any]]:
-        """Return a backend, as `anyio.run()` takes it, whose task steps are counted here."""
-        name, options = virtual_time(name)
-        if name == "trio":
-            return name, {**options, "instruments": [_trio_instrument(self)]}
-
-        def make_loop() -> asyncio.AbstractEventLoop:
-            loop = VirtualTimeLoop()
-            loop.set_task_factory(self._make_task)
-            return loop
-
-        return name, {"loop_factory": make_loop}
-
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any
-    ) -> asyncio.Task[Any]:
-        return asyncio.Task(_Counted(coroutine, self), loop=loop, **kwargs)
-
-
-class _Counted(Coroutine[Any, Any, Any]):
-    """A coroutine that reports whenever its task has made a step."""
-
-    def __init__(self, coroutine: Any, counter: StepCounter) -> None:
-        self._coroutine = coroutine
-        self._counter = counter
-
-    def send(self, value: Any) -> Any:
-        try:
-            return self._coroutine.send(value)
-        finally:
-            self._counter.tick()
-
-    def throw(self, *exc: Any) -> Any:
-        try:
-            return self._coroutine.throw(*exc)
-        finally:
-            self._counter.tick()
-
-    def close(self) -> None:
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        raise AssertionError("only tasks run this")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)
-
-
-def _trio_instrument(counter: StepCounter) -> Any:
-    import trio
-
-    class Instrument(trio.abc.Instrument):  # type: ignore[misc]
-        def after_task_step(self, task: Any) -> None:
-            counter.tick()
-
-    return Instrument()
 
 
 # --- The workflow ------------------------------------------------------------------------------
@@ -251,7 +167,7 @@ def run_and_cancel(backend: str, limit: int) -> StopEvent:
             handler._run.cancel("cancel_run() was called")
             cancelled_at.append(anyio.current_time())
 
-        counter.begin(cancel)
+        counter.begin(cancel, lambda: False)
         with anyio.fail_after(100):
             await ended(handler)
         for time in cancelled_at:
@@ -297,7 +213,7 @@ def run_and_end_loop(backend: str, limit: int) -> StopEvent:
     async def main() -> WorkflowHandler[list[int]]:
         handler = workflow.run()
         over = anyio.Event()
-        counter.begin(over.set)
+        counter.begin(over.set, lambda: False)
         with anyio.fail_after(100):
             await over.wait()
         return handler
@@ -332,8 +248,12 @@ def times_of_task_steps(backend: str) -> list[float]:
     async def main() -> None:
         handler = Everything(timeout=None).run()
         begun = anyio.current_time()
-        counter.at_each = lambda: times.append(anyio.current_time() - begun)
-        counter.begin(lambda: None)
+
+        def note() -> bool:
+            times.append(anyio.current_time() - begun)
+            return False
+
+        counter.begin(lambda: None, note)  # asks after each step whether it is over
         await handler
 
     name, options = counter.backend(backend)

@@ -867,7 +867,7 @@ class KitchenMachine(RuleBasedStateMachine):
             work.begun.append(wait)
             if earlier is not None and earlier.answer is not None:
                 assert wait.answer is earlier.answer
-                assert wait not in self.ledger.waits
+                assert wait not in self.ledger.waits.open
             else:
                 assert wait.answer is None
                 self.books.wait(work, wait)
@@ -923,7 +923,7 @@ class KitchenMachine(RuleBasedStateMachine):
 
     @invariant()
     def waits_are_answered_in_order_and_woken_once(self) -> None:
-        assert list(self.ledger.waits) == self.books.waits
+        assert list(self.ledger.waits.open) == self.books.waits
         assert self.woken == self.books.woken
         assert len(set(self.woken)) == len(self.woken)
 
@@ -991,7 +991,7 @@ class KitchenMachine(RuleBasedStateMachine):
             self.no_place_is_free_while_it_is_wanted()
         assert self.ledger.idle
         assert not self.ledger.posts.calls
-        assert not self.ledger.waits
+        assert not self.ledger.waits.open
         assert not self.books.batches
         for batch, naive in self.batches:
             assert batch.ended

@@ -59,7 +59,7 @@ Inbox = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
 
 
 class Desk(Protocol):
-    """Where the workers hand over what their steps did; each execution ends with one of these."""
+    """Where the workers hand over what their steps did, once for each execution."""
 
     def take_result(self, work: Work, result: Any, now: float) -> None:
         """Take what a step returned."""

@@ -107,7 +107,7 @@ class Ledger:
         what = f"cannot send {type(event).__name__} to step {step!r}"
         if spec is None:
             raise WorkflowRuntimeError(f"{what}: no such step, {nearest(step, self.graph.steps)}")
-        if any(wait.work.post.spec is spec for wait in self.waits.matching(event)):
+        if any(wait.work.post.spec is spec for wait in self.waits.open.matching(event)):
             return spec
         if not spec.takes(type(event)):
             takes = ", ".join(accepted.__name__ for accepted in spec.accepts)

@@ -115,16 +115,6 @@ class Waits:
     _posts: Posts
     open: Index = attrs.field(factory=Index, init=False)
 
-    def __len__(self) -> int:
-        return len(self.open)
-
-    def __iter__(self) -> Iterator[Wait]:
-        return iter(self.open)
-
-    def matching(self, event: Event) -> list[Wait]:
-        """Return the waits that an event answers."""
-        return self.open.matching(event)
-
     def begin(self, wait: Wait) -> None:
         """Begin a wait; the execution gives its place back.
 
@@ -155,7 +145,9 @@ class Waits:
 
     def answer(self, event: Event, target: StepSpec | None) -> set[str]:
         """Answer each wait that the event matches; returns the names of their steps (W2)."""
-        matching = [wait for wait in self.matching(event) if target in (None, wait.work.post.spec)]
+        matching = [
+            wait for wait in self.open.matching(event) if target in (None, wait.work.post.spec)
+        ]
         for wait in matching:
             wait.answer = event
             self.end(wait)
