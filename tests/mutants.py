@@ -387,6 +387,20 @@ MUTANTS = [
         "F2: a batch ends while its elements are still being added",
     ),
     Mutant(
+        "give a collected list the recoveries of its first event",
+        "_ledger.py",
+        "                work.recoveries = _merged(found)\n",
+        "                work.recoveries = found[0].recoveries\n",
+        "X4: a loop through a collected list recovers for ever",
+    ),
+    Mutant(
+        "take an execution for busy that waits while it ends",
+        "_ledger.py",
+        "(0 if besides is None or besides.suspended else 1)",
+        "(0 if besides is None else 1)",
+        "R3: `UnhandledEvent.idle` is false in a run that does nothing",
+    ),
+    Mutant(
         "raise the traceback that grew",
         "handler.py",
         "                raise outcome.error.with_traceback(outcome.traceback)\n",

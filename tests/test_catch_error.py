@@ -698,7 +698,10 @@ async def test_x4_a_join_inherits_the_most_of_its_batch_also_of_what_never_arriv
     assert raised.args == (2,)
 
 
-async def test_x4_a_collected_list_goes_on_with_the_largest_count_of_its_events() -> None:
+@pytest.mark.parametrize("expected", [[Answer, Part], [Part, Answer]], ids=["first", "last"])
+async def test_x4_a_collected_list_goes_on_with_the_largest_count_of_its_events(
+    expected: list[type[Event]],
+) -> None:
     class Collects(Workflow):
         """What completes the list was not recovered, something else in it was."""
 
@@ -720,7 +723,7 @@ async def test_x4_a_collected_list_goes_on_with_the_largest_count_of_its_events(
         async def collect(self, ctx: Context, ev: Answer | Part) -> Other | None:
             if isinstance(ev, Part):
                 await anyio.sleep(1)
-            both = ctx.collect_events(ev, [Answer, Part])
+            both = ctx.collect_events(ev, expected)
             return None if both is None else Other()
 
     rounds: list[int] = []

@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import reduce
+from itertools import permutations
 from operator import or_
 from typing import Annotated, Any
 
@@ -1083,6 +1084,85 @@ def kitchen_spec() -> Any:
 
     pair.__annotations__ = {"a": Apple, "b": Apple, "c": Stone, "return": None}
     return type("Pairs", (Workflow,), {"pair": step(pair)})().graph.steps["pair"]
+
+
+LINES = [{}, {"mend": 1}, {"mend": 2, "nurse": 1}, {"nurse": 3}]
+"""How often the ancestors of an event were recovered; the most of all is 2 and 3."""
+
+
+def of_each_line(ledger: Ledger, order: tuple[int, ...], target: str | None = None) -> list[Work]:
+    """Route an event of each line of descent, in some order."""
+    steps = ledger.graph.steps
+    aim = None if target is None else steps[target]
+    work: list[Work] = []
+    for n in order:
+        work += routed(ledger, SHAPES[n](), aim, None, LINES[n])
+    return work
+
+
+SHAPES: list[type[Event]] = [Box, Sealed, Bowl, Berry]
+EVERY_ORDER = list(permutations(range(4)))
+
+
+@pytest.mark.parametrize("expected", EVERY_ORDER[::5])
+@pytest.mark.parametrize("arrival", EVERY_ORDER[::7])
+def test_x4_a_collected_list_has_the_most_recoveries_of_its_events(
+    arrival: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """Wherever they are in the list, and whichever completes it."""
+
+    async def gather(self: Any, ev: Any) -> None: ...
+
+    gather.__annotations__["ev"] = reduce(or_, SHAPES)
+    ledger = Ledger(type("Gathers", (Workflow,), {"gather": step(gather)})().graph)
+    work = of_each_line(ledger, arrival)
+    start_next(ledger, *work)
+    types = [SHAPES[n] for n in expected]
+    found = [ledger.collect(one, None, one.payload, types) for one in work]
+    assert found[:3] == [None] * 3
+    assert [type(event) for event in found[3] or ()] == types
+    assert work[3].recoveries == {"mend": 2, "nurse": 3}
+    assert [one.recoveries for one in work[:3]] == [LINES[n] for n in arrival[:3]]
+
+
+@pytest.mark.parametrize("arrival", EVERY_ORDER[::5])
+def test_x4_a_set_has_the_most_recoveries_of_its_events(arrival: tuple[int, ...]) -> None:
+    async def serve(self: Any, a: Box, b: Sealed, c: Bowl, d: Berry) -> None: ...
+
+    ledger = Ledger(type("Serves", (Workflow,), {"serve": step(serve)})().graph)
+    [work] = of_each_line(ledger, arrival)
+    assert work.recoveries == {"mend": 2, "nurse": 3}
+
+
+@pytest.mark.parametrize("arrival", EVERY_ORDER[::5])
+def test_x4_a_join_has_the_most_recoveries_of_its_events(arrival: tuple[int, ...]) -> None:
+    ledger = one_at_a_time(All())
+    [opened] = start_next(ledger, *routed(ledger, Box(), ledger.graph.steps["open"]))
+    batch = ledger.open_batch(opened)
+    for n in arrival:
+        branch = ledger.open_branch(batch)
+        assert routed(ledger, Slice(), ledger.graph.steps["mix"], branch, LINES[n]) == []
+        assert ledger.seal_branch(branch) == []
+    mix, count = ledger.seal_batch(batch)
+    assert mix.recoveries == count.recoveries == {"mend": 2, "nurse": 3}
+
+
+def test_r3_an_execution_that_waits_on_while_it_ends_keeps_nothing_busy() -> None:
+    """A task that it left behind waits: it holds no place that its end could free."""
+    ledger = one_at_a_time(All())
+    [leaving] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
+    assert not ledger.is_quiet()
+    assert ledger.is_quiet(besides=leaving)
+    wait = Wait(leaving, Reply, {}, None)
+    ledger.waits.begin(wait)
+    assert ledger.is_quiet()
+    assert ledger.is_quiet(besides=leaving)
+    [other] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
+    assert not ledger.is_quiet(besides=leaving), "another one is at work"
+    assert ledger.is_quiet(besides=other)
+    ledger.finish(leaving)
+    assert not ledger.is_quiet()
+    assert ledger.is_quiet(besides=other)
 
 
 # --- Places and waits, example by example (R2, W2) ----------------------------------------------
