@@ -45,8 +45,8 @@ class RunPort(Protocol):
         """Write to the public stream."""
         ...
 
-    def send(self, event: Event, step: str | None, sender: Work | None) -> None:
-        """Route an event."""
+    def send(self, event: Event, step: str | None, sender: Work | None) -> tuple[str, ...]:
+        """Route an event; returns the names of the steps that took it."""
         ...
 
     def check_open(self, what: str) -> None:

@@ -101,13 +101,37 @@ class Dispatch:
             return
         asks = isinstance(event, InputRequiredEvent)
         if asks:
-            self._ledger.input_asked = True
-            self.run.stream.write(event)
+            self._ask(event)
         work = self._ledger.route(event, target, branch, recoveries)
         if work:
             self.crew.deliver(work)
         elif work is None and not asks:
             self.narrator.unhandled(event, idle=self._ledger.is_quiet(besides=source))
+
+    def send(
+        self, event: Event, target: StepSpec | None, recoveries: Recoveries
+    ) -> tuple[str, ...]:
+        """Give an event that is sent to the steps that take it, or let it end the run.
+
+        Returns:
+            The names of the steps that took it (R3).
+        """
+        if isinstance(event, StopEvent):
+            self.run.decide(Outcome.stopped(event))
+            return ()
+        asks = isinstance(event, InputRequiredEvent)
+        if asks:
+            self._ask(event)
+        taken_by, work = self._ledger.send(event, target, recoveries)
+        self.crew.deliver(work)
+        if not taken_by and not asks:
+            self.narrator.unhandled(event, idle=self._ledger.is_quiet())
+        return taken_by
+
+    def _ask(self, question: Event) -> None:
+        """Publish a question (S5)."""
+        self._ledger.input_asked = True
+        self.run.stream.write(question)
 
     def _emit_list(self, events: list[Event], source: Work) -> None:
         """Open a batch with a branch for each event (F1)."""

@@ -185,18 +185,21 @@ class Run:
             self.ledger.input_asked = True
         self.stream.write(event)
 
-    def send(self, event: Event, step: str | None = None, sender: Work | None = None) -> None:
-        """Route an event that a step or somebody outside sends (R3)."""
+    def send(
+        self, event: Event, step: str | None = None, sender: Work | None = None
+    ) -> tuple[str, ...]:
+        """Route an event that is sent; returns the names of the steps that took it (R3)."""
         check_event(event, "sent")
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
         if not self.is_running:
             logger.info("%s: %s was sent too late and dropped", self, type(event).__name__)
-            return
+            return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
-        self.dispatch.emit(event, target=target, recoveries=recoveries)
+        taken_by = self.dispatch.send(event, target, recoveries)
         self._crew.hire()
+        return taken_by
 
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""

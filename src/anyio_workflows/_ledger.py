@@ -136,23 +136,55 @@ class Ledger:
         """
         takers = self._takers.get(type(event))
         if takers is None:
-            takers = self._takers[type(event)] = self._find_takers(type(event))
+            takers = self._find_takers(type(event))
         if len(takers) == 1 and target is None and not self.waits.open.places:
             return self._give(takers[0], event, branch, recoveries)  # most often that is all
-        answered = self.waits.answer(event, target) if self.waits.open.places else ()
+        taken_by, new = self._hand_out(takers, event, target, branch, recoveries)
+        return new if taken_by else None
+
+    def send(
+        self,
+        event: Event,
+        target: StepSpec | None = None,
+        recoveries: Recoveries = NO_RECOVERIES,
+    ) -> tuple[tuple[str, ...], list[Work]]:
+        """Route an event that is sent, and so is in no branch (F5).
+
+        Returns:
+            The names of the steps that took it, in the order of their definition (R3), and the new
+            work, to be carried to its steps.
+        """
+        takers = self._takers.get(type(event)) or self._find_takers(type(event))
+        taken_by, new = self._hand_out(takers, event, target, None, recoveries)
+        if len(taken_by) < 2:
+            return tuple(taken_by), new
+        return tuple(name for name in self.graph.steps if name in taken_by), new
+
+    def _hand_out(
+        self,
+        takers: tuple[Post, ...],
+        event: Event,
+        target: StepSpec | None,
+        branch: Branch | None,
+        recoveries: Recoveries,
+    ) -> tuple[set[str], list[Work]]:
+        """Answer waits, and give the event to the other takers; returns who took it, and the work."""
+        taken_by = self.waits.answer(event, target) if self.waits.open.places else set()
         if target is not None:
-            takers = () if target.name in answered else (self.posts.of(target),)
+            takers = (self.posts.of(target),)
         new: list[Work] = []
-        taken = bool(answered)
         for post in takers:
-            if post.spec.name not in answered:
+            if post.spec.name not in taken_by:
                 given = self._give(post, event, branch, recoveries)
-                new += given or ()
-                taken = taken or given is not None
-        return new if taken else None
+                if given is not None:
+                    taken_by.add(post.spec.name)
+                    new += given
+        return taken_by, new
 
     def _find_takers(self, event_type: type[Event]) -> tuple[Post, ...]:
-        return tuple(self.posts.of(spec) for spec in self.graph.takers(event_type))
+        takers = tuple(self.posts.of(spec) for spec in self.graph.takers(event_type))
+        self._takers[event_type] = takers
+        return takers
 
     def _give(
         self, post: Post, event: Event, branch: Branch | None, recoveries: Recoveries

@@ -194,17 +194,23 @@ class Context(Generic[StateT]):
                 raise _not_writable(ev)
             self._in_loop(self._run.write, ev)
 
-    def send_event(self, ev: Event, step: str | None = None) -> None:
+    def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`, at once.
 
         A stop event ends the run, as returning it does. Once the end of the run is decided the
         event is dropped, with a line in the log.
 
+        Returns:
+            The names of the steps that took it, in the order of their definition. A step takes an
+            event by being started, by keeping it for a set of events, or as the answer to one or
+            more of its waits. `()` if no step did; also for a stop event and for one that was
+            dropped.
+
         Raises:
             WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
                 or if the run has ended.
         """
-        self._in_loop(self._run.send, ev, step, self._work)
+        return self._in_loop(self._run.send, ev, step, self._work)
 
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that are at work, wait, or are to be tried again."""

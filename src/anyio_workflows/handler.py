@@ -140,8 +140,11 @@ class WorkflowHandler(Generic[ResultT]):
             self._run.listen()
         return EventIterator(self._run.stream, expose_internal, self)
 
-    async def send_event(self, ev: Event, step: str | None = None) -> None:
+    async def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`.
+
+        Returns:
+            The names of the steps that took it, `()` if none did, as `ctx.send_event()` does.
 
         Raises:
             WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
@@ -149,7 +152,7 @@ class WorkflowHandler(Generic[ResultT]):
         """
         self._check_home("sent events")
         await checkpoint()
-        self._run.send(ev, step)
+        return self._run.send(ev, step)
 
     async def cancel_run(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.

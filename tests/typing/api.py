@@ -158,7 +158,7 @@ class Plain(Workflow):
         ctx.write_event_to_stream(Found(url=ev.url))
         ctx.write_event_to_stream(None)
         ctx.write_event_to_stream("text")  # type: ignore[arg-type]
-        ctx.send_event(Found(url="u"), step="two")
+        assert_type(ctx.send_event(Found(url="u"), step="two"), tuple[str, ...])
         assert_type(await ctx.running_steps(), list[str])
         assert_type(ctx.is_running, bool)
         assert_type(Context.get_step_context(), Context[Any])
@@ -299,7 +299,7 @@ async def handlers(joke: Joke) -> None:
             assert_type(ev, Event)
             if isinstance(ev, Found):
                 assert_type(ev.url, str)
-        await handler.send_event(Found(url="u"), step="two")
+        assert_type(await handler.send_event(Found(url="u"), step="two"), tuple[str, ...])
         await handler.cancel_run(timeout=1)
         assert_type(await handler.stop_event_result(), StopEvent)
         assert_type(handler.get_stop_event(), StopEvent | None)
