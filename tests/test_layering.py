@@ -50,6 +50,7 @@ ALLOWED = {
     "_json_types": "_annotations _kinds events errors",
     "_json_shapes": "_annotations _json_types _json_texts errors",
     "_json_reader": "_annotations _json_types _json_shapes _json_texts errors",
+    "_named_types": "events",
     "_json": "_json_reader _json_types _json_shapes _json_texts events errors",
     # run
     "_fanin": "_specs graph collect events",
@@ -75,10 +76,10 @@ ALLOWED = {
     # observe
     "_stream": "_backend events errors",
     "handler": "_engine _work _stream context events errors",
-    "workflow": "handler _engine _continuation _settings _signatures _specs _backend context graph "
+    "workflow": "handler _engine _continuation _json_types _settings _signatures _specs _backend context graph "
     "steps events errors",
     # persist
-    "snapshot": "_continuation _records _json graph state events errors",
+    "snapshot": "_continuation _records _json _named_types graph state events errors",
     "checkpoint": f"{PUBLIC} __init__",
     # try it
     "testing._clock": "errors",

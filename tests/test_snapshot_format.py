@@ -704,9 +704,10 @@ def test_p4_damage_is_refused_with_its_place(damage: Damage) -> None:
 
 
 def test_p4_an_unknown_type_hints_at_types() -> None:
-    error = refusal("waits", golden("waits"), types=())
+    stranger = {"$": "type", "value": part("Answr")}
+    error = refusal("waits", changed("waits", "work.work.0.waits.0.event_type", stranger), types=())
     assert error.path == "$.work.work[0].waits[0].event_type"
-    assert "Answer" in error.problem
+    assert f"did you mean {part('Answer')!r}?" in error.problem
     assert "types=[...]" in error.problem
 
 

@@ -48,13 +48,14 @@ class JsonCodec:
 
     Args:
         types: The types that the data may name.
+        in_sight: More of them, of which those are left out that bear the name of another one.
 
     Raises:
         ContextSerdeError: If one of `types` is of no such kind, or two have the same name.
     """
 
-    def __init__(self, types: Iterable[type] = ()) -> None:
-        registry = Registry(types)
+    def __init__(self, types: Iterable[type] = (), in_sight: Iterable[type] = ()) -> None:
+        registry = Registry(types, in_sight)
         self._writer = _Writer(registry)
         self._reader = Reader(registry)
 

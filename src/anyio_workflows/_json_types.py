@@ -151,15 +151,20 @@ def tag_of(cls: type) -> str:
 class Registry:
     """The types that JSON data may name, with those that their annotations mention.
 
+    Args:
+        given: Types that have to be known.
+        in_sight: Types that are known unless another one of the same name is: an older version of
+            a class may still be in sight somewhere.
+
     Attributes:
         types: The types by their names.
         fields: Returns the fields of a record, whether it is among the types or not.
 
     Raises:
-        ContextSerdeError: If one of them is no record and no enum, or two have the same name.
+        ContextSerdeError: If one of `given` is no record and no enum, or two have the same name.
     """
 
-    def __init__(self, given: Iterable[type]) -> None:
+    def __init__(self, given: Iterable[type], in_sight: Iterable[type] = ()) -> None:
         self.types: dict[str, type] = {}
         self.fields: Callable[[Any], tuple[Field, ...]]
         self.fields = functools.cache(lambda cls: tuple(_fields_of(cls)))
@@ -167,17 +172,27 @@ class Registry:
             if not is_record(cls) and not is_enum(cls):
                 problem = f"{cls!r} is no event class, attrs class, dataclass or enum"
                 raise ContextSerdeError("$", problem)
-            self._add(cls)
+            for one in self._with_mentioned(cls):
+                if self.types.setdefault(tag_of(one), one) is not one:
+                    problem = (
+                        f"there are two types {tag_of(one)!r}, and the data cannot tell them apart"
+                    )
+                    raise ContextSerdeError("$", problem)
+        for cls in in_sight:
+            for one in self._with_mentioned(cls):
+                self.types.setdefault(tag_of(one), one)
 
-    def _add(self, cls: type) -> None:
-        known = self.types.setdefault(tag_of(cls), cls)
-        if known is not cls:
-            problem = f"there are two types {tag_of(cls)!r}, and the data cannot tell them apart"
-            raise ContextSerdeError("$", problem)
-        for field in self.fields(cls) if is_record(cls) else ():
-            for found in _mentioned(field.annotation):
-                if found not in self:
-                    self._add(found)
+    def _with_mentioned(self, cls: type) -> list[type]:
+        """Return a type, and those that the annotations of its fields mention, at any depth."""
+        found = {cls: None}
+        ahead = [cls]
+        while ahead:
+            one = ahead.pop()
+            for field in self.fields(one) if is_record(one) else ():
+                fresh = [other for other in _mentioned(field.annotation) if other not in found]
+                found |= dict.fromkeys(fresh)
+                ahead += fresh
+        return list(found)
 
     def __contains__(self, cls: type) -> bool:
         return self.types.get(tag_of(cls)) is cls

@@ -104,11 +104,13 @@ class Context(Generic[StateT]):
         Args:
             workflow: The workflow whose run it was, or another instance of its class.
             data: The snapshot. Nothing that it names is imported.
-            types: Types that the data may name, besides those that the workflow declares.
+            types: Types that the data may name, besides those that the annotations of the steps
+                mention, the code of the methods names (event classes), and `Workflow.types` lists.
 
         Raises:
             ContextSerdeError: If the data is no snapshot of a run of this workflow, or of a newer
-                version; with the path of the bad value.
+                version; with the path of the bad value, and with a text of at most 1000
+                characters, whatever is in the data.
         """
         from .snapshot import load
 
@@ -122,7 +124,8 @@ class Context(Generic[StateT]):
         or a failure it holds the state alone. What nobody has read from the stream is not in it.
 
         Args:
-            types: Types that it may hold, besides those that the workflow declares.
+            types: Types that it may hold, besides those that `from_dict()` knows without being
+                told.
 
         Raises:
             ContextSerdeError: If it holds a value that cannot be written as JSON; it names the

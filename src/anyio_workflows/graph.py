@@ -27,10 +27,12 @@ class Graph:
     Attributes:
         name: Name of the workflow class.
         steps: The steps by name, in the order of their definition.
+        owner: The workflow class, if there is one.
     """
 
     name: str
     steps: Mapping[str, StepSpec]
+    owner: type | None = attrs.field(default=None, repr=False)
     _routes: dict[EventType, tuple[StepSpec, ...]] = attrs.field(
         factory=dict, init=False, repr=False
     )

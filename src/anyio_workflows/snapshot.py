@@ -27,7 +27,8 @@ The format, version 1, is JSON:
 
 Values that JSON does not know are tagged, `{"$": tag, "value": ...}`; the tag of an event, or of
 another class that the workflow declares, is `module:qualname`. A tag is looked up among those
-classes, and nothing that is named in a snapshot is ever imported.
+classes, those in its `types`, and the event classes that its code names. Nothing that is named in a
+snapshot is ever imported.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import attrs
 from . import events as our_events
 from ._continuation import Continuation
 from ._json import JsonCodec
+from ._named_types import declared_types, named_event_classes
 from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WorkRecord
 from .errors import ContextSerdeError, nearest
 from .events import Event
@@ -112,8 +114,16 @@ def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:
     if types not in codecs:
         ours = [cls for name in our_events.__all__ if _is_event(cls := getattr(our_events, name))]
         state = [] if graph.state_type is None else [graph.state_type]
-        codecs[types] = JsonCodec(dict.fromkeys([Snapshot, *ours, *graph.events, *state, *types]))
+        declared = [] if graph.owner is None else declared_types(graph.owner)
+        given = dict.fromkeys([Snapshot, *ours, *graph.events, *state, *declared, *types])
+        codecs[types] = JsonCodec(given, _in_sight(graph))
     return codecs[types]
+
+
+def _in_sight(graph: Graph) -> list[type[Event]]:
+    """Return the event classes that a step may wait for or send: its code names them."""
+    steps = [spec.function for spec in graph.steps.values()]
+    return [] if graph.owner is None else named_event_classes(graph.owner, steps)
 
 
 def _is_event(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Generic
 
@@ -10,6 +11,7 @@ import attrs
 from ._backend import find_home
 from ._continuation import Continuation
 from ._engine import Run
+from ._json_types import is_enum, is_record
 from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
 from ._specs import StepSpec
@@ -42,6 +44,11 @@ class Workflow(Generic[ResultT]):
 
     `class Joke(Workflow[JokeEvent])` tells type checkers what `await workflow.run()` gives.
 
+    Attributes:
+        types: Types that snapshots of the runs may hold, besides those that the annotations and the
+            code of the methods name; to be set in the class body, as in `types = (Draft, Color)`.
+            Those of the base classes count as well.
+
     Args:
         timeout: Seconds that a run may take; `None` for no limit.
         disable_validation: Run without checking the graph of the steps.
@@ -63,6 +70,8 @@ class Workflow(Generic[ResultT]):
         WorkflowValidationError: If the annotations of a step name something that is not defined.
             (Other faults of a signature raise when the class is defined.)
     """
+
+    types: ClassVar[Collection[type]] = ()
 
     _config = _Config()
     _settings: RunSettings | None = None
@@ -120,7 +129,24 @@ class Workflow(Generic[ResultT]):
         if taken := sorted(step_members(cls).keys() & vars(Workflow).keys()):
             faults = [f"a step cannot be called {name!r}, Workflow needs it" for name in taken]
             raise WorkflowValidationError(cls.__name__, faults)
+        cls._check_types()
         cls._specs, _ = read_steps(cls, Context)
+
+    @classmethod
+    def _check_types(cls) -> None:
+        given = vars(cls).get("types", ())
+        if not isinstance(given, tuple | list | set | frozenset):
+            fault = f"types is to be a tuple of classes, not {reprlib.repr(given)}"
+            raise WorkflowValidationError(cls.__name__, [fault])
+        wrong = [one for one in given if not is_record(one) and not is_enum(one)]
+        if wrong:
+            raise WorkflowValidationError(
+                cls.__name__,
+                [
+                    f"{one!r} in types is no event class, attrs class, dataclass or enum"
+                    for one in wrong
+                ],
+            )
 
     @classmethod
     def add_step(cls, func: Callable[..., Any]) -> None:
@@ -159,7 +185,7 @@ class Workflow(Generic[ResultT]):
             cls._specs, unresolved = read_steps(cls, Context)
             if unresolved:
                 raise WorkflowValidationError(cls.__name__, unresolved)
-            cls._graph = Graph(cls.__name__, cls._specs)
+            cls._graph = Graph(cls.__name__, cls._specs, cls)
         return cls._graph
 
     @property
