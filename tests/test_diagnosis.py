@@ -451,14 +451,14 @@ async def test_t4_a_wrong_return_value_after_the_decision_is_listed() -> None:
             try:
                 await anyio.sleep(1000)
             except anyio.get_cancelled_exc_class():
-                return None  # type: ignore[return-value]
+                return "late"  # type: ignore[return-value]
             raise AssertionError("was not cancelled")
 
     first = Boom("first")
     assert await failure(Late(first, Boom("unused")).run()) is first
     assert first.__notes__[1] == (
-        "after that:\n  step other failed with WorkflowRuntimeError: step other returned None, but "
-        "declares StopEvent; is a 'return' missing?"
+        "after that:\n  step other failed with WorkflowRuntimeError: step other returned 'late' "
+        "(str), but declares StopEvent; return one of those"
     )
 
 

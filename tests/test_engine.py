@@ -1519,7 +1519,6 @@ class Returns(Workflow):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (None, r"work returned None.*Base \| StopEvent.*'return' missing"),
         ("text", r"work returned 'text' \(str\).*Base \| StopEvent"),
         (Next(), r"work returned Next\(n=0\)"),
         (StopEvent, "work returned <class"),

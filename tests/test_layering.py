@@ -62,7 +62,7 @@ ALLOWED = {
     "_continuation": "_records _ledger _work _backend graph state events errors",
     "_suspension": "_continuation _work events errors",
     "context": "_suspension _continuation _retries _work snapshot steps graph state events errors",
-    "_words": "_ledger _work",
+    "_words": "_ledger _work _specs",
     "_outcome": "events errors",
     "_narrator": "_words _work _stream events",
     "_settings": "",

@@ -17,7 +17,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -42,6 +45,9 @@ from .steps import is_positive_number
 __all__ = ["Decider", "Dispatch"]
 
 logger = logging.getLogger(__name__)
+
+_told_of_none: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+"""The functions of the steps that have returned `None` undeclared, in any run of this process."""
 
 
 class Decider(RunPort, Protocol):
@@ -170,12 +176,28 @@ class Dispatch:
             self._give_up(work, WorkflowRuntimeError(fault), now)
             return
         if self.run.outcome is not None and not isinstance(result, StopEvent):
-            logger.info("%s: too late, step %s %s", self.run, spec.name, in_words(type(result)))
+            what = in_words(type(result), spec)
+            logger.info("%s: too late, step %s %s", self.run, spec.name, what)
         elif isinstance(result, Event):
             self.emit(result, None, work, work.branch, work.recoveries)
         elif result is not None:
             self._emit_list(result, work)
+        elif not spec.returns_none:
+            self._warn_of_none(spec)
         self._end(work, type(result))
+
+    def _warn_of_none(self, spec: StepSpec) -> None:
+        """Tell, once, that a step returns `None` though its annotation does not say so (R4)."""
+        function = inspect.unwrap(spec.function)  # a step that a test has wrapped is no other
+        if function not in _told_of_none:
+            _told_of_none.add(function)
+            logger.warning(
+                "%s: step %s returned None, though it declares %s; is a 'return' missing? If not, "
+                "add '| None' to its annotation (this is told once)",
+                self.run,
+                spec.name,
+                spec.declared,
+            )
 
     def take_error(self, work: Work, error: BaseException, now: float) -> None:
         """Take what a step raised: try it again, or give up (rule 2)."""
@@ -194,7 +216,7 @@ class Dispatch:
         """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
         name = work.post.spec.name
         if work.dropped and isinstance(error, Exception):
-            words = in_words(type(error))
+            words = in_words(type(error), work.post.spec)
             logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
         else:
             elapsed = _elapsed(work, now)

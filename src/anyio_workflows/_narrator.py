@@ -60,7 +60,7 @@ class Narrator:
             work: What was executed.
             came: The type of what it returned or raised; `None` if it was cancelled.
         """
-        self.say("Step %s %s", work.post.spec.name, in_words(came))
+        self.say("Step %s %s", work.post.spec.name, in_words(came, work.post.spec))
         output = came.__name__ if came is not None and issubclass(came, Event) else None
         self._state(work, StepState.NOT_RUNNING, output)
 
@@ -69,7 +69,7 @@ class Narrator:
         self.say(
             "Step %s %s; attempt %d in %s",
             work.post.spec.name,
-            in_words(came),
+            in_words(came, work.post.spec),
             work.attempt + 1,
             seconds(delay),
         )

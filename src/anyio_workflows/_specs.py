@@ -65,7 +65,7 @@ class StepSpec:
         slots: The parameters that take events.
         returns: The event types it may return.
         returns_list: The event types it may return in a list.
-        returns_none: Whether it may return `None`.
+        returns_none: Whether its annotation says that it may return `None`.
         context_param: Name of the parameter that takes the context, if there is one.
         state_type: The class of the state, if the context's annotation says one.
         needs: The resources that other parameters ask for.
@@ -111,6 +111,16 @@ class StepSpec:
     def produces(self) -> tuple[EventType, ...]:
         """The event types that it may return, in a list or not."""
         return tuple(dict.fromkeys((*self.returns, *self.returns_list)))
+
+    @property
+    def declared(self) -> str:
+        """What its annotation says that it returns, for people."""
+        declared = [t.__name__ for t in self.returns]
+        if self.returns_list:
+            declared.append(f"list[{' | '.join(t.__name__ for t in self.returns_list)}]")
+        if self.returns_none:
+            declared.append("None")
+        return " | ".join(declared) or "NoReturn"
 
     def takes(self, event_type: EventType) -> bool:
         """Return whether events of exactly this type start the step (R1)."""
@@ -169,26 +179,17 @@ class StepSpec:
     def result_fault(self, result: object) -> str | None:
         """Return what is wrong with something that the step returned; `None` if nothing is (R4)."""
         if result is None:
-            fits = self.returns_none
-        elif self.returns_list and isinstance(result, list):
+            return None
+        if self.returns_list and isinstance(result, list):
             fits = all(issubclass(type(event), self.returns_list) for event in result)
         else:
             fits = issubclass(type(result), self.returns)
         if fits:
             return None
-        lists = [f"list[{' | '.join(t.__name__ for t in self.returns_list)}]"]
-        declared = [t.__name__ for t in self.returns]
-        declared += lists * bool(self.returns_list) + ["None"] * self.returns_none
-        got = "None" if result is None else f"{reprlib.repr(result)} ({type(result).__qualname__})"
-        remedy = "return one of those"
-        if result is None:
-            remedy = "is a 'return' missing?"
-        elif hasattr(type(result), "__await__"):
-            remedy = "is an 'await' missing?"
-        return (
-            f"step {self.name} returned {got}, but declares "
-            f"{' | '.join(declared) or 'no return'}; {remedy}"
-        )
+        got = f"{reprlib.repr(result)} ({type(result).__qualname__})"
+        is_awaitable = hasattr(type(result), "__await__")
+        remedy = "is an 'await' missing?" if is_awaitable else "return one of those"
+        return f"step {self.name} returned {got}, but declares {self.declared}; {remedy}"
 
 
 def names_of(event_types: Iterable[EventType]) -> str:

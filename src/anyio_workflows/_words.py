@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterator, Mapping
 
 from ._ledger import Ledger
+from ._specs import StepSpec
 from ._work import Post, Work
 
 __all__ = ["activities", "failure_note", "in_words", "last_acts", "seconds", "text_of"]
@@ -20,14 +21,16 @@ def seconds(number: float) -> str:
     return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
 
 
-def in_words(came: type | None) -> str:
-    """Say what an execution did, from the type of what it returned or raised."""
+def in_words(came: type | None, spec: StepSpec) -> str:
+    """Say what an execution of a step did, from the type of what it returned or raised."""
     if came is None:
         return "was cancelled"
     if issubclass(came, BaseException):
         return f"failed with {came.__name__}"
     if came is types.NoneType:
-        return "returned None"
+        if spec.returns_none:
+            return "returned None"
+        return f"returned None, though it declares {spec.declared}"
     return "returned a list of events" if came is list else f"returned {came.__name__}"
 
 
@@ -51,7 +54,7 @@ def last_acts(ledger: Ledger) -> dict[str, str]:
     """Say what each step last did."""
     posts = {name: ledger.posts.by_step.get(name) for name in ledger.graph.steps}
     return {
-        name: in_words(post.last) if post is not None and post.done else "has not run"
+        name: in_words(post.last, post.spec) if post is not None and post.done else "has not run"
         for name, post in posts.items()
     }
 
