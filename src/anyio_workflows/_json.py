@@ -12,13 +12,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
-from ._json_reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
+from ._json_reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error, text_of
 from ._json_shapes import (
     MAX_DEPTH,
     check_depth,
+    check_hashes,
     fault,
     inside,
     is_finite,
@@ -28,7 +28,6 @@ from ._json_shapes import (
 )
 from ._json_texts import TEXTS
 from ._json_types import Field, Registry, enum_text, is_enum, is_record, tag_of
-from .errors import ContextSerdeError
 from .events import Event
 
 __all__ = ["JsonCodec", "MAX_DEPTH", "RestoredError"]
@@ -101,6 +100,7 @@ class _Writer:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._plan_of = functools.cache(plan_of)
+        self._in_error = False
 
     def write(self, value: Any, annotation: Any) -> Any:
         """Return what stands for a value under an annotation."""
@@ -126,12 +126,14 @@ class _Writer:
         if cls in (list, tuple):
             return cls.__name__, self._write_items(value, item)
         if cls in (set, frozenset):
-            return cls.__name__, sorted(self._write_items(value, item), key=repr)
+            items = self._write_items(value, item)
+            check_hashes(list(value), items)
+            return cls.__name__, sorted(items, key=repr)
         if cls is dict:
-            return "dict", [
-                [self.write(k, Any), inside(part_of(k), self.write, v, Any)]
-                for k, v in value.items()
-            ]
+            keys = [self.write(key, Any) for key in value]
+            check_hashes(list(value), keys)
+            values = [inside(part_of(key), self.write, each, Any) for key, each in value.items()]
+            return "dict", [list(pair) for pair in zip(keys, values, strict=True)]
         if text := _TEXTS.get(cls):
             try:
                 return text.tag, text.write(value)
@@ -188,27 +190,38 @@ class _Writer:
 
     def _write_error(self, error: BaseException) -> dict[str, Any]:
         cls = type(error)
-        data: dict[str, Any] = {"type": cls.__name__, "text": _str(error)}
+        data: dict[str, Any] = {"type": cls.__name__, "text": text_of(error)}
         if isinstance(error, RestoredError):
-            data["type"] = error.type_name
+            data.update(type=error.type_name, text=error.text)
         elif builtin_error(cls.__name__) is not cls:
             data["type"] = f"{cls.__module__}.{cls.__qualname__}"
         else:
-            args: Any = error.__reduce__()[1]
-            with suppress(ContextSerdeError, TypeError, ValueError):  # or else it is a restored one
-                if type(cls(*args)) is cls:
-                    data["args"] = self._write_items(args, Any)
+            args = self._write_args(error)
+            if args is not None:  # or else it comes back as a restored one
+                data["args"] = args
         notes = getattr(error, "__notes__", ())
         if notes:
             data["notes"] = [note for note in notes if type(note) is str]
         return data
 
-
-def _str(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(it has no text)"
+    def _write_args(self, error: BaseException) -> list[Any] | None:
+        """Return what stands for the arguments of an exception; `None` if that cannot be read."""
+        args: Any = error.__reduce__()[1]
+        outermost, self._in_error = not self._in_error, True
+        try:
+            if type(type(error)(*args)) is not type(error):
+                return None
+            written = self._write_items(args, Any)
+            check_depth(written, MAX_DEPTH // 2)
+        except RecursionError:
+            if outermost:
+                return None
+            raise  # exceptions that hold each other would be tried again on each level
+        except Exception:
+            return None
+        finally:
+            self._in_error = not outermost
+        return written
 
 
 def _comes_back(error: BaseException, data: Any) -> BaseException:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import builtins
 import functools
-import reprlib
 import types
 import typing
 from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from ._json_shapes import (
     LISTS,
     MAPPINGS,
     SETS,
+    check_hashes,
     class_of,
     fault,
     inside,
@@ -39,9 +38,9 @@ from ._json_shapes import (
 )
 from ._json_texts import TEXTS, Text
 from ._json_types import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
-from .errors import ContextSerdeError, nearest
+from .errors import ContextSerdeError, nearest, short_repr, shortened
 
-__all__ = ["Reader", "RestoredError", "TAGGED_TEXTS", "TAGGED_TYPES", "builtin_error"]
+__all__ = ["Reader", "RestoredError", "TAGGED_TEXTS", "TAGGED_TYPES", "builtin_error", "text_of"]
 
 TAGGED_TYPES = {
     cls.__name__: cls for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
@@ -49,7 +48,7 @@ TAGGED_TYPES = {
 """Tag -> what the value is read as."""
 
 TAGGED_TEXTS = {text.tag: text for text in TEXTS.values()} | {
-    "int": Text("int", int, hex, lambda text: int(text, 16)),
+    "int": Text("int", int, hex, lambda text: int(text, 16), None),
     "float": Text("float", float, repr, float),
 }
 """Tag -> the text form of the value."""
@@ -60,7 +59,7 @@ class RestoredError(Exception):
 
     Attributes:
         type_name: Module and name of that type.
-        text: What `str()` gave.
+        text: What `str()` gave; it gives the first 1000 characters of it again.
     """
 
     def __init__(self, type_name: str, text: str) -> None:
@@ -69,10 +68,10 @@ class RestoredError(Exception):
         super().__init__(type_name, text)
 
     def __str__(self) -> str:
-        return self.text
+        return shortened(self.text, 1000)
 
     def __repr__(self) -> str:
-        return f"<{self.type_name}: {self.text}>"
+        return f"<{shortened(self.type_name, 200)}: {self}>"
 
 
 @attrs.frozen
@@ -91,11 +90,19 @@ def builtin_error(name: str) -> Any:
     return cls if isinstance(cls, type) and issubclass(cls, BaseException) else None
 
 
+def text_of(error: BaseException) -> str:
+    """Return the message of an exception."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it has no text)"
+
+
 def _read_text(data: Any, text: Text) -> Any:
-    if type(data) is str:
+    if type(data) is str and (text.longest is None or len(data) <= text.longest):
         with suppress(Exception):  # each type has its own way to say that it is no such text
             return text.read(data)
-    raise fault(f"no {text.tag} in its usual text form: {reprlib.repr(data)}")
+    raise fault(f"no {text.tag} in its usual text form: {short_repr(data)}")
 
 
 class Reader:
@@ -141,7 +148,7 @@ class Reader:
     def _read_tagged(self, data: dict[Any, Any]) -> Any:
         tag = data["$"]
         if data.keys() != {"$", "value"} or type(tag) is not str:
-            got = reprlib.repr(data)
+            got = short_repr(data)
             raise fault(f'a tagged value looks like {{"$": "tag", "value": ...}}, got {got}')
         inner = data["value"]
         if tag in TAGGED_TYPES:
@@ -159,9 +166,9 @@ class Reader:
     def _type_called(self, tag: str) -> type:
         known = self._registry.types
         if tag not in known:
-            close = get_close_matches(tag[:100], known, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise fault(f"unknown type {reprlib.repr(tag)}{hint}; types=[...] names more")
+            hint = nearest(tag, known)
+            hint = f", {hint}" if hint.startswith("did you") else ""
+            raise fault(f"unknown type {short_repr(tag)}{hint}; types=[...] names more")
         return known[tag]
 
     def _read_anything(self, data: Any, annotation: Any) -> Any:
@@ -173,7 +180,7 @@ class Reader:
         elif cls in ATOMS and is_finite(data):
             value = data
         else:
-            raise fault(f"no JSON value: {reprlib.repr(data)} ({cls.__qualname__})")
+            raise fault(f"no JSON value: {short_repr(data)} ({cls.__qualname__})")
         if annotation is not Any and not isinstance(value, safe_kind(annotation)):
             raise unexpected(annotation, value)
         return value
@@ -184,7 +191,7 @@ class Reader:
             member = enum_member(cls, data)
             if member is None:
                 known = ", ".join(repr(enum_text(member)) for member in cls)
-                raise fault(f"expected one of {known} ({cls.__name__}), got {reprlib.repr(data)}")
+                raise fault(f"expected one of {known} ({cls.__name__}), got {short_repr(data)}")
             return member
         if type(data) in self._plan_of(cls).raw and is_finite(data):
             return data
@@ -206,6 +213,7 @@ class Reader:
         plan = self._plan_of(annotation)
         items = self._read_items(data, annotation, plan.item)
         try:
+            check_hashes(items, data)
             return plan.bare(items)
         except TypeError as error:
             raise fault(f"no item of a set: {error}") from None
@@ -223,17 +231,21 @@ class Reader:
         if type(data) is not dict:
             raise unexpected(annotation, data)
         key_type, item = typing.get_args(annotation) or (Any, Any)
-        made = {}
+        keys, values = [], []
         for key, value in data.items():
             part = part_of(key)
             if type(key) is not str:
                 raise ContextSerdeError(part, "the keys of a JSON object are texts")
-            made[inside(part, self.read, key, key_type)] = inside(part, self.read, value, item)
-        return made
+            keys.append(inside(part, self.read, key, key_type))
+            values.append(inside(part, self.read, value, item))
+        if strip(key_type) not in (str, Any):
+            check_hashes(keys, list(data))
+        return dict(zip(keys, values, strict=True))
 
     def _read_pairs(self, data: Any) -> dict[Any, Any]:
         try:
             pairs = self._read_items(data, list[list[Any]], list[Any])
+            check_hashes([key for key, _ in pairs], [key for key, _ in data])
             return dict(pairs)
         except (TypeError, ValueError) as error:
             raise fault(f"no pairs of keys and values: {error}") from None
@@ -281,7 +293,7 @@ class Reader:
         for key, item in data.items():
             part, field = part_of(key), fields.get(key)
             if field is None and (not is_open(cls) or type(key) is not str or key == "_extra"):
-                hint = nearest(str(key)[:100], fields)
+                hint = nearest(key if type(key) is str else "", fields)
                 raise ContextSerdeError(part, f"{cls.__name__} has no such field, {hint}")
             values[key] = inside(part, self.read, item, field.annotation if field else Any)
         for key, field in fields.items():
@@ -297,7 +309,7 @@ class Reader:
             for name, value in late.items():
                 object.__setattr__(record, name, value)
         except Exception as error:  # whatever the class has against it
-            raise fault(f"{cls.__name__} does not take this: {error}") from error
+            raise fault(f"{cls.__name__} does not take this: {text_of(error)}") from error
         return record
 
     def _read_error(self, data: Any) -> BaseException:
@@ -309,7 +321,9 @@ class Reader:
             try:
                 error = cls(*plain.args)
             except Exception as problem:
-                raise fault(f"{plain.type} does not take these arguments: {problem}") from None
+                raise fault(
+                    f"{plain.type} does not take these arguments: {text_of(problem)}"
+                ) from None
         for note in plain.notes:
             error.add_note(note)
         return error

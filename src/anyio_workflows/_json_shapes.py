@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import reprlib
 import types
 import typing
 from collections import abc
@@ -16,7 +15,7 @@ import attrs
 from ._annotations import strip
 from ._json_texts import TEXTS
 from ._json_types import is_enum, is_record
-from .errors import ContextSerdeError
+from .errors import ContextSerdeError, short_repr, shortened
 
 __all__ = [
     "ATOMS",
@@ -26,6 +25,7 @@ __all__ = [
     "Plan",
     "SETS",
     "check_depth",
+    "check_hashes",
     "class_of",
     "fault",
     "inside",
@@ -39,6 +39,8 @@ __all__ = [
 
 MAX_DEPTH = 100
 """How deeply JSON may be nested."""
+
+_MOST_PARTS = 1000
 
 ATOMS = frozenset({types.NoneType, bool, int, float, str})
 LISTS = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
@@ -120,13 +122,14 @@ def inside(part: str, act: Callable[..., Any], *args: Any) -> Any:
     try:
         return act(*args)
     except ContextSerdeError as error:
-        error.path = part + error.path
+        error.path = shortened(part + error.path, 300)
         error.args = (error.path, error.problem)
         raise
 
 
 def part_of(key: object) -> str:
-    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{reprlib.repr(key)}]"
+    is_name = isinstance(key, str) and len(key) <= 100 and key.isidentifier()
+    return f".{key}" if is_name else f"[{short_repr(key)}]"
 
 
 def fault(problem: str) -> ContextSerdeError:
@@ -135,22 +138,59 @@ def fault(problem: str) -> ContextSerdeError:
 
 def unexpected(annotation: Any, got: object) -> ContextSerdeError:
     expected = inspect.formatannotation(annotation)
-    return fault(f"expected {expected}, got {reprlib.repr(got)} ({type(got).__qualname__})")
+    return fault(f"expected {expected}, got {short_repr(got)} ({type(got).__qualname__})")
 
 
-def check_depth(data: Any) -> None:
+def check_depth(data: Any, most: int = MAX_DEPTH) -> None:
+    """Refuse data that is nested too deeply."""
     level = [data]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(most + 1):
         level = [part for item in level for part in _parts_of(item)]
         if not level:
             return
-    raise fault(f"nested more than {MAX_DEPTH} levels deep")
+    raise fault(f"nested more than {most} levels deep")
 
 
 def _parts_of(data: Any) -> Iterable[Any]:
     if type(data) is dict:
         return data.values()
     return data if type(data) is list else ()
+
+
+def check_hashes(items: list[Any], data: list[Any]) -> None:
+    """Refuse items of a set, or keys of a dict, that would take quadratic time to tell apart.
+
+    Python compares items whose hashes are equal, and whoever writes numbers can make them equal.
+    Honest data has few such items (`hash(-1) == hash(-2)`), and small ones: so what all items of one
+    hash are made of is bounded.
+
+    Args:
+        items: The items.
+        data: What stands for each of them in JSON.
+    """
+    first: dict[int, int] = {}
+    clashing: dict[int, list[Any]] = {}
+    for n, item in enumerate(items):
+        other = first.setdefault(hash(item), n)
+        if other != n:
+            clashing.setdefault(hash(item), [data[other]]).append(data[n])
+    for group in clashing.values():
+        if _is_large(group):
+            raise fault(f"too much that has the same hash: {len(group)} of {len(items)} items")
+
+
+def _is_large(data: Any) -> bool:
+    """Return whether some JSON data is made of more than a thousand parts."""
+    ahead, size = [data], 0
+    while ahead and size <= _MOST_PARTS:
+        part = ahead.pop()
+        if type(part) is int:
+            size += part.bit_length() // 256
+        elif type(part) is dict and part.get("$") == "int":
+            size += len(part["value"]) // 64
+        size += 1
+        ahead += _parts_of(part)
+    return size > _MOST_PARTS
 
 
 def is_finite(value: Any) -> bool:

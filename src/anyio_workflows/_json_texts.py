@@ -25,12 +25,15 @@ class Text:
         made_type: The exact type of the values.
         write: Makes the text of a value, or raises a `ValueError`.
         read: Makes the value of a text, or raises.
+        longest: How long a text can be; `None` where nothing bounds it, and reading takes linear
+            time.
     """
 
     tag: str
     made_type: type
     write: Callable[[Any], str]
     read: Callable[[str], Any]
+    longest: int | None = 100
 
 
 def _write_base64(value: bytes) -> str:
@@ -73,18 +76,18 @@ def _write_time(value: time) -> str:
 
 
 _FORMS = (
-    Text("bytes", bytes, _write_base64, _read_base64),
-    Text("bytearray", bytearray, _write_base64, lambda text: bytearray(_read_base64(text))),
+    Text("bytes", bytes, _write_base64, _read_base64, None),
+    Text("bytearray", bytearray, _write_base64, lambda text: bytearray(_read_base64(text)), None),
     Text("complex", complex, str, complex),
     Text("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     Text("date", date, date.isoformat, date.fromisoformat),
     Text("time", time, _write_time, time.fromisoformat),
     Text("timedelta", timedelta, _write_duration, _read_duration),
-    Text("Decimal", Decimal, str, Decimal),
+    Text("Decimal", Decimal, str, Decimal, None),
     Text("UUID", UUID, str, UUID),
-    Text("Path", type(Path()), str, Path),
-    Text("PurePosixPath", PurePosixPath, str, PurePosixPath),
-    Text("PureWindowsPath", PureWindowsPath, str, PureWindowsPath),
+    Text("Path", type(Path()), str, Path, None),
+    Text("PurePosixPath", PurePosixPath, str, PurePosixPath, None),
+    Text("PureWindowsPath", PureWindowsPath, str, PureWindowsPath, None),
 )
 
 TEXTS: dict[Any, Text] = {form.made_type: form for form in _FORMS}

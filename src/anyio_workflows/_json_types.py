@@ -121,6 +121,9 @@ def _mentioned(annotation: Any) -> Iterator[type]:
             ahead += one if isinstance(one, list) else typing.get_args(one)
 
 
+_MOST_FLAGS = 2048
+
+
 def enum_text(member: Enum) -> Any:
     """Return the value of a member, or its name if not all values of the enum are texts or ints."""
     return member.value if _by_value(type(member)) else member.name
@@ -129,6 +132,8 @@ def enum_text(member: Enum) -> Any:
 def enum_member(cls: type[Enum], text: object) -> Enum | None:
     """Return the member that `enum_text()` writes as `text`."""
     if issubclass(cls, Flag) and type(text) is int:
+        if text.bit_length() > _MOST_FLAGS:  # taking them apart costs quadratic time
+            return None
         try:
             return cls(text)  # several flags together have no entry of their own
         except ValueError:

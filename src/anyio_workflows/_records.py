@@ -164,17 +164,17 @@ def take(ledger: Ledger, now: float) -> LedgerRecord:
 
 def _open_batches(ledger: Ledger) -> list[Batch]:
     """Return the batches that have not ended, outer ones first."""
-    found: dict[Batch, None] = {}
+    depths: dict[Batch, int] = {}
     for work in ledger.owed.values():
+        chain: list[Batch] = []
         branch = work.branch
-        while branch is not None and branch.batch not in found:
-            found[branch.batch] = None
+        while branch is not None and branch.batch not in depths:
+            chain.append(branch.batch)
             branch = branch.batch.outer
-    return sorted(found, key=_depth)
-
-
-def _depth(batch: Batch) -> int:
-    return 0 if batch.outer is None else 1 + _depth(batch.outer.batch)
+        depth = 0 if branch is None else depths[branch.batch] + 1
+        for n, batch in enumerate(reversed(chain)):
+            depths[batch] = depth + n
+    return sorted(depths, key=depths.__getitem__)
 
 
 def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:

@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from .context import Context
-from .errors import ContextSerdeError, WorkflowConfigurationError
+from .errors import ContextSerdeError, WorkflowConfigurationError, shortened
 from .events import Event, InternalDispatchEvent, StartEvent
 from .handler import ResultT, WorkflowHandler
 from .steps import is_positive_number
@@ -118,14 +118,19 @@ async def load_checkpoint(
         OSError: If it cannot be read.
     """
     try:
-        text = await anyio.Path(path).read_text(encoding="utf-8")
+        content = await anyio.Path(path).read_bytes()
     except FileNotFoundError:
         return Context(workflow)
+    name = shortened(os.fspath(path), 200)
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ContextSerdeError("$", f"{os.fspath(path)} holds no JSON: {error}") from None
-    return Context.from_dict(workflow, data, types)
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ContextSerdeError("$", f"{name} holds no JSON: {error}") from None
+    try:
+        return Context.from_dict(workflow, data, types)
+    except ContextSerdeError as error:
+        problem = shortened(error.problem, 480)
+        raise ContextSerdeError(error.path, f"{problem} (in {name})") from error
 
 
 async def save_checkpoint(

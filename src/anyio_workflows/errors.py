@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "ContextSerdeError",
@@ -119,15 +121,17 @@ class ContextStateError(WorkflowError):
 class ContextSerdeError(WorkflowError):
     """Something cannot be written as JSON, or cannot be read from it.
 
+    Its text has at most 1000 characters, whatever was to be read or written.
+
     Attributes:
-        path: Where it stands, like `$.state.items[3]`.
-        problem: What is wrong with it.
+        path: Where it stands, like `$.state.items[3]`; shortened in the middle if it is long.
+        problem: What is wrong with it; shortened likewise.
     """
 
     def __init__(self, path: str, problem: str) -> None:
-        self.path = path
-        self.problem = problem
-        super().__init__(path, problem)
+        self.path = shortened(path, 300)
+        self.problem = shortened(problem, 690)
+        super().__init__(self.path, self.problem)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
@@ -157,9 +161,50 @@ class WorkflowStalledError(WorkflowError):
         )
 
 
+class _ShortRepr(reprlib.Repr):
+    """As `reprlib` has it, for integers of any size as well: Python writes no very long ones."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 1000 else _long_int(x)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return shortened(super().repr_instance(x, level), 100)
+
+
+def _long_int(number: int) -> str:
+    return f"<int of {number.bit_length()} bits>"
+
+
+_short_repr = _ShortRepr()
+
+
+def short_repr(value: object) -> str:
+    """Return the `repr()` of a value that may come from anywhere, in a few words."""
+    return _short_repr.repr(value)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text of at most `longest` characters, with its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]}...{text[-end:]}"
+
+
+_LONGEST_NAME = 200
+_MOST_NAMES = 20
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest of `known`, or all of them."""
-    names = sorted(known)
-    if close := get_close_matches(name, names, n=1):
+    """Return a hint that names the closest of `known`, or all of them.
+
+    Both may come from outside: what is too long to be a name is compared with nothing, since that
+    costs quadratic time, and of many names only the first are listed.
+    """
+    names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
+    close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
+    if close:
         return f"did you mean {close[0]!r}?"
+    if len(names) > _MOST_NAMES:
+        names[_MOST_NAMES:] = [f"... ({len(names)} in all)"]
     return f"known: {', '.join(names)}" if names else "there are none"

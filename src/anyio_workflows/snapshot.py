@@ -33,7 +33,7 @@ snapshot is ever imported.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -45,7 +45,7 @@ from ._continuation import Continuation
 from ._json import JsonCodec
 from ._named_types import declared_types, named_event_classes
 from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WorkRecord
-from .errors import ContextSerdeError, nearest
+from .errors import ContextSerdeError, nearest, short_repr
 from .events import Event
 from .graph import Graph, StepSpec
 from .state import DictState
@@ -95,9 +95,13 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
         raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
     version = data.get("version")
     if type(version) is not int or version < 1:
-        raise ContextSerdeError("$.version", f"expected a version up to {VERSION}, got {version!r}")
+        raise ContextSerdeError(
+            "$.version", f"expected a version up to {VERSION}, got {short_repr(version)}"
+        )
     if version > VERSION:
-        problem = f"it was written by a newer release: version {version}, known is {VERSION}"
+        problem = (
+            f"it was written by a newer release: version {short_repr(version)}, known is {VERSION}"
+        )
         raise ContextSerdeError("$.version", problem)
     snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
     for path, problem in _faults(snapshot, graph):
@@ -132,6 +136,11 @@ def _is_event(value: object) -> bool:
 
 # --- What does not fit the workflow ------------------------------------------------------------
 
+_MOST = 2**53
+"""No id and no count of ours is larger."""
+
+_LARGEST = sys.float_info.max
+
 Faults = Iterator[tuple[str, str]]
 """The path of each value that does not fit, and what is wrong with it."""
 
@@ -143,8 +152,8 @@ def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
     if snapshot.work is None:
         return
     record = snapshot.work
-    if record.next_id < 1:
-        yield "$.work.next_id", f"numbers count from 1, got {record.next_id}"
+    if not 0 < record.next_id <= _MOST:
+        yield "$.work.next_id", f"numbers count from 1, got {short_repr(record.next_id)}"
     branches: set[int] = set()
     for n, batch in enumerate(record.batches):
         yield from _batch_faults(f"$.work.batches[{n}]", batch, graph, branches)
@@ -152,10 +161,11 @@ def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
     for n, work in enumerate(record.work):
         path = f"$.work.work[{n}]"
         if work.id in ids or not 0 < work.id < record.next_id:
-            yield f"{path}.id", f"{work.id} is taken, or not below next_id ({record.next_id})"
+            problem = f"{short_repr(work.id)} is taken, or not below next_id ({record.next_id})"
+            yield f"{path}.id", problem
         ids.add(work.id)
         if work.branch is not None and work.branch not in branches:
-            yield f"{path}.branch", f"there is no branch {work.branch}"
+            yield f"{path}.branch", f"there is no branch {short_repr(work.branch)}"
         yield from _work_faults(path, work, graph)
     yield from _set_faults("$.work", record.sets, graph)
     yield from _buffer_faults(record.buffers, graph)
@@ -163,14 +173,14 @@ def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
 
 def _step_faults(path: str, step: str, graph: Graph) -> Faults:
     if step not in graph.steps:
-        yield path, f"{graph.name} has no step {step!r}, {nearest(step, graph.steps)}"
+        yield path, f"{graph.name} has no step {short_repr(step)}, {nearest(step, graph.steps)}"
 
 
 def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> Faults:
     for name, number in recoveries.items():
         yield from _step_faults(f"{path}.recoveries", name, graph)
-        if number < 1:
-            yield f"{path}.recoveries.{name}", f"expected 1 or more, got {number}"
+        if not 0 < number <= _MOST:
+            yield f"{path}.recoveries.{name}", f"expected 1 or more, got {short_repr(number)}"
 
 
 def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> Faults:
@@ -182,10 +192,12 @@ def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> Faults:
 
 def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int]) -> Faults:
     if batch.outer is not None and batch.outer not in branches:
-        yield f"{path}.outer", f"there is no branch {batch.outer} before it"
+        yield f"{path}.outer", f"there is no branch {short_repr(batch.outer)} before it"
     if not batch.branches:
         yield f"{path}.branches", "a batch that has not ended has a branch"
     for n, branch in enumerate(batch.branches):
+        if not 0 <= branch.id <= _MOST:
+            yield f"{path}.branches[{n}].id", f"branches count from 0, got {short_repr(branch.id)}"
         if branch.id in branches:
             yield f"{path}.branches[{n}].id", f"there is a branch {branch.id} already"
         branches.add(branch.id)
@@ -224,7 +236,7 @@ def _buffer_faults(buffers: list[BufferRecord], graph: Graph) -> Faults:
         path = f"$.work.buffers[{n}]"
         yield from _step_faults(f"{path}.step", buffer.step, graph)
         if (buffer.step, buffer.buffer_id) in seen:
-            yield path, f"there is a buffer {buffer.buffer_id!r} already"
+            yield path, f"there is a buffer {short_repr(buffer.buffer_id)} already"
         seen.add((buffer.step, buffer.buffer_id))
         yield from _type_faults(f"{path}.expected", buffer.expected)
         for k, kept in enumerate(buffer.kept):
@@ -240,12 +252,12 @@ def _type_faults(path: str, types: list[type[Event]]) -> Faults:
 def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
     yield from _step_faults(f"{path}.step", work.step, graph)
     yield from _recovery_faults(path, work.recoveries, graph)
-    if work.attempt < 1:
-        yield f"{path}.attempt", f"attempts count from 1, got {work.attempt}"
-    for name, least in (("elapsed", 0.0), ("due_in", -math.inf)):
+    if not 0 < work.attempt <= _MOST:
+        yield f"{path}.attempt", f"attempts count from 1, got {short_repr(work.attempt)}"
+    for name, least in (("elapsed", 0.0), ("due_in", -_LARGEST)):
         value = getattr(work, name)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            yield f"{path}.{name}", f"expected a number of seconds, got {value}"
+        if value is not None and not least <= value <= _LARGEST:
+            yield f"{path}.{name}", f"expected a number of seconds, got {short_repr(value)}"
     spec = graph.steps[work.step]
     if spec.is_join:
         yield from _event_faults(f"{path}.events", work.events, spec)
