@@ -53,10 +53,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types with mypy and pyright."""
+    """Check the types with mypy and pyright, and with two more what users write."""
     install(session, "types", extras="[trio]")
     session.run("mypy")
     session.run("pyright", "--warnings", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+    session.run("ty", "check", "tests/typing/programs.py")
+    session.run("pyrefly", "check", "--preset", "default", "tests/typing/programs.py")
 
 
 @nox.session

@@ -8,8 +8,10 @@ import collections
 import copy
 import datetime
 import enum
+import inspect
 import itertools
 import pickle
+import pydoc
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -105,9 +107,48 @@ def test_e1_a_subclass_is_an_attrs_class_made_in_place():
     assert Found in Event.__subclasses__()  # a slotted class would have been made anew
 
 
-def test_e1_positional_arguments_are_refused():
-    with pytest.raises(TypeError, match="positional"):
-        Found("u")
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Found("u"), "Found.url: events take their fields by keyword, Found(url='u')"),
+        (
+            lambda: Ranked("u", 2, ["t"]),
+            "Ranked.url: events take their fields by keyword, Ranked(url='u', rank=2, tags=['t'])",
+        ),
+        (lambda: Ranked("u", 2, [], 1.0, 5), "Ranked.url: events take their fields by keyword, "),
+        (lambda: Found("u", rank=1), "Found.url: events take their fields by keyword, "),
+        (lambda: Found({"url": "u"}), "Found.url: ... by keyword, Found(**values)"),
+        (lambda: Found(Found(url="u")), "Found.url: ... by keyword, Found(**values)"),
+        (lambda: Event(5), "Event: events take their fields by keyword, Event(name=5)"),
+        (lambda: Finished("u"), "Finished.total: ... by keyword, Finished(total='u')"),
+        (lambda: StopEvent(1, 2), "StopEvent: takes nothing but result by position, and that once"),
+        (lambda: StopEvent(1, result=2), "StopEvent: takes nothing but result by position, "),
+    ],
+)
+def test_e2_what_is_given_by_position_is_refused_with_the_keywords(make, text: str):
+    Found(url="u"), Ranked(url="u"), Finished(total=1)
+    for _ in range(2):
+        error = str(fault(make))
+        start, _, end = text.partition("... ")
+        assert error.startswith(start)
+        assert end in error
+
+
+class Ended(StopEvent):
+    """Declares nothing more."""
+
+
+class EndedWith(StopEvent):
+    result: int
+
+
+def test_e2_the_result_of_a_stop_event_may_be_given_by_position():
+    for cls in (StopEvent, Ended, EndedWith):
+        for _ in range(2):
+            assert cls(3) == cls(result=3)
+        assert cls(3, why="so") == cls(result=3, why="so")
+    assert fault(lambda: EndedWith("x")).field == "result"
+    assert StopEvent(None).result is None
 
 
 @pytest.mark.parametrize("event", [Found(url="u"), StartEvent(url="u")], ids=repr)
@@ -117,7 +158,52 @@ def test_e1_events_are_frozen(event: Event, name: str):
         setattr(event, name, "v")
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         delattr(event, name)
+    with pytest.raises(TypeError):
+        event[name] = "v"
+    with pytest.raises(TypeError):
+        del event[name]
     assert dict(event)["url"] == "u"
+
+
+def change_text(change: Callable[[], object]) -> str:
+    with pytest.raises((AttributeError, TypeError)) as caught:
+        change()
+    return str(caught.value)
+
+
+def test_e8_a_refused_change_names_class_field_and_the_copy():
+    class Aliased(Event):
+        number: int = attrs.field(alias="n")
+
+    event, opened = Found(url="u"), StartEvent(url="u")
+    set_ = "cannot be set, because events do not change; ev.replace("
+    assert change_text(lambda: setattr(event, "url", "v")) == (
+        f"Found.url {set_}url='v') makes a changed copy"
+    )
+    assert change_text(lambda: event.__setitem__("url", "v")).startswith(
+        f"Found.url {set_}url='v')"
+    )
+    assert change_text(lambda: setattr(opened, "new", 2)).startswith(f"StartEvent.new {set_}new=2)")
+    assert change_text(lambda: setattr(Aliased(n=1), "number", 2)).startswith(
+        f"Aliased.number {set_}n=2)"
+    )
+    assert change_text(lambda: delattr(event, "url")) == (
+        "Found.url cannot be deleted, because events do not change; ev.replace(url=...) makes a "
+        "changed copy"
+    )
+    assert change_text(lambda: event.__delitem__("url")) == change_text(
+        lambda: delattr(event, "url")
+    )
+    assert change_text(lambda: setattr(event, "rnak", 2)) == (
+        "Found.rnak cannot be set, because events do not change; and Found has no such field, did you "
+        "mean 'rank'?"
+    )
+
+
+def test_e8_a_refusal_pickles():
+    with pytest.raises(AttributeError) as caught:
+        Found(url="u").url = "v"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_e1_events_are_not_slotted():
@@ -804,11 +890,99 @@ def test_e3_a_value_whose_repr_raises_still_gives_the_error():
     assert fault(lambda: Found(url=Rude())).field == "url"
 
 
-def test_e3_a_default_is_trusted():
-    class Odd(Event):
+@pytest.mark.parametrize(
+    ("annotation", "default", "text"),
+    [
+        (int, "three", "expected int, got the default 'three' (str)"),
+        (int, None, "expected int, got the default None (NoneType); annotate it with 'int | None'"),
+        (list[str], ["x", 1], "expected list[str], got the default ['x', 1] (list)"),
+        (dict[str, int], {"x": "y"}, "expected dict[str, int], got the default {'x': 'y'} (dict)"),
+        (int, attrs.field(default="x"), "expected int, got the default 'x' (str)"),
+        (int, attrs.field(default="x", init=False), "expected int, got the default 'x' (str)"),
+        (int, attrs.field(factory=str), "expected int, got the default '' (str)"),
+        (int, attrs.field(factory=str, init=False), "expected int, got the default '' (str)"),
+        (
+            int,
+            attrs.field(default=attrs.Factory(lambda self: "x", takes_self=True)),
+            "expected int",
+        ),
+    ],
+)
+def test_e3_a_default_is_checked_like_a_given_value(annotation: Any, default: Any, text: str):
+    def body(namespace: dict[str, Any]) -> None:
+        namespace.update(n=default, __annotations__={"n": annotation})
+
+    cls = types.new_class("Job", (Event,), exec_body=body)
+    child = types.new_class("Job", (cls,))
+    for make in (cls, cls, child, child, cls):
+        assert str(fault(make)).startswith(f"Job.n: {text}")
+
+
+def test_e3_a_literal_default_is_checked_with_the_first_instance_whether_it_uses_it_or_not():
+    class Job(Event):
+        name: str
+        retries: int = "three"
+
+    for _ in range(2):
+        assert fault(lambda: Job(name="x", retries=3)).field == "retries"
+
+
+def test_e3_what_a_factory_makes_is_checked_only_where_it_is_used():
+    class Job(Event):
+        name: str
+        retries: int = attrs.field(factory=lambda: made.pop())
+
+    made: list[object] = [3, "three", 2]
+    assert Job(name="x").retries == 2
+    assert fault(lambda: Job(name="x")).field == "retries"
+    assert Job(name="x", retries=1).retries == 1
+    assert Job(name="x").retries == 3
+
+
+def test_e3_good_defaults_pass():
+    class Child(Found):
+        rank: str = "first"
+
+    class Fine(Event):
+        share: float = 1
+        name: str | None = None
+        flag: int = True
+        found: Found = Found(url="u")
+        one: Literal["a", "b"] = "a"
+        converted: int = attrs.field(default="5", converter=int)
+        unseen: "NoSuchName" = 5  # noqa: F821
+        items: list[int] = []
+        child: Found = attrs.field(factory=lambda: Child(url="u"))
+
+    for _ in range(2):
+        assert (Fine().share, Fine().converted, Fine().unseen) == (1, 5, 5)
+        assert Fine().items is not Fine().items
+        assert Fine().child.rank == "first"
+
+
+def test_e3_a_default_that_a_subclass_replaces_is_not_checked():
+    class Abstract(Event):
         n: int = None
 
-    assert Odd().n is None
+    class Concrete(Abstract):
+        n: int = 3
+
+    assert Concrete().n == 3
+    assert fault(Abstract).field == "n"
+
+
+def test_e5_the_fields_of_a_mixin_are_fields():
+    @attrs.frozen
+    class Mixin:
+        n: int
+        given: int = 2
+
+    class Mixed(Event, Mixin):
+        text: str = ""
+
+    for _ in range(2):
+        assert dict(Mixed(n=1)) == {"n": 1, "given": 2, "text": ""}
+        assert fault(lambda: Mixed(n="x")).field == "n"
 
 
 def test_e3_the_terminal_events_are_checked_too():
@@ -958,7 +1132,8 @@ class Oddly(Event):
     general: int
     cls: str = "c"
     stored: list[int] = []
-    sloppy: int = None  # type: ignore[assignment]
+    sloppy: int | None = None
+    made: list[int] = attrs.field(factory=list)
 
 
 class OddlyToo(Oddly):
@@ -973,21 +1148,27 @@ class OwnWay(Oddly):
 @pytest.mark.parametrize(
     ("make", "values"),
     [
-        (lambda: Oddly(general=1), {"general": 1, "cls": "c", "stored": [], "sloppy": None}),
+        (
+            lambda: Oddly(general=1),
+            {"general": 1, "cls": "c", "stored": [], "sloppy": None, "made": []},
+        ),
         (
             lambda: Oddly(general=1, cls="d"),
-            {"general": 1, "cls": "d", "stored": [], "sloppy": None},
+            {"general": 1, "cls": "d", "stored": [], "sloppy": None, "made": []},
         ),
         (
             lambda: Oddly(sloppy=4, stored=[3], cls="d", general=1),
-            {"general": 1, "cls": "d", "stored": [3], "sloppy": 4},
+            {"general": 1, "cls": "d", "stored": [3], "sloppy": 4, "made": []},
         ),
-        (lambda: OddlyToo(general=1), {"general": 1, "cls": "too", "stored": [], "sloppy": None}),
+        (
+            lambda: OddlyToo(general=1),
+            {"general": 1, "cls": "too", "stored": [], "sloppy": None, "made": []},
+        ),
         (
             lambda: OddlyToo(general=1, stored=[], sloppy=2),
-            {"general": 1, "cls": "too", "stored": [], "sloppy": 2},
+            {"general": 1, "cls": "too", "stored": [], "sloppy": 2, "made": []},
         ),
-        (lambda: OwnWay(2), {"general": 2, "cls": "c", "stored": [], "sloppy": None}),
+        (lambda: OwnWay(2), {"general": 2, "cls": "c", "stored": [], "sloppy": None, "made": []}),
         (lambda: StopEvent(), {"result": None}),
         (lambda: StopEvent(result=3), {"result": 3}),
         (lambda: StopEvent(more=4), {"result": None, "more": 4}),
@@ -1010,7 +1191,8 @@ def test_e5_later_instances_are_made_like_the_first(make, values):
         ({}, "general", "missing"),
         ({"general": "x"}, "general", "expected int"),
         ({"general": 1, "cls": 2}, "cls", "expected str"),
-        ({"general": 1, "sloppy": None}, "sloppy", "expected int"),
+        ({"general": 1, "sloppy": "x"}, "sloppy", "expected int"),
+        ({"general": 1, "made": None}, "made", "expected list"),
         ({"general": 1, "other": 2}, "other", "no such field"),
     ],
 )
@@ -1020,3 +1202,94 @@ def test_e3_later_instances_are_checked_like_the_first(cls, given, field, proble
         error = fault(lambda: cls(**given))
         assert (error.field, problem in str(error)) == (field, True)
         cls(general=1)
+
+
+# --- E8: what help() and notebooks show ---------------------------------------------------------------
+
+
+class Shown(Event):
+    url: str
+    later: "list[Found]" = []
+    made: list[int] = attrs.field(factory=list)
+    hidden: int = attrs.field(init=False, default=1)
+    aliased: "Unknown" = attrs.field(alias="short", default=None)  # noqa: F821
+    kind: ClassVar[int] = 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "text"),
+    [
+        (Found, "(*, url: str, rank: int = 0, tags: list[str] = [])"),
+        (Ranked, "(*, url: str, rank: int = 0, tags: list[str] = [], score: float = 0.0)"),
+        (
+            Shown,
+            f"(*, url: str, later: list[{__name__}.Found] = [], made: list[int] = <factory>, "
+            "short: 'Unknown' = None)",
+        ),
+        (Event, "(**values)"),
+        (StartEvent, "(**values)"),
+        (Plain, "(**values)"),
+        (StopEvent, "(result: Any = None, **values)"),
+        (Ended, "(result: Any = None, **values)"),
+        (EndedWith, "(result: int, **values)"),
+        (Finished, "(*, result: Any = None, total: int)"),
+        (IntBox, "(*, content: ~T, unit: str = 'm')"),
+    ],
+)
+def test_e8_the_signature_has_the_fields(cls: type[Event], text: str):
+    assert str(inspect.signature(cls)) == text
+    values = {"url": "u", "total": 1, "content": 1, "result": 1}
+    names = inspect.signature(cls).parameters
+    cls(**{name: value for name, value in values.items() if name in names})
+    assert str(inspect.signature(cls)) == text
+    if cls is not Shown:  # it is made by the constructor for all classes
+        own = inspect.signature(cls.__init__)
+        assert str(own.replace(parameters=[*own.parameters.values()][1:])) == text
+
+
+def test_e8_the_signature_of_an_own_constructor_is_its_own():
+    class Child(OwnWay):
+        more: int = 1
+
+    assert str(inspect.signature(OwnWay)) == "(number: int) -> None"
+    assert str(inspect.signature(Child)) == "(number: int) -> None"
+
+
+def test_e8_help_shows_the_fields():
+    text = pydoc.render_doc(Ranked, renderer=pydoc.plaintext)
+    assert "Ranked(*, url: str, rank: int = 0, tags: list[str] = [], score: float = 0.0)" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model_dump", "dict(ev) "),
+        ("dict", "dict(ev) "),
+        ("to_dict", "dict(ev) "),
+        ("model_dump_json", "json.dumps(dict(ev)) "),
+        ("json", "json.dumps(dict(ev)) "),
+        ("copy", "ev.replace(field=...) "),
+        ("model_copy", "ev.replace(field=...) "),
+        ("update", "ev.replace(field=...) "),
+        ("model_validate", "Event(**fields) "),
+        ("parse_obj", "Event(**fields) "),
+    ],
+)
+@pytest.mark.parametrize("event", [Found(url="u"), StopEvent("x")], ids=repr)
+def test_e8_the_methods_of_model_classes_name_ours(event: Event, name: str, remedy: str):
+    with pytest.raises(AttributeError) as caught:
+        getattr(event, name)
+    assert str(caught.value).startswith(f"{type(event).__name__!r} has no field {name!r}; {remedy}")
+    assert not hasattr(event, name)
+    assert name not in dir(event)
+    assert StartEvent(**{name: 1})[name] == getattr(StartEvent(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", ["model_validate", "model_validate_json"])
+def test_e8_the_constructors_of_model_classes_name_ours(name: str):
+    with pytest.raises(AttributeError, match=rf"'Found' has no '{name}'; Event\(\*\*fields\)"):
+        getattr(Found, name)
+    cls = types.new_class(
+        "Probe", (Event,), exec_body=lambda ns: ns.update(__annotations__={name: int})
+    )
+    assert getattr(cls(**{name: 1}), name) == 1

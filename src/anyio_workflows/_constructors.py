@@ -6,14 +6,32 @@ for three. Written for one class, with its fields as parameters, it needs 0.35 a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-__all__ = ["stores_only", "write_constructor"]
+__all__ = ["Copies", "default_of", "stores_only", "write_constructor"]
 
 _MISSING = object()
+_FACTORY: Any = attrs.Factory
+
+
+class Copies:
+    """Makes the default of each instance from the one that is written in the class."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return copy.deepcopy(self.value)
+
+
+def default_of(field: attrs.Attribute[Any]) -> Any:
+    """Return the default as it was written: a value, an `attrs.Factory`, or `attrs.NOTHING`."""
+    factory = getattr(field.default, "factory", None)
+    return factory.value if isinstance(factory, Copies) else field.default
 
 
 def stores_only(cls: type) -> bool:
@@ -24,6 +42,7 @@ def stores_only(cls: type) -> bool:
         and field.converter is None
         and field.validator is None
         and field.alias in (None, field.name)
+        and not hasattr(getattr(cls, field.name, None), "__set__")  # a slot of a base
         for field in attrs.fields(cls)
     )
 
@@ -37,7 +56,7 @@ def write_constructor(
         cls: The class.
         kinds: What `isinstance` takes for each field that the constructor takes, by name.
         general: The constructor that is called with everything else: missing and unknown keywords,
-            values of a wrong type, instances of subclasses.
+            values of a wrong type or by position, instances of subclasses.
     """
     fields = {field.name: field for field in attrs.fields(cls)}
     names: dict[str, Any] = {
@@ -46,25 +65,27 @@ def write_constructor(
         "__cls": cls,
         "__general": general,
     }
-    parameters = ["__self", "/", *(["*"] if kinds else [])]
-    doubts = ["__others", "__self.__class__ is not __cls"]
+    parameters = ["__self", "/", "*__given"]
+    doubts = ["__given", "__others", "__self.__class__ is not __cls"]
     stores = ["__stored = __self.__dict__"]
     for name, kind in kinds.items():
-        default = _shared_default(fields[name], kind)
-        names |= {f"__{name}_kind": kind, f"__{name}_default": default}
         parameters.append(f"{name}=__missing")
-        if default is _MISSING:
+        names[f"__{name}_kind"] = kind
+        default = fields[name].default
+        copies = isinstance(getattr(default, "factory", None), Copies)
+        if default is attrs.NOTHING or (isinstance(default, _FACTORY) and not copies):
             doubts.append(f"{name} is __missing or not isinstance({name}, __{name}_kind)")
             stores.append(f"__stored[{name!r}] = {name}")
         else:
+            names[f"__{name}_default"] = default.factory if copies else default
+            value = f"__{name}_default()" if copies else f"__{name}_default"
             doubts.append(f"{name} is not __missing and not isinstance({name}, __{name}_kind)")
-            value = f"__{name}_default if {name} is __missing else {name}"
-            stores.append(f"__stored[{name!r}] = {value}")
+            stores.append(f"__stored[{name!r}] = {value} if {name} is __missing else {name}")
     source = [
         f"def __init__({', '.join(parameters)}, **__others):",
         f"    if {' or '.join(doubts)}:",
         *(f"        if {name} is not __missing: __others[{name!r}] = {name}" for name in kinds),
-        "        return __general(__self, **__others)",
+        "        return __general(__self, *__given, **__others)",
         *("    " + store for store in stores),
     ]
     code = compile("\n".join(source), f"<constructor of {cls.__qualname__}>", "exec")
@@ -73,11 +94,3 @@ def write_constructor(
     constructor.__qualname__ = f"{cls.__qualname__}.__init__"
     constructor.__module__ = cls.__module__
     return constructor
-
-
-def _shared_default(field: attrs.Attribute[Any], kind: Any) -> Any:
-    """Return the default, if all instances may share it and it is one that could be given."""
-    factory: Any = attrs.Factory
-    if field.default is attrs.NOTHING or isinstance(field.default, factory):
-        return _MISSING
-    return field.default if isinstance(field.default, kind) else _MISSING

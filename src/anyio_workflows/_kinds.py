@@ -11,7 +11,7 @@ import attrs
 
 from ._annotations import strip
 
-__all__ = ["kind_of"]
+__all__ = ["classes_in", "kind_of"]
 
 
 class _Kind:
@@ -107,3 +107,11 @@ def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
         item = kind_of(args[0])
         return container if item is object else _Items(container, item)
     return container
+
+
+def classes_in(annotation: Any) -> list[type]:
+    """Return the classes that an annotation is made of, for messages."""
+    annotation = strip(annotation)
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return [annotation]
+    return [cls for arg in typing.get_args(annotation) for cls in classes_in(arg)]

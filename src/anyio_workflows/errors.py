@@ -58,7 +58,7 @@ class EventValidationError(WorkflowError, ValueError):
 
     Attributes:
         event: Name of the event class.
-        field: Name of the field at fault.
+        field: Name of the field at fault; empty if no single one is.
         problem: What is wrong with it.
     """
 
@@ -69,7 +69,8 @@ class EventValidationError(WorkflowError, ValueError):
         super().__init__(event, field, problem)
 
     def __str__(self) -> str:
-        return f"{self.event}.{self.field}: {self.problem}"
+        where = f"{self.event}.{self.field}" if self.field else self.event
+        return f"{where}: {self.problem}"
 
 
 class WorkflowTimeoutError(WorkflowError):
@@ -208,3 +209,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(names) > _MOST_NAMES:
         names[_MOST_NAMES:] = [f"... ({len(names)} in all)"]
     return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
+    """Tell two classes of one name apart: one that was given, and another that is known (E8).
+
+    Returns:
+        A sentence without a full stop; empty if there are no two such classes.
+    """
+    known = list(known)
+    by_name = {cls.__name__: cls for cls in known}
+    for cls in given:
+        other = by_name.get(cls.__name__)
+        if other is None or cls in known:
+            continue
+        named = f"two classes are named {cls.__name__}"
+        if (cls.__module__, cls.__qualname__) != (other.__module__, other.__qualname__):
+            return f"{named}: {_full_name(cls)} and {_full_name(other)}"
+        return (
+            f"{named}, because it was defined again (a notebook cell that was run twice?): define the "
+            "workflow again too, and make its events anew"
+        )
+    return ""
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -7,21 +7,21 @@ takes any keyword, and what it was given reads as attributes.
 
 from __future__ import annotations
 
-import copy
 import enum
 import inspect
 import reprlib
 import typing
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import attrs
 
 from ._annotations import local_names, resolve
-from ._constructors import stores_only, write_constructor
-from ._kinds import kind_of
-from .errors import EventValidationError, nearest
+from ._constructors import Copies, default_of, stores_only, write_constructor
+from ._kinds import classes_in, kind_of
+from .errors import EventValidationError, namesakes, nearest
 
 __all__ = [
     "Event",
@@ -51,7 +51,7 @@ def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     if getattr(field, "alias_is_default", field.alias in (None, stripped)):
         field = field.evolve(alias=field.name)
     if isinstance(field.default, list | dict | set | bytearray):
-        field = field.evolve(default=attrs.Factory(_copier(field.default)))
+        field = field.evolve(default=attrs.Factory(Copies(field.default)))
     return field
 
 
@@ -59,13 +59,49 @@ def _keyword(field: attrs.Attribute[Any]) -> str:
     return field.alias or field.name
 
 
-def _copier(value: Any) -> Any:
-    return lambda: copy.deepcopy(value)
-
-
 def _fields(cls: type[Event]) -> tuple[attrs.Attribute[Any], ...]:
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]
     return fields
+
+
+class _MadeEachTime:
+    """Stands in a signature for a default that a factory makes."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY: Any = attrs.Factory
+_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+
+
+class _Signature:
+    """The signature of an event class for help() and notebooks: its fields (E8)."""
+
+    def __get__(self, event: Event | None, cls: type[Event]) -> inspect.Signature:
+        if cls.__init__ is not cls._constructor:  # somebody else's, which `inspect` then looks at
+            raise AttributeError("__signature__", name="__signature__", obj=cls)
+        return _signature(cls, _types(cls))
+
+
+def _signature(
+    cls: type[Event], types: Mapping[str, Any], *first: inspect.Parameter
+) -> inspect.Signature:
+    new = inspect.Parameter
+    kind = new.POSITIONAL_OR_KEYWORD if cls._open else new.KEYWORD_ONLY
+    parameters = [*first]
+    for field in _fields(cls):
+        if field.init and field.name != "_extra":
+            default = default_of(field)
+            if default is attrs.NOTHING:
+                default = new.empty
+            elif isinstance(default, _FACTORY):
+                default = _MadeEachTime()
+            annotation = types.get(field.name, field.type)
+            parameters.append(new(_keyword(field), kind, default=default, annotation=annotation))
+    if cls._open:
+        parameters.append(new("values", new.VAR_KEYWORD))
+    return inspect.Signature(parameters)
 
 
 _TAKEN = "Event itself uses this name; choose another"
@@ -96,17 +132,23 @@ class Event:
             its annotation does not admit. Nothing is converted.
     """
 
-    _extra: Mapping[str, Any] = attrs.field(factory=dict)
+    if TYPE_CHECKING:
+        _extra: Mapping[str, Any] = attrs.field(init=False)
+    else:
+        _extra: Mapping[str, Any] = attrs.field(factory=dict)
+        __signature__ = _Signature()
 
     _open_fields: ClassVar[Collection[str]] = ("_extra",)
     """Fields that an open class may have."""
 
     _open: ClassVar[bool] = True
     _local_names: ClassVar[dict[str, Any]] = {}
-    _kinds: ClassVar[dict[str, Any] | None] = None
-    """Field -> what `isinstance` takes for it; made when the first instance is."""
+    _kinds: ClassVar[Mapping[str, Any] | None] = None
+    """Keyword -> what `isinstance` takes for it; made when the first instance is."""
+    _factories: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    """Keyword -> field, and what `isinstance` takes for it, if its default is made each time."""
     _constructor: ClassVar[Any] = None
-    """The `__init__` that was written for the class, or for the one it is derived from."""
+    """The `__init__` of ours, the general one or one that was written for a class."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -116,6 +158,8 @@ class Event:
             if name in _OWN_NAMES and name not in vars(cls):
                 raise EventValidationError(cls.__name__, name, _TAKEN)
         _define(cls)
+        # Those of attrs refuse without a word about what to do instead.
+        cls.__setattr__, cls.__delattr__ = _refuse_setting, _refuse_deleting  # type: ignore[assignment,method-assign]
         fields = _fields(cls)
         cls._open = all(field.name in cls._open_fields for field in fields)
         cls._kinds = None
@@ -123,11 +167,13 @@ class Event:
         for annotation in inspect.get_annotations(cls).values():
             cls._local_names.update(local_names(annotation, cls.__module__, cls.__qualname__))
 
-    def __init__(self, /, **values: Any) -> None:
+    def __init__(self, /, *given: Any, **values: Any) -> None:
         cls = type(self)
         kinds = cls._kinds
         if kinds is None:
-            kinds = _compile_kinds(cls)
+            kinds = _prepare(cls)
+        if given:
+            values |= _by_position(cls, given, values)
         for name, value in values.items():
             if not isinstance(value, kinds.get(name, ())):
                 values = self._sort_out(kinds, values)
@@ -140,6 +186,9 @@ class Event:
                     problem = f"missing, {cls.__name__}() needs it"
                     raise EventValidationError(cls.__name__, _keyword(field), problem) from None
             raise
+        for keyword, (name, kind) in cls._factories.items():
+            if keyword not in values and not isinstance(getattr(self, name), kind):
+                raise _wrong_type(cls, keyword, getattr(self, name), "the default ")
 
     def _sort_out(self, kinds: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """Refuse values of a wrong type, and those without a field unless the class is open (E2).
@@ -204,14 +253,15 @@ class Event:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._extra]  # Python asks it what a misspelt name may mean
+        """Return the names that Python may suggest for one that is misspelt."""
+        return [*(name for name in super().__dir__() if name not in _ABSENT), *self._extra]
 
     if TYPE_CHECKING:
         # Untyped on purpose: an event may declare fields with these names.
-        get: Any
-        keys: Any
-        values: Any
-        items: Any
+        get: Any = attrs.field(init=False)
+        keys: Any = attrs.field(init=False)
+        values: Any = attrs.field(init=False)
+        items: Any = attrs.field(init=False)
     else:
 
         def __getattr__(self, name: str) -> Any:
@@ -219,7 +269,15 @@ class Event:
                 return self._extra[name]
             except KeyError:
                 message = f"{type(self).__name__!r} has no field {name!r}"
+                if name in _ABSENT:
+                    message += f"; {_ABSENT[name]}"
                 raise AttributeError(message, name=name, obj=self) from None
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            raise TypeError(_refusal(self, name, "set", reprlib.repr(value)))
+
+        def __delitem__(self, name: str) -> None:
+            raise TypeError(_refusal(self, name, "deleted"))
 
         def get(self, name: str, default: Any = None) -> Any:
             """Return the value of a field, or `default` if there is no such field."""
@@ -238,6 +296,60 @@ class Event:
             return self._values().items()
 
 
+class FrozenInstanceError(attrs.exceptions.FrozenInstanceError):
+    """That of attrs, with a text."""
+
+    def __init__(self, text: str) -> None:
+        AttributeError.__init__(self, text)
+
+
+def _refusal(event: Event, name: str, done: str, new: str = "...") -> str:
+    cls = type(event)
+    text = f"{cls.__name__}.{name} cannot be {done}, because events do not change"
+    if name.startswith("__"):  # Python itself, at each `Box[int](...)`: it wants no advice
+        return text
+    keywords = {field.name: _keyword(field) for field in _fields(cls) if field.init}
+    if name in keywords or cls._open:
+        return f"{text}; ev.replace({keywords.get(name, name)}={new}) makes a changed copy"
+    hint = nearest(name, keywords.keys() - Event._open_fields)
+    return f"{text}; and {cls.__name__} has no such field, {hint}"
+
+
+def _refuse_setting(self: Event, name: str, value: Any) -> None:
+    raise FrozenInstanceError(_refusal(self, name, "set", reprlib.repr(value)))
+
+
+def _refuse_deleting(self: Event, name: str) -> None:
+    raise FrozenInstanceError(_refusal(self, name, "deleted"))
+
+
+class _AbsentMethod:
+    """What a model class of another library has, and help() is to say that an event has not."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"Not there: {_ABSENT[name]}."
+
+    def __get__(self, event: Event | None, cls: type[Event]) -> Any:
+        message = f"{cls.__name__!r} has no {self._name!r}; {_ABSENT[self._name]}"
+        raise AttributeError(message, name=self._name, obj=cls)
+
+
+_AS_DICT = "dict(ev) gives the fields of an event"
+_AS_JSON = "json.dumps(dict(ev)) writes an event whose fields JSON knows"
+_A_COPY = "ev.replace(field=...) makes a changed copy of an event"
+_FROM_DICT = "Event(**fields) makes an event of a dict"
+_ABSENT: Mapping[str, str] = {
+    **dict.fromkeys(("model_dump", "dict", "asdict", "to_dict", "_asdict"), _AS_DICT),
+    **dict.fromkeys(("model_dump_json", "json", "to_json"), _AS_JSON),
+    **dict.fromkeys(("model_copy", "copy", "_replace", "evolve", "update"), _A_COPY),
+    **dict.fromkeys(("model_validate", "model_validate_json", "parse_obj"), _FROM_DICT),
+}
+"""What events of other libraries have -> what is used here."""
+
+for _name in ("model_validate", "model_validate_json"):  # asked of classes, not of instances
+    setattr(Event, _name, _AbsentMethod(_name))
+_GENERAL = Event._constructor = Event.__init__
 Event._extra = {}  # what an instance has whose constructor was written for its class
 _METHODS = frozenset({"get", "keys", "values", "items", "replace"})
 _OWN_NAMES = {name for name in vars(Event) if name[0] == "_" != name[1]} | {"_extra"}
@@ -260,7 +372,11 @@ class StartEvent(_OpenEvent):
 
 
 class StopEvent(_OpenEvent):
-    """Ends a run. `await handler` gives `result`, or the event itself if it is of a subclass."""
+    """Ends a run. `await handler` gives `result`, or the event itself if it is of a subclass.
+
+    `StopEvent(result="done")` may be written `StopEvent("done")`, also for a subclass that declares
+    no other field.
+    """
 
     _open_fields: ClassVar[Collection[str]] = ("_extra", "result")
 
@@ -268,7 +384,7 @@ class StopEvent(_OpenEvent):
 
     if TYPE_CHECKING:
 
-        def __init__(self, *, result: Any = None, **values: Any) -> None: ...
+        def __init__(self, result: Any = None, **values: Any) -> None: ...
 
 
 class InputRequiredEvent(_OpenEvent):
@@ -394,37 +510,91 @@ class WorkflowIdleEvent(InternalDispatchEvent):
     """The run does nothing but wait for an event from outside."""
 
 
-def _compile_kinds(cls: type[Event]) -> dict[str, Any]:
-    """Make and keep what `isinstance` takes for each field of `cls`."""
+def _prepare(cls: type[Event]) -> Mapping[str, Any]:
+    """Work out how the instances of `cls` are checked, and check what they share: its defaults.
+
+    Returns:
+        What `isinstance` takes for each keyword.
+
+    Raises:
+        EventValidationError: If a literal default is of a wrong type; each time, as nothing is kept.
+    """
+    types = _types(cls)
     kinds: dict[str, Any] = {}
-    for base in reversed(cls.__mro__[1:]):
-        if issubclass(base, Event) and base is not Event:
-            kinds |= base.__dict__["_kinds"] or _compile_kinds(base)
-    own = inspect.get_annotations(cls)
+    factories: dict[str, tuple[str, Any]] = {}
     for field in _fields(cls):
-        if field.init and field.name in own and field.name != "_extra":
-            kinds[_keyword(field)] = object if field.converter else kind_of(_field_type(cls, field))
-    cls._kinds = kinds
-    if cls.__init__ in (Event.__init__, cls._constructor) and stores_only(cls):
-        cls._constructor = write_constructor(cls, kinds, Event.__init__)
+        if field.name == "_extra":
+            continue
+        kind = object if field.converter else kind_of(types.get(field.name, object))
+        if field.init:
+            kinds[_keyword(field)] = kind
+        default = default_of(field)
+        if isinstance(default, _FACTORY):
+            factories[_keyword(field)] = field.name, kind
+        elif default is not attrs.NOTHING and not isinstance(default, kind):
+            raise _wrong_type(cls, _keyword(field), default, "the default ")
+    cls._kinds, cls._factories = kinds, factories
+    if cls.__init__ is cls._constructor and stores_only(cls):
+        cls._constructor = write_constructor(cls, kinds, _GENERAL)
+        cls._constructor.__signature__ = _signature(cls, types, _SELF)
         cls.__init__ = cls._constructor  # type: ignore[method-assign]
     return kinds
 
 
-def _field_type(cls: type[Event], field: attrs.Attribute[Any]) -> Any:
-    try:
-        names = local_names(field.type, cls.__module__, cls.__qualname__) | cls._local_names
-        names |= {name: value for name, value in vars(cls).items() if isinstance(value, type)}
-        return resolve(field.type, cls.__module__, names)
-    except Exception:  # a name that only type checkers see: nothing to check against
-        return object
+def _by_position(
+    cls: type[Event], given: tuple[Any, ...], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what was given by position by its keyword: `StopEvent("done")` (E2)."""
+    declared = [_keyword(f) for f in _fields(cls) if f.init and f.name not in Event._open_fields]
+    allowed = declared if cls._open else []
+    if len(given) <= len(allowed) and not values.keys() & set(allowed[: len(given)]):
+        return dict(zip(allowed, given, strict=False))
+    declared.sort(key=cls._open_fields.__contains__)  # those that the class adds come first
+    name = "" if cls._open else declared[0]
+    if len(given) == 1 and isinstance(given[0], Mapping | Event):
+        call = "**values"
+    else:
+        named = zip(declared or ["name"], given, strict=False)
+        call = ", ".join(f"{keyword}={reprlib.repr(value)}" for keyword, value in named)
+    problem = f"events take their fields by keyword, {cls.__name__}({call})"
+    if allowed:
+        problem = f"takes nothing but {allowed[0]} by position, and that once"
+    raise EventValidationError(cls.__name__, name, problem)
 
 
-def _wrong_type(cls: type[Event], name: str, value: object) -> EventValidationError:
-    field = next(f for f in _fields(cls) if _keyword(f) == name)
+def _types(cls: type[Event]) -> dict[str, Any]:
+    """Return the types of the fields, but for those whose annotation cannot be resolved."""
+    types: dict[str, Any] = {}
+    for field in _fields(cls):
+        owners = (base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
+        if (owner := next(owners, Event)) is Event:
+            continue
+        names = local_names(field.type, owner.__module__, owner.__qualname__)
+        names |= getattr(owner, "_local_names", {})
+        names |= {name: value for name, value in vars(owner).items() if isinstance(value, type)}
+        with suppress(Exception):  # a name that only type checkers see
+            types[field.name] = resolve(field.type, owner.__module__, names)
+    return types
+
+
+def _wrong_type(
+    cls: type[Event], keyword: str, value: object, what: str = ""
+) -> EventValidationError:
+    field = next(f for f in _fields(cls) if _keyword(f) == keyword)
     written = field.type
     expected = written if isinstance(written, str) else inspect.formatannotation(written)
-    problem = f"expected {expected}, got {reprlib.repr(value)} ({type(value).__qualname__})"
+    problem = f"expected {expected}, got {what}{reprlib.repr(value)} ({type(value).__qualname__})"
     if hasattr(type(value), "__await__"):
         problem += "; is an 'await' missing?"
-    return EventValidationError(cls.__name__, name, problem)
+    elif what and value is None:
+        problem += f"; annotate it with '{expected} | None'"
+    elif remark := namesakes(_classes_of(value), classes_in(_types(cls).get(field.name))):
+        problem += f"; {remark}"
+    return EventValidationError(cls.__name__, keyword, problem)
+
+
+def _classes_of(value: object) -> list[type]:
+    """Return the class of a value, and those of what it holds if it is a container."""
+    held = list(value.values()) if isinstance(value, dict) else value
+    inside = map(type, held) if isinstance(held, list | tuple | set | frozenset) else ()
+    return [type(value), *dict.fromkeys(inside)]

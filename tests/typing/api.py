@@ -138,6 +138,8 @@ def open_events(start: StartEvent, topic: TopicStart) -> None:
     assert_type(HumanResponseEvent(response="!"), HumanResponseEvent)
     assert_type(StopEvent(result=3, why="so").result, Any)
     assert_type(StopEvent(), StopEvent)
+    assert_type(StopEvent("done"), StopEvent)
+    assert_type(StopEvent("done", why="so"), StopEvent)
     assert_type(TopicStart(topic="tea"), TopicStart)
     assert_type(JokeEvent(joke="ha").joke, str)
 

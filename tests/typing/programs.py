@@ -1,0 +1,86 @@
+"""Programs as users write them: mypy, pyright, ty and pyrefly find nothing in them (E8).
+
+What they are to refuse is in `api.py`, whose comments mypy and pyright understand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from anyio_workflows import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,
+)
+
+
+class Page(Event):
+    url: str
+    depth: int = 0
+    tags: list[str] = attrs.field(factory=list[str])
+
+
+class Rated(Page):
+    score: float
+
+
+class Shelf(Event):
+    get: int
+    items: list[str]
+    keys: dict[str, int]
+    values: float = 0.0
+
+
+class Topic(StartEvent):
+    topic: str
+
+
+class Finding(StopEvent):
+    pages: list[Page]
+
+
+class Flow(Workflow):
+    @step
+    async def begin(self, ctx: Context, ev: Topic) -> Page | None:
+        ctx.write_event_to_stream(InputRequiredEvent(prompt="?"))
+        answer = await ctx.wait_for_event(HumanResponseEvent)
+        return Page(url=ev.topic, depth=1) if answer.response else None
+
+    @step
+    async def end(self, ev: Page) -> StopEvent:
+        return StopEvent("done") if ev.depth else StopEvent(result=ev.url, why="so")
+
+
+def constructors() -> list[Event]:
+    return [
+        Page(url="a"),
+        Rated(url="a", score=1),
+        Shelf(get=1, items=["b"], keys={}),
+        Topic(topic="tea"),
+        Finding(pages=[Page(url="a")]),
+        StopEvent(),
+        StopEvent("x"),
+        StopEvent(result="x"),
+    ]
+
+
+def reads(page: Page, shelf: Shelf, start: StartEvent) -> tuple[Any, ...]:
+    depth: int = page.replace(depth=2).depth
+    total: int = shelf.get + 1
+    first: str = shelf.items[0]
+    return depth, total, first, page.get("url"), list(page.keys()), page["url"], start.anything
+
+
+async def runs() -> None:
+    handler = Flow(timeout=5).run(topic="tea")
+    async for ev in handler.stream_events():
+        if isinstance(ev, Page):
+            print(ev.url, "url" in ev, list(ev))
+    print(await handler, await Flow().run(start_event=Topic(topic="tea")))
