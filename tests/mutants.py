@@ -340,8 +340,8 @@ MUTANTS = [
     Mutant(
         "forget a retry delay",
         "_dispatch.py",
-        "        self._ledger.delay(work, now + delay, type(error))\n        self.crew.tend_delays()\n",
-        "        self._ledger.delay(work, now + delay, type(error))\n",
+        "        self._ledger.delay(work, now + delay)\n        self.crew.tend_delays()\n",
+        "        self._ledger.delay(work, now + delay)\n",
         "X1: the next attempt never comes",
     ),
     Mutant(

@@ -1442,10 +1442,11 @@ async def test_r3_unhandled_event_is_told_to_those_who_ask() -> None:
     stream = handler.stream_events(expose_internal=True)
     await handler.send_event(Left(how=""))
     events = [event async for event in stream]
-    assert events[0] == UnhandledEvent(
+    assert events[1] == UnhandledEvent(
         event_type="Left", qualified_name=f"{__name__}.Left", idle=False
     )
-    assert [type(event) for event in events[1:]] == [
+    assert [type(event) for event in [events[0], *events[2:]]] == [
+        StepStateChanged,
         StepStateChanged,
         StepStateChanged,
         WorkflowTimedOutEvent,

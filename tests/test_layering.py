@@ -55,7 +55,7 @@ ALLOWED = {
     # run
     "_fanin": "_specs graph collect events",
     "_work": "_fanin _specs events",
-    "_posts": "_work _specs",
+    "_posts": "_work _specs events",
     "_waits": "_posts _work _specs events errors",
     "_ledger": "_waits _posts _work _fanin _specs graph collect events errors",
     "_records": "_ledger _work _fanin graph events",
@@ -64,7 +64,7 @@ ALLOWED = {
     "context": "_suspension _continuation _retries _work snapshot steps graph state events errors",
     "_words": "_ledger _work _specs",
     "_outcome": "events errors",
-    "_narrator": "_words _work _stream events",
+    "_narrator": "_ledger _words _work _stream events",
     "_settings": "",
     "_opening": "resource",
     "_keeper": "_backend _opening resource errors",

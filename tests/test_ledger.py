@@ -171,7 +171,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Let an attempt fail that is not the last one (X1)."""
         work = self.running.pop(choice % len(self.running))
         attempt = work.attempt
-        self.ledger.delay(work, self.now + seconds, ValueError)
+        self.ledger.delay(work, self.now + seconds)
         assert (work.attempt, work.started) == (attempt + 1, None)
         self.delayed.append((self.now + seconds, work))
         found = self.model[work.post.spec.name]
@@ -796,7 +796,7 @@ class KitchenMachine(RuleBasedStateMachine):
         if works:
             work = works[choice % len(works)]
             work.real.stop = None
-            self.ledger.delay(work.real, self.now + seconds, ValueError)
+            self.ledger.delay(work.real, self.now + seconds)
             self.books.delay(work, self.now + seconds)
 
     @precondition(lambda self: self.ledger.posts.next_due < math.inf)

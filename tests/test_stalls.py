@@ -458,10 +458,12 @@ async def test_s4_states_of_a_step_with_their_names() -> None:
         (event.step_state, event.input_event_name, event.output_event_name)
         for event in states(events, "fork")
     ] == [
+        (StepState.PREPARING, "StartEvent", None),
         (StepState.RUNNING, "StartEvent", None),
         (StepState.NOT_RUNNING, "StartEvent", None),
     ]
     assert [event.step_state for event in states(events, "work")] == [
+        StepState.PREPARING,
         StepState.PREPARING,
         StepState.PREPARING,
         StepState.RUNNING,
@@ -489,11 +491,8 @@ async def test_s4_worker_id_follows_one_execution() -> None:
     for event in events:
         if isinstance(event, StepStateChanged):
             lives.setdefault(f"{event.name} {event.worker_id}", []).append(event.step_state)
-    queued = [StepState.PREPARING, StepState.RUNNING, StepState.NOT_RUNNING]
-    direct = [StepState.RUNNING, StepState.NOT_RUNNING]
-    assert len(lives) == 7
-    assert sorted(map(len, lives.values())) == [2] * 5 + [3] * 2
-    assert all(life in (queued, direct) for life in lives.values())
+    life = [StepState.PREPARING, StepState.RUNNING, StepState.NOT_RUNNING]
+    assert list(lives.values()) == [life] * 7
     assert len({event.worker_id for event in events if isinstance(event, StepStateChanged)}) == 7
 
 
@@ -514,10 +513,14 @@ async def test_s4_execution_that_does_not_return_is_over_all_the_same(how: str) 
         await handler.cancel_run()
     found = [event async for event in events]
     assert [event.step_state for event in states(found, "work")] == [
+        StepState.PREPARING,
         StepState.RUNNING,
         StepState.NOT_RUNNING,
     ]
-    assert states(found, "work")[-1].output_event_name is None
+    last = states(found, "work")[-1]
+    assert last.output_event_name is None
+    told = ("failed", "ValueError") if how == "fail" else ("cancelled", None)
+    assert (last.outcome, last.error) == told
     assert isinstance(found[-1], StopEvent)
     assert handler.get_stop_event() is found[-1]
 
@@ -534,7 +537,7 @@ async def test_s4_step_that_takes_several_events_names_them() -> None:
             return StopEvent()
 
     events = [event async for event in Pairs().run().stream_events(expose_internal=True)]
-    assert [event.input_event_name for event in states(events, "pair")] == ["Half, OtherHalf"] * 2
+    assert [event.input_event_name for event in states(events, "pair")] == ["Half, OtherHalf"] * 3
 
 
 async def test_s4_public_events_keep_their_place_among_the_internal_ones() -> None:
@@ -547,18 +550,26 @@ async def test_s4_public_events_keep_their_place_among_the_internal_ones() -> No
     events = [event async for event in Writes().run().stream_events(expose_internal=True)]
     assert [type(event) for event in events] == [
         StepStateChanged,
+        StepStateChanged,
         Note,
         StepStateChanged,
         StopEvent,
     ]
 
 
-async def test_s4_asking_later_gives_them_from_then_on() -> None:
+async def test_s4_i3_asking_later_tells_first_what_is_going_on() -> None:
     handler = Chain().run()
     await anyio.sleep(1.5)
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    found = [event.step_state for event in states(events, "work")]
-    assert found == [StepState.NOT_RUNNING, StepState.RUNNING, StepState.NOT_RUNNING]
+    found = [(event.worker_id, event.step_state) for event in states(events, "work")]
+    second, third = found[0][0], found[1][0]
+    assert found == [
+        (second, StepState.RUNNING),
+        (third, StepState.PREPARING),
+        (second, StepState.NOT_RUNNING),
+        (third, StepState.RUNNING),
+        (third, StepState.NOT_RUNNING),
+    ]
 
 
 async def test_s4_calling_is_asking_and_reading_without_skips_them() -> None:
@@ -593,11 +604,11 @@ async def test_s4_they_cost_nothing_while_nobody_asks(
     await handler.send_event(Item())  # nobody takes it
     await handler.send_event(Answer(text="x"))
     await handler
-    expected = {"StepStateChanged": 4, "WorkflowIdleEvent": 1, "UnhandledEvent": 1}
+    expected = {"StepStateChanged": 6, "WorkflowIdleEvent": 1, "UnhandledEvent": 1}
     assert made == (expected if asked else {})
 
 
-async def test_s4_waiting_step_is_still_running() -> None:
+async def test_i3_a_step_that_waits_is_told() -> None:
     class Waits(Workflow):
         @step
         async def wait(self, ctx: Context, ev: StartEvent) -> StopEvent:
@@ -607,14 +618,18 @@ async def test_s4_waiting_step_is_still_running() -> None:
     handler = Waits().run()
     kinds = []
     async for event in handler.stream_events(expose_internal=True):
-        kinds.append(type(event).__name__)
+        changed = isinstance(event, StepStateChanged)
+        kinds.append(event.step_state.name if changed else type(event).__name__)
         if isinstance(event, WorkflowIdleEvent):
             await handler.send_event(Answer())
     assert kinds == [
-        "StepStateChanged",
+        "PREPARING",
+        "RUNNING",
+        "WAITING",
         "Question",
         "WorkflowIdleEvent",
-        "StepStateChanged",
+        "RUNNING",
+        "NOT_RUNNING",
         "StopEvent",
     ]
 

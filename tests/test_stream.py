@@ -483,6 +483,7 @@ async def test_s4_internal_events_are_hidden() -> None:
 
 ALL_OF_STRAYS = [
     StepStateChanged,
+    StepStateChanged,
     *[UnhandledEvent, Note] * 3,
     StepStateChanged,
     StopEvent,
@@ -500,10 +501,13 @@ async def test_s4_asking_right_after_run_misses_none() -> None:
 async def test_s4_the_states_of_a_step_are_told_in_order() -> None:
     handler = Strays().run()
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    started, ended = [event for event in events if isinstance(event, StepStateChanged)]
-    assert (started.name, started.input_event_name) == ("work", "StartEvent")
-    assert (started.step_state, started.output_event_name) == (StepState.RUNNING, None)
-    assert ended == started.replace(step_state=StepState.NOT_RUNNING, output_event_name="StopEvent")
+    queued, started, ended = [event for event in events if isinstance(event, StepStateChanged)]
+    assert (queued.name, queued.input_event_name, queued.attempt) == ("work", "StartEvent", 1)
+    assert (queued.step_state, queued.output_event_name) == (StepState.PREPARING, None)
+    assert started == queued.replace(step_state=StepState.RUNNING)
+    assert ended == queued.replace(
+        step_state=StepState.NOT_RUNNING, output_event_name="StopEvent", outcome="returned"
+    )
 
 
 async def test_s4_the_call_is_the_asking() -> None:
@@ -517,7 +521,7 @@ async def test_s4_asking_later_gives_them_from_then_on() -> None:
     handler = Strays().run()
     await anyio.sleep(1.5)
     events = [event async for event in handler.stream_events(expose_internal=True)]
-    assert kinds(events) == ALL_OF_STRAYS[2:]
+    assert kinds(events) == [Note, StepStateChanged, *ALL_OF_STRAYS[4:]]
 
 
 async def test_s4_asking_after_the_end_gives_none() -> None:
@@ -572,6 +576,7 @@ async def test_s5_input_that_nobody_accepts_is_no_unhandled_event(
     handler = Ask(timeout=10).run()
     events = [event async for event in handler.stream_events(expose_internal=True)]
     assert kinds(events) == [
+        StepStateChanged,
         StepStateChanged,
         Question,
         StepStateChanged,

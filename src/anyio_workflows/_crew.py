@@ -144,8 +144,6 @@ class Crew:
                 inbox = anyio.create_memory_object_stream(math.inf)
                 self._inboxes[item.post] = inbox
             inbox[0].send_nowait(item)
-        if self._run.narrator.has_audience:
-            self._run.narrator.steps_queued(work)
 
     def open(self, group: TaskGroup) -> None:
         """Begin work, in the run's task group."""

@@ -39,7 +39,7 @@ from ._stream import EventStream
 from ._words import failure_note, in_words, last_acts
 from ._work import Work
 from .errors import WorkflowRuntimeError, WorkflowStalledError
-from .events import Event, InputRequiredEvent, StepFailedEvent, StopEvent
+from .events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from .steps import is_positive_number
 
 __all__ = ["Decider", "Dispatch"]
@@ -184,7 +184,7 @@ class Dispatch:
             self._emit_list(result, work)
         elif not spec.returns_none:
             self._warn_of_none(spec)
-        self._end(work, type(result))
+        self._end(work, "returned", result)
 
     def _warn_of_none(self, spec: StepSpec) -> None:
         """Tell, once, that a step returns `None` though its annotation does not say so (R4)."""
@@ -222,21 +222,21 @@ class Dispatch:
             elapsed = _elapsed(work, now)
             add_note(error, failure_note(work, elapsed))
             self.run.decide(Outcome.failed(name, error, work.attempt, elapsed))
-        self._end(work, type(error), failed=True)
+        self._end(work, "failed", error)
 
     def take_interruption(self, work: Work) -> None:
         """Take note that an execution was cancelled, with the run or with its batch."""
         if not work.dropped:
             self.run.take_cancellation()
-        self._end(work, None)
+        self._end(work, "cancelled")
 
     def _retry(self, work: Work, error: Exception, now: float, delay: float) -> None:
         past = work.past
         past.first_started = work.first_started
         past.last_error, past.last_failed_at = error, datetime.now(UTC)
         if self.narrator.has_audience:
-            self.narrator.step_retried(work, type(error), delay)
-        self._ledger.delay(work, now + delay, type(error))
+            self.narrator.step_retried(work, error, delay)
+        self._ledger.delay(work, now + delay)
         self.crew.tend_delays()
 
     def _give_up(self, work: Work, error: BaseException, now: float) -> None:
@@ -259,13 +259,15 @@ class Dispatch:
         )
         recoveries = {**work.recoveries, catcher.name: work.recoveries.get(catcher.name, 0) + 1}
         self.emit(failure, target=catcher, branch=work.branch, recoveries=recoveries)
-        self._end(work, type(error), failed=True)
+        self._end(work, "recovered", error)
         self.narrator.step_recovered(work, error, catcher.name)
 
-    def _end(self, work: Work, came: type | None, failed: bool = False) -> None:
-        """Finish work of which something of the type `came` came; `None` if it was cancelled."""
+    def _end(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
+        """Finish work whose execution returned or raised `result`, or was cancelled."""
         if self.narrator.has_audience:
-            self.narrator.step_ended(work, came)
+            self.narrator.step_ended(work, outcome, result)
+        came = None if outcome == "cancelled" else type(result)
+        failed = outcome != "returned" and outcome != "cancelled"
         if joins := self._ledger.finish(work, came, failed):
             self.crew.deliver(joins)
         if not self._ledger.posts.calls:

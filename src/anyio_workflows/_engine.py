@@ -131,7 +131,7 @@ class Run:
         self._settings = settings
         self._place = places.ask(home.token) if places and not self._has_kin(workflow) else None
         self._children = {}
-        self.narrator = Narrator(self, self.stream, settings.verbose)
+        self.narrator = Narrator(self, self.stream, self.ledger, settings.verbose)
         self._crew = Crew(self, settings.name)
         self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
         self.keeper = None
@@ -382,6 +382,7 @@ class Run:
         if self.outcome.error is not None and self._later_failures:
             add_note(self.outcome.error, "\n  ".join(["after that:", *self._later_failures]))
         self.ended = True
+        self.narrator.end_states()
         self.stream.close(self.outcome.event)
         self._crew.close()
         self.ledger.close()

@@ -228,7 +228,7 @@ class Ledger:
         self.owed[work.id] = work
         if branch is not None:
             branch.work += (work,)
-        self.posts.queue(post)
+        self.posts.queue(work)
         return [work]
 
     def owe_again(self, work: Work, due: float | None) -> list[Work]:
@@ -249,7 +249,7 @@ class Ledger:
         if due is not None:
             self.posts.hold(work, due)
             return []
-        self.posts.queue(work.post)
+        self.posts.queue(work)
         return [work]
 
     # --- Executions ----------------------------------------------------------------------------
@@ -278,21 +278,14 @@ class Ledger:
         self.posts.leave(post)
         return [] if work.branch is None else self._leave(work, work.branch)
 
-    def delay(self, work: Work, due: float, came: type) -> None:
-        """Note that an attempt failed, and that the next is to be queued at the time `due`.
-
-        Args:
-            work: The work whose attempt ended.
-            due: When its delay is over.
-            came: The type of what it raised.
-        """
+    def delay(self, work: Work, due: float) -> None:
+        """Note that an attempt failed, and that the next is to be queued at the time `due`."""
         self.waits.leave(work)
         work.past.start_over()
         self.waits.keep_open(work)
         work.attempt += 1
         work.started = None
         work.post.retried += 1
-        work.post.last = came
         self.posts.delay(work, due)
 
     # --- Collecting ---------------------------------------------------------------------------

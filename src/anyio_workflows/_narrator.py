@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import attrs
 
+from ._ledger import Ledger
 from ._stream import EventStream
-from ._words import in_words, seconds
+from ._words import in_words, seconds, text_of
 from ._work import Wait, Work
-from .events import Event, StepState, StepStateChanged, UnhandledEvent, WorkflowIdleEvent
+from .events import (
+    Event,
+    ExecutionOutcome,
+    StepState,
+    StepStateChanged,
+    UnhandledEvent,
+    WorkflowIdleEvent,
+)
 
 __all__ = ["Narrator"]
 
@@ -25,12 +35,14 @@ class Narrator:
     Attributes:
         run: The run, to be named in logs.
         stream: Where the internal events go.
+        ledger: Who is owed what.
         verbose: Whether to tell in words.
         has_audience: Whether anybody listens; ask before telling anything about a step.
     """
 
     run: object
     stream: EventStream
+    ledger: Ledger
     verbose: bool
     has_audience: bool = attrs.field(init=False)
 
@@ -38,14 +50,30 @@ class Narrator:
         self.has_audience = self.verbose
 
     def listen(self) -> None:
-        """Tell what happens in internal events, from now on (S4)."""
+        """Tell what happens in internal events from now on, and first what is going on (S4, I3)."""
+        if self.stream.internal_wanted:
+            return
         self.has_audience = self.stream.internal_wanted = True
+        self.ledger.posts.tell = self._state
+        for work, state in self._going_on():
+            self._state(work, state)
 
-    def steps_queued(self, work: list[Work]) -> None:
-        """Tell which events wait for a worker."""
-        for item in work:
-            if item.post.queued > item.post.calls:
-                self._state(item, StepState.PREPARING)
+    def end_states(self) -> None:
+        """Tell that what is still going on is over, with the run."""
+        if self.stream.internal_wanted:
+            for work, _ in self._going_on():
+                self._state(work, StepState.NOT_RUNNING)
+            # Steps that were given up may end yet, when the terminal event has been published.
+            self.stream.internal_wanted = False
+            self.ledger.posts.tell = None
+
+    def _going_on(self) -> Iterator[tuple[Work, StepState]]:
+        """Yield the work that is queued or being executed, with its state."""
+        for work in self.ledger.owed.values():
+            if work.started is not None:
+                yield work, StepState.WAITING if work.suspended else StepState.RUNNING
+            elif work.due is None:
+                yield work, StepState.PREPARING
 
     def step_started(self, work: Work) -> None:
         """Tell that an execution begins."""
@@ -53,27 +81,28 @@ class Narrator:
         self.say("Running step %s%s", work.post.spec.name, again)
         self._state(work, StepState.RUNNING)
 
-    def step_ended(self, work: Work, came: type | None) -> None:
+    def step_ended(self, work: Work, outcome: ExecutionOutcome, result: Any) -> None:
         """Tell that an execution is over.
 
         Args:
             work: What was executed.
-            came: The type of what it returned or raised; `None` if it was cancelled.
+            outcome: How it ended.
+            result: What it returned or raised; `None` if it was cancelled.
         """
+        came = None if outcome == "cancelled" else type(result)
         self.say("Step %s %s", work.post.spec.name, in_words(came, work.post.spec))
-        output = came.__name__ if came is not None and issubclass(came, Event) else None
-        self._state(work, StepState.NOT_RUNNING, output)
+        self._state(work, StepState.NOT_RUNNING, outcome, result)
 
-    def step_retried(self, work: Work, came: type, delay: float) -> None:
-        """Tell that an attempt failed with an exception of the type `came`, and is not the last."""
+    def step_retried(self, work: Work, error: Exception, delay: float) -> None:
+        """Tell that an attempt failed, and is not the last."""
         self.say(
             "Step %s %s; attempt %d in %s",
             work.post.spec.name,
-            in_words(came, work.post.spec),
+            in_words(type(error), work.post.spec),
             work.attempt + 1,
             seconds(delay),
         )
-        self._state(work, StepState.NOT_RUNNING)
+        self._state(work, StepState.NOT_RUNNING, "retrying", error)
 
     def step_recovered(self, work: Work, error: Exception, catcher: str) -> None:
         """Tell that a step failed for good, and which step takes over."""
@@ -110,14 +139,38 @@ class Narrator:
             with suppress(OSError, ValueError):  # a closed standard output ends no run
                 print(message % args)
 
-    def _state(self, work: Work, state: StepState, output: str | None = None) -> None:
+    def _state(
+        self,
+        work: Work,
+        state: StepState,
+        outcome: ExecutionOutcome = "cancelled",
+        result: Any = None,
+    ) -> None:
         if self.stream.internal_wanted:
+            over = state is StepState.NOT_RUNNING
             self.stream.write(
                 StepStateChanged(
                     name=work.post.spec.name,
                     step_state=state,
                     worker_id=str(work.id),
                     input_event_name=work.event_name,
-                    output_event_name=output,
+                    output_event_name=_name_of(result),
+                    attempt=work.attempt,
+                    outcome=outcome if over else None,
+                    error=_error(result) if isinstance(result, BaseException) else None,
                 )
             )
+
+
+def _name_of(result: object) -> str | None:
+    """Name what a step returned; `None` if it was no event, and no list of them."""
+    if isinstance(result, list):
+        names = dict.fromkeys(type(event).__name__ for event in result)
+        return f"list[{' | '.join(names)}]" if result else "[]"
+    return type(result).__name__ if isinstance(result, Event) else None
+
+
+def _error(error: BaseException) -> str:
+    """Say what was raised, in the way of the last line of a traceback."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -28,11 +28,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 
 from ._specs import StepSpec
 from ._work import Post, StepStatistics, Work
+from .events import StepState
 
 __all__ = ["Posts"]
 
@@ -44,10 +46,13 @@ class Posts:
     Attributes:
         calls: The steps with a place for their oldest queued work, in the order of the grants.
         by_step: The steps that have had work, by name.
+        tell: Told when work is queued, waits, goes on or is withdrawn, while somebody listens. The
+            crew tells when it starts, the dispatch when it is over.
     """
 
     calls: deque[Post] = attrs.field(factory=deque)
     by_step: dict[str, Post] = attrs.field(factory=dict)
+    tell: Callable[[Work, StepState], None] | None = None
     _delays: list[tuple[float, int, Work]] = attrs.field(factory=list)
 
     def of(self, spec: StepSpec) -> Post:
@@ -57,12 +62,15 @@ class Posts:
             post = self.by_step[spec.name] = Post(spec, spec.config.num_workers)
         return post
 
-    def queue(self, post: Post) -> None:
+    def queue(self, work: Work) -> None:
         """Note that work waits for a place."""
+        post = work.post
         post.queued += 1
         if post.calls + post.running < post.limit:  # then nobody is ahead of it (rule 2)
             post.calls += 1
             self.calls.append(post)
+        if self.tell is not None:
+            self.tell(work, StepState.PREPARING)
 
     def withdraw(self, work: Work) -> None:
         """Take work back that has no place yet."""
@@ -71,6 +79,8 @@ class Posts:
             post.delayed -= 1
             return
         post.queued -= 1
+        if self.tell is not None:
+            self.tell(work, StepState.NOT_RUNNING)
         if post.calls > post.queued:
             post.calls -= 1
             self.calls.remove(post)
@@ -106,6 +116,8 @@ class Posts:
         """Note that an execution begins to wait, and gives its place back."""
         work.post.running -= 1
         work.post.waiting += 1
+        if self.tell is not None:
+            self.tell(work, StepState.WAITING)
         self._grant(work.post)
 
     def want_back(self, work: Work) -> None:
@@ -122,6 +134,12 @@ class Posts:
 
     def go_on(self, work: Work) -> None:
         """Let an execution go on that waited."""
+        self.stop_waiting(work)
+        if self.tell is not None:
+            self.tell(work, StepState.RUNNING)
+
+    def stop_waiting(self, work: Work) -> None:
+        """Let an execution go on, or end, that waited."""
         work.post.waiting -= 1
         work.post.running += 1
         wake(work)
@@ -153,7 +171,7 @@ class Posts:
             _, _, work = heapq.heappop(self._delays)
             work.due = None
             work.post.delayed -= 1
-            self.queue(work.post)
+            self.queue(work)
             over.append(work)
         return over
 

@@ -193,7 +193,7 @@ class Waits:
             self.open.discard(wait)
         work.answered += work.waits
         work.waits = ()
-        self._posts.go_on(work)
+        self._posts.stop_waiting(work)
 
     def keep_open(self, work: Work) -> None:
         """Let the waits of an attempt be answered before the next one comes to them."""

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
 import attrs
 
@@ -25,6 +25,7 @@ from .errors import EventValidationError, namesakes, nearest
 
 __all__ = [
     "Event",
+    "ExecutionOutcome",
     "HumanResponseEvent",
     "InputRequiredEvent",
     "InternalDispatchEvent",
@@ -476,27 +477,47 @@ class UnhandledEvent(InternalDispatchEvent):
 
 
 class StepState(enum.Enum):
-    """What happens to one execution of a step."""
+    """What an execution of a step is doing from now on."""
 
     PREPARING = "preparing"
-    """It is queued: all workers of the step are busy."""
+    """It is queued."""
 
     RUNNING = "running"
-    """It begins."""
+    """It begins, or goes on after a wait."""
+
+    WAITING = "waiting"
+    """It waits for an event, or for a worker to go on."""
 
     NOT_RUNNING = "not_running"
-    """It is over."""
+    """It is over. One that is tried again is `PREPARING` anew when its delay is over."""
+
+
+ExecutionOutcome = Literal["returned", "failed", "retrying", "cancelled", "recovered"]
+"""How an execution of a step ended.
+
+`"failed"` is for good, and so is `"recovered"`, where a `@catch_error` step takes over; after `"retrying"`
+another attempt follows. `"cancelled"` are also those that never began.
+"""
 
 
 class StepStateChanged(InternalDispatchEvent):
-    """An execution of a step was queued, begins, or is over.
+    """The state of an execution of a step has changed.
+
+    Whoever begins to listen is told the states of that moment first. So for each state, the number
+    of executions that came to it less those that left it is the number of those in it; it is what
+    `handler.statistics()` counts, and 0 when the run has ended.
 
     Attributes:
         name: Name of the step.
-        step_state: What happens to the execution.
-        worker_id: Tells the executions of one run apart.
-        input_event_name: Name of the class of the event that starts the step.
-        output_event_name: Name of the class of the event that it returned, if it did.
+        step_state: The state from now on.
+        worker_id: Tells the executions of one run apart; all attempts of one have the same.
+        input_event_name: Name of the class of the event that starts the step, several separated by
+            commas.
+        output_event_name: Name of the class of the event that it returned; for a list
+            `list[Item | Extra]`, or `[]`.
+        attempt: The attempt that is meant, from 1.
+        outcome: How the attempt ended, if the state is `NOT_RUNNING`.
+        error: Type and message of what it raised, as in `ValueError: no such city`.
     """
 
     name: str
@@ -504,6 +525,9 @@ class StepStateChanged(InternalDispatchEvent):
     worker_id: str
     input_event_name: str
     output_event_name: str | None = None
+    attempt: int = 1
+    outcome: ExecutionOutcome | None = None
+    error: str | None = None
 
 
 class WorkflowIdleEvent(InternalDispatchEvent):
