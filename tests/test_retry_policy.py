@@ -132,6 +132,53 @@ def test_x1_try_again_is_retried_whatever_the_condition_says() -> None:
     assert decisions(policy, ERROR) == [None]
 
 
+CONSTANTS = ["retry_always", "retry_never", "stop_never"]
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+@pytest.mark.parametrize("source", [rp, tenacity], ids=["ours", "tenacity's"])
+def test_x1_constants_may_be_called_or_not(name: str, source: Any) -> None:
+    constant = getattr(source, name)
+    role = name.partition("_")[0]
+    forms = [constant, constant(), constant()()] if source is rp else [constant]
+    answer = [None] if name == "retry_never" else [0, 0, 0, 0]
+    for form in forms:
+        policy = retry_policy(**{"wait": wait_none(), "stop": rp.stop_never(), role: form})
+        assert decisions(policy, *[ERROR] * len(answer)) == answer
+        assert isinstance(form, type(constant))
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["uncalled", "called"])
+@pytest.mark.parametrize("two", [False, True], ids=["uncalled", "called"])
+def test_x1_constants_combine_called_or_not(one: bool, two: bool) -> None:
+    always: Any = rp.retry_always() if one else rp.retry_always
+    never: Any = rp.retry_never() if two else rp.retry_never
+    no_stop: Any = rp.stop_never() if one else rp.stop_never
+    two_attempts = stop_after_attempt(2)
+    network = retry_if_exception_type(OSError)
+
+    def delays(retry: Any, stop: Any) -> list[float | None]:
+        return decisions(retry_policy(retry, wait_none(), stop), ERROR)
+
+    assert delays(always | never, no_stop) == delays(never | always, no_stop) == [0]
+    assert delays(always & never, no_stop) == delays(never & always, no_stop) == [None]
+    assert delays(network | always, no_stop) == [0]
+    assert delays(network & always, no_stop) == delays(network | never, no_stop) == [None]
+    for stop in (no_stop | two_attempts, two_attempts | no_stop):
+        policy = retry_policy(always, wait_none(), stop)
+        assert decisions(policy, ERROR, ERROR) == [0, None]
+    for stop in (no_stop & two_attempts, two_attempts & no_stop):
+        policy = retry_policy(always, wait_none(), stop)
+        assert decisions(policy, ERROR, ERROR, ERROR) == [0, 0, 0]
+
+
+def test_x1_every_constant_of_tenacity_may_be_called() -> None:
+    exported = {name: getattr(rp, name) for name in rp.__all__}
+    instances = [n for n, value in exported.items() if isinstance(value, tuple(rp._BASES.values()))]
+    assert sorted(instances) == CONSTANTS
+    assert [repr(exported[name]()) for name in CONSTANTS] == CONSTANTS
+
+
 def test_x1_plain_functions_are_strategies() -> None:
     policy = retry_policy(
         retry=lambda state: state.outcome.exception() is ERROR,

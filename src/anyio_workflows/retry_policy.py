@@ -8,13 +8,15 @@ They combine as they do in tenacity: conditions with `|` and `&`, waits with `+`
         wait=wait_exponential(max=30) + wait_random(0, 1),
         stop=stop_after_attempt(5) | stop_after_delay(60),
     )
+
+`stop_never`, `retry_always` and `retry_never` may be called or not.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self, overload
 
 import attrs
 from tenacity import (
@@ -23,7 +25,6 @@ from tenacity import (
     Retrying,
     TryAgain,
     retry_all,
-    retry_always,
     retry_any,
     retry_base,
     retry_if_exception,
@@ -34,14 +35,12 @@ from tenacity import (
     retry_if_not_exception_type,
     retry_if_not_result,
     retry_if_result,
-    retry_never,
     retry_unless_exception_type,
     stop_after_attempt,
     stop_after_delay,
     stop_all,
     stop_any,
     stop_before_delay,
-    stop_never,
     stop_when_event_set,
     wait_chain,
     wait_combine,
@@ -95,6 +94,43 @@ __all__ = [
     "wait_random",
     "wait_random_exponential",
 ]
+
+
+class _StopNever(stop_base):
+    """Never give up. May be called, as the reference has it, or not, as tenacity has it."""
+
+    @overload
+    def __call__(self) -> Self: ...
+    @overload
+    def __call__(self, retry_state: RetryCallState) -> bool: ...
+    def __call__(self, retry_state: RetryCallState | None = None) -> Self | bool:
+        return self if retry_state is None else False
+
+    def __repr__(self) -> str:
+        return "stop_never"
+
+
+class _RetryWhatever(retry_base):
+    """Retry whatever was raised, or nothing; called or not, like `stop_never`."""
+
+    def __init__(self, name: str, answer: bool) -> None:
+        self._name = name
+        self._answer = answer
+
+    @overload
+    def __call__(self) -> Self: ...
+    @overload
+    def __call__(self, retry_state: RetryCallState) -> bool: ...
+    def __call__(self, retry_state: RetryCallState | None = None) -> Self | bool:
+        return self if retry_state is None else self._answer
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+stop_never = _StopNever()
+retry_always = _RetryWhatever("retry_always", True)
+retry_never = _RetryWhatever("retry_never", False)
 
 Strategy = Callable[[RetryCallState], Any]
 """What tenacity calls to know whether to retry, how long to wait, and when to stop."""

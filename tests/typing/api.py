@@ -33,7 +33,10 @@ from anyio_workflows.resource import Resource, ResourceConfig
 from anyio_workflows.retry_policy import (
     RetryInfo,
     RetryPolicy,
+    retry_always,
+    retry_never,
     retry_policy,
+    stop_never,
     wait_fixed,
     wait_random,
 )
@@ -352,7 +355,7 @@ class Careful(Workflow):
         assert_type(ctx.retry_info().last_exception, Exception | None)
         return Found(url="u")
 
-    @step(retry_policy=retry_policy(wait=wait_fixed(1) + wait_random(0, 1)))
+    @step(retry_policy=retry_policy(retry_always(), wait_fixed(1) + wait_random(0, 1)))
     async def read(self, ev: Found) -> StopEvent:
         return StopEvent()
 
@@ -368,6 +371,8 @@ class Careful(Workflow):
 
 
 policy: RetryPolicy = Bearable()
+retry_policy(retry_always() | retry_never, stop=stop_never)
+retry_policy(retry_always & retry_never(), stop=stop_never())
 step(retry_policy=3)  # type: ignore[call-overload]
 
 
