@@ -4,11 +4,12 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import itertools
 import logging
 import math
 import traceback
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Annotated, Any, Self
 
@@ -153,10 +154,13 @@ async def test_p5_every_kind_of_factory_without_cache(name: str) -> None:
     factory = getattr(kinds, name)
     async with Hosted() as hosted:
         async with hosted.supply(one=factory, two=factory) as given:
-            assert type(given["one"]) is type(given["two"]) is Thing
-            assert given["one"] is not given["two"]
-            assert kinds.log == ["open", "open"] * (name in SCOPED)
-        assert kinds.log == ["open", "open", "close", "close"] * (name in SCOPED)
+            assert type(given["one"]) is Thing
+            assert given["one"] is given["two"]
+            assert kinds.log == ["open"] * (name in SCOPED)
+        assert kinds.log == ["open", "close"] * (name in SCOPED)
+        async with hosted.supply(one=factory) as given_next:
+            assert given_next["one"] is not given["one"]
+        assert kinds.log == ["open", "close"] * 2 * (name in SCOPED)
     assert hosted.started == 0, "nothing cached, no task"
 
 
@@ -516,12 +520,113 @@ async def test_p5_without_cache_each_has_its_own_until_the_attempt_ends() -> Non
 
     async with Hosted() as hosted:
         async with hosted.supply(a=client, b=client) as given:
-            assert given == {"a": (1, 2), "b": (3, 2)}
-            assert slow.log == ["begin", "begin"]
-        assert slow.log == ["begin", "begin", "end", "end"]
-        await hosted.get(client)
+            assert given == {"a": (1, 2), "b": (1, 2)}
+            assert slow.log == ["begin"]
+        async with hosted.supply(a=client) as given:
+            assert given == {"a": (3, 2)}
+        assert slow.log == ["begin", "end"] * 2
+        assert await hosted.get(client) == (4, 2)  # a cached one has its own, as long as it lives
         assert slow.log[4:] == ["begin"]
     assert slow.log[4:] == ["begin", "end"]
+
+
+class Diamond:
+    """One transaction, two repositories that share it, a service that needs both."""
+
+    def __init__(self, cached: Sequence[str] = (), fails: str | None = None) -> None:
+        self.log: list[str] = []
+        self.fails = fails
+        self.transactions = itertools.count(1)
+        transaction = self.make("transaction", cached)
+        users = self.make("users", cached, transaction=transaction)
+        orders = self.make("orders", cached, transaction=transaction)
+        self.service = self.make("service", cached, users=users, orders=orders)
+        self.users, self.orders, self.transaction = users, orders, transaction
+
+    def make(self, name: str, cached: Sequence[str], **needs: Resource) -> Resource:
+        async def factory(**given: Any) -> AsyncIterator[Any]:
+            if name == self.fails:
+                raise ConnectionError(name)
+            value = given or next(self.transactions)
+            self.log.append(f"open {name}")
+            try:
+                yield value
+            finally:
+                self.log.append(f"close {name}")
+
+        factory.__qualname__ = name
+        annotated = {key: Annotated[Any, need] for key, need in needs.items()}
+        factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=a)
+                for key, a in annotated.items()
+            ]
+        )
+        return Resource(factory, cache=name in cached)
+
+    def supplied_by(self, hosted: Hosted, *wanted: Resource) -> Any:
+        needs = {str(n): need_of(one.factory, one.cache) for n, one in enumerate(wanted)}
+        return hosted.keeper.supply(needs)
+
+
+NESTED = ["transaction", "users", "orders", "service"]
+
+
+async def test_p5_without_cache_all_of_one_attempt_share_it() -> None:
+    diamond = Diamond()
+    async with Hosted() as hosted:
+        async with diamond.supplied_by(hosted, diamond.service, diamond.transaction) as given:
+            assert given["0"]["users"]["transaction"] == given["0"]["orders"]["transaction"] == 1
+            assert given["1"] == 1
+        assert diamond.log == [f"open {n}" for n in NESTED] + [f"close {n}" for n in NESTED[::-1]]
+        async with diamond.supplied_by(hosted, diamond.orders, diamond.users) as given:
+            assert given == {"0": {"transaction": 2}, "1": {"transaction": 2}}
+        assert hosted.started == 0
+
+
+async def test_p5_without_cache_attempts_at_the_same_time_do_not_share_it() -> None:
+    diamond = Diamond()
+    async with (
+        Hosted() as hosted,
+        diamond.supplied_by(hosted, diamond.users) as one,
+        diamond.supplied_by(hosted, diamond.orders, diamond.users) as two,
+    ):
+        assert one == {"0": {"transaction": 1}}
+        assert two == {"0": {"transaction": 2}, "1": {"transaction": 2}}
+
+
+async def test_p5_a_cached_resource_has_its_own_of_what_is_not_cached() -> None:
+    diamond = Diamond(cached=["service"])
+    async with Hosted() as hosted:
+        for n in (2, 3):
+            async with diamond.supplied_by(hosted, diamond.service, diamond.users) as given:
+                assert given["0"] == {"users": {"transaction": 1}, "orders": {"transaction": 1}}
+                assert given["1"] == {"transaction": n}
+        assert diamond.log[-2:] == ["close users", "close transaction"]
+        before = len(diamond.log)
+    assert diamond.log[before:] == [f"close {name}" for name in NESTED[::-1]]
+
+
+async def test_p5_two_cached_resources_do_not_share_what_is_not_cached() -> None:
+    diamond = Diamond(cached=["users", "orders"])
+    async with (
+        Hosted() as hosted,
+        diamond.supplied_by(hosted, diamond.service, diamond.transaction) as given,
+    ):
+        assert given["0"] == {"users": {"transaction": 1}, "orders": {"transaction": 2}}
+        assert given["1"] == 3
+
+
+async def test_p5_without_cache_a_failed_build_closes_what_was_shared_once() -> None:
+    diamond = Diamond(fails="orders")
+    async with Hosted() as hosted:
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match="orders"):
+                async with diamond.supplied_by(hosted, diamond.service):
+                    raise AssertionError("not to be reached")
+    opened = ["transaction", "users"]
+    once = [f"open {n}" for n in opened] + [f"close {n}" for n in opened[::-1]]
+    assert diamond.log == once * 2
 
 
 async def test_p5_what_a_step_raises_passes_unchanged() -> None:

@@ -41,7 +41,7 @@ import attrs
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from ._backend import is_cancellation
-from ._opening import arguments, leave, make
+from ._opening import Opening, leave
 from .errors import WorkflowRuntimeError
 from .resource import Need
 
@@ -147,7 +147,7 @@ class Keeper:
         stack = AsyncExitStack()
         error: BaseException | None = None
         try:
-            yield await arguments(needs, stack, self.get)
+            yield await Opening(stack, self.get).arguments(needs)
         except BaseException as exc:
             error = exc
         error = await leave(stack, error)
@@ -305,7 +305,7 @@ class Keeper:
         self._building = scope = stack.enter_context(anyio.CancelScope())
         error: BaseException | None = None
         try:
-            holding.value = await make(need, stack, self._value_of)
+            holding.value = await Opening(stack, self._value_of).make(need)
         except BaseException as exc:
             error = exc
         self._building = None

@@ -7,28 +7,45 @@ from contextlib import AsyncExitStack
 from inspect import isawaitable
 from typing import Any
 
+import attrs
+
 from .resource import Need
 
-__all__ = ["arguments", "leave", "make"]
+__all__ = ["Opening", "leave"]
 
 
-async def arguments(
-    needs: Mapping[str, Need], stack: AsyncExitStack, cached: Callable[[Need], Awaitable[Any]]
-) -> dict[str, Any]:
-    """Have the values of `needs`: the cached ones from `cached`, the others made onto `stack`."""
-    return {
-        param: await (cached(need) if need.cache else make(need, stack, cached))
-        for param, need in needs.items()
-    }
+@attrs.frozen(eq=False)
+class Opening:
+    """What is made for one attempt of a step, or for one cached resource, and ends with it.
 
+    Attributes:
+        stack: Closes it, last opened first.
+        cached: Returns a cached resource.
+    """
 
-async def make(need: Need, stack: AsyncExitStack, cached: Callable[[Need], Awaitable[Any]]) -> Any:
-    made = need.make(**await arguments(need.needs, stack, cached))
-    if need.scoped and hasattr(type(made), "__aenter__"):
-        return await stack.enter_async_context(made)
-    if need.scoped and hasattr(type(made), "__enter__"):
-        return stack.enter_context(made)
-    return await made if isawaitable(made) else made
+    stack: AsyncExitStack
+    cached: Callable[[Need], Awaitable[Any]]
+    _made: dict[Need, Any] = attrs.field(factory=dict, init=False)
+
+    async def arguments(self, needs: Mapping[str, Need]) -> dict[str, Any]:
+        """Have the values of `needs`: each is made once, whoever asks for it."""
+        return {param: await self._value_of(need) for param, need in needs.items()}
+
+    async def _value_of(self, need: Need) -> Any:
+        if need.cache:
+            return await self.cached(need)
+        if need not in self._made:
+            self._made[need] = await self.make(need)
+        return self._made[need]
+
+    async def make(self, need: Need) -> Any:
+        """Make a resource, after what it needs."""
+        made = need.make(**await self.arguments(need.needs))
+        if need.scoped and hasattr(type(made), "__aenter__"):
+            return await self.stack.enter_async_context(made)
+        if need.scoped and hasattr(type(made), "__enter__"):
+            return self.stack.enter_context(made)
+        return await made if isawaitable(made) else made
 
 
 async def leave(stack: AsyncExitStack, error: BaseException | None) -> BaseException | None:

@@ -36,8 +36,9 @@ class Resource:
             async, bare or under `contextlib`'s decorators, is entered and closed; everything else
             is called, awaited if it returns an awaitable, and its result handed over as it is.
             Sync ones are called in the event loop's thread.
-        cache: Keep what was made until the run ends. Otherwise each attempt of a step makes its
-            own, which is closed when that attempt ends.
+        cache: Keep what was made until the run ends. Otherwise each attempt of a step has its own,
+            one for all that ask for it there, which is closed when that attempt ends. What a cached
+            resource asks for is made for it alone, and closed after it.
 
     Raises:
         WorkflowConfigurationError: If `factory` cannot be called, or `cache` is no bool.
