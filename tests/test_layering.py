@@ -43,9 +43,8 @@ ALLOWED = {
     "graph": "_specs collect events errors",
     # values
     "_state_values": "errors",
-    "_state_turns": "errors",
-    "_state_views": "_state_values errors",
-    "state": "_state_turns _state_values _state_views errors",
+    "_write_lock": "_backend errors",
+    "state": "_state_values _write_lock errors",
     "_json_texts": "",
     "_json_types": "_annotations _kinds events errors",
     "_json_shapes": "_annotations _json_types _json_texts errors",

@@ -214,6 +214,54 @@ async def test_p2_the_step_context_that_is_looked_up_is_the_one_the_step_got() -
     assert await SyncActs(in_thread).run()
 
 
+async def test_p1_steps_share_the_very_objects() -> None:
+    class Shares(Workflow):
+        @step
+        async def make(self, ctx: Context, ev: StartEvent) -> Item:
+            await ctx.store.set("seen", [])
+            (await ctx.store.get("seen")).append("got")
+            await ctx.store.set("ready", anyio.Event())
+            return Item()
+
+        @step
+        async def wait(self, ctx: Context, ev: Item) -> StopEvent:
+            await (await ctx.store.get("ready")).wait()
+            return StopEvent(result=await ctx.store.get("seen"))
+
+        @step
+        def wake(self, ctx: Context, ev: Item) -> None:
+            anyio.from_thread.run(ctx.store.get, "seen").append("in a thread")
+            anyio.from_thread.run_sync(anyio.from_thread.run(ctx.store.get, "ready").set)
+
+    workflow = Shares(timeout=None)
+    handler = workflow.run()
+    result = await handler
+    assert result == ["got", "in a thread"]
+    assert await handler.ctx.store.get("seen") is result
+
+
+async def test_p1_p3_a_snapshot_is_a_copy_and_the_next_run_shares_the_values() -> None:
+    async def act(ctx: Context) -> Any:
+        seen = await ctx.store.get("seen")
+        seen.append(len(seen))
+        snapshots.append(ctx.to_dict())
+        seen.append(len(seen))
+        return seen
+
+    snapshots: list[dict[str, Any]] = []
+    workflow = Acts(act)
+    ctx = await seeded(workflow, seen=(mine := []))
+    assert await workflow.run(ctx=ctx) is mine
+    assert await workflow.run(ctx=ctx) is mine
+    assert mine == [0, 1, 2, 3]
+    assert [data["state"]["seen"] for data in snapshots] == [[0], [0, 1, 2]]
+    restored = Context.from_dict(workflow, snapshots[0])
+    restored.discard_work()
+    assert await workflow.run(ctx=restored) == [0, 1, 2]
+    assert snapshots[0]["state"] == {"seen": [0]}
+    assert mine == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("write", ["edit_state", "set", "set_state", "clear"])
 async def test_p1_writing_inside_ones_own_edit_fails_the_step_and_frees_the_state(
     write: str,
@@ -370,6 +418,23 @@ async def test_p1_a_type_that_unites_the_others_wins() -> None:
             return StopEvent(result=await ctx.store.get_state())
 
     assert await Unites().run() == Both(two=2, one=1)
+
+
+async def test_p1_a_step_that_knows_a_base_class_sets_its_part_of_the_state() -> None:
+    class Two(Workflow):
+        @step
+        async def base(self, ctx: Context[Count], ev: StartEvent) -> Item:
+            await ctx.store.set_state(Count(n=3, seen=["base"]))
+            return Item()
+
+        @step
+        async def derived(self, ctx: Context[NamedCount], ev: Item) -> StopEvent:
+            return StopEvent(result=await ctx.store.get_state())
+
+    workflow = Two()
+    ctx: Context[NamedCount] = Context(workflow)
+    await ctx.store.set("name", "eve")
+    assert await workflow.run(ctx=ctx) == NamedCount(n=3, seen=["base"], name="eve")
 
 
 def test_v1_unrelated_types_are_a_fault() -> None:

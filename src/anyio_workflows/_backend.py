@@ -18,7 +18,7 @@ import anyio
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Home", "find_home", "is_cancellation"]
+__all__ = ["Home", "find_home", "is_cancellation", "running_task"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to its tasks."""
@@ -159,6 +159,19 @@ def find_home() -> Home | None:
         return None if asyncio is None else _AsyncioHome(asyncio)
     except RuntimeError:
         return None
+
+
+def running_task() -> tuple[object, object]:
+    """Return the event loop that is running, and its current task.
+
+    To be compared by identity. AnyIO's `current_token()` and `get_current_task()` take 4 us, this 0.5.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
+    asyncio = sys.modules["asyncio"]
+    loop = asyncio.get_running_loop()
+    return loop, asyncio.current_task(loop)
 
 
 def is_cancellation(exc: BaseException) -> bool:

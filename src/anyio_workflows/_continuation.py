@@ -89,12 +89,12 @@ class Continuation:
 
     def state(self) -> Any:
         """Return the state, which is not to be changed; `None` if nobody has used it."""
-        return None if self._store is None else self._store.snapshot()
+        return None if self._store is None else self._store._snapshot()
 
-    def end(self) -> None:
-        """Note that the run has ended; steps that were given up may still be in an edit."""
+    def drop_dead_writers(self) -> None:
+        """Let nobody write the state, or wait to, who was given up or whose run has ended."""
         if self._store is not None:
-            self._store.drop_dead_edit()
+            self._store._drop_dead_writers()
 
     def owed(self) -> LedgerRecord | None:
         """Record what is owed now; `None` if nothing is, and a new run has to start anew."""

@@ -386,7 +386,7 @@ class Run:
         self.stream.close(self.outcome.event)
         self._crew.close()
         self.ledger.close()
-        self.continuation.end()
+        self.continuation.drop_dead_writers()
         if self._place is not None:
             self._place.leave()
         if isinstance(self.parent, Run):

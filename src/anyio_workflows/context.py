@@ -146,7 +146,7 @@ class Context(Generic[StateT]):
         after it was given up is refused.
         """
         self._check_alive()
-        return self._continuation.store.guarded(self._check_store)
+        return self._continuation.store._guarded(self._check_store)
 
     def _check_store(self) -> None:
         self._check_alive()

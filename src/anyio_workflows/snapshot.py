@@ -109,7 +109,7 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
     continuation = Continuation(graph, types, left=snapshot.work)
     if snapshot.state is not None:
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
-        continuation.store.restore(state)
+        continuation.store._restore(state)
     return continuation
 
 

@@ -1,9 +1,8 @@
-"""The store: a state that the steps of a run share, read and written as a value (P1).
+"""The store: a state that the steps of a run share, by reference (P1).
 
-The committed state is never changed in place: a write makes a new one that shares with the old
-one whatever it does not touch. So reading takes no lock, an edit that fails leaves nothing to
-undo, and a write costs what it writes. What goes in and what comes out is copied; objects that
-cannot be copied, and those that are opened and closed, are kept by reference.
+A value is handed over as it is, as a dict would: what is changed inside it is changed for everybody.
+The state itself, the object that holds the values, never leaves the store: who asks for it gets a
+shallow copy, so that assigning to a copy changes nothing until it is committed.
 """
 
 from __future__ import annotations
@@ -12,24 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar, cast, overload
 
-import anyio
 import attrs
 
-from ._state_turns import Turn, Turns
 from ._state_values import (
-    EDIT,
     MISSING,
-    attributes,
-    copied,
-    copy_within,
+    field_names,
+    get_path,
     has_fields,
-    look_up,
-    made,
+    set_part,
+    set_path,
+    shallow_copy,
     split,
-    with_part,
 )
-from ._state_views import ENDED, Edit, view_class
-from .errors import ContextStateError, WorkflowError, nearest
+from ._write_lock import WriteLock, Writer
+from .errors import ContextStateError, nearest
 
 __all__ = ["DictState", "StateStore", "StateStoreStatistics"]
 
@@ -95,78 +90,6 @@ class DictState(MutableMapping[str, Any]):
     def __copy__(self) -> DictState:
         return DictState(self._data)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> DictState:
-        return DictState(copy_within(self._data, memo))
-
-
-# --- Edits: views that copy what is touched ---------------------------------------------------
-
-
-class _DictView(DictState):
-    """Untyped state in an edit; copies an item when it is first asked for."""
-
-    __slots__ = ("_base", "_over")
-    _base: dict[str, Any]
-    _over: bool
-
-    def __init__(self, committed: DictState) -> None:
-        super().__init__(committed._data)
-        object.__setattr__(self, "_base", committed._data)
-        object.__setattr__(self, "_over", False)
-
-    def __getitem__(self, key: str) -> Any:
-        value = self._data[key]
-        if value is self._base.get(key, MISSING):
-            self._data[key] = value = copied(value)
-        return value
-
-    def __copy__(self) -> DictState:
-        return DictState(self)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if self._over:
-            raise ContextStateError(ENDED)
-        self._data[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        if self._over:
-            raise ContextStateError(ENDED)
-        del self._data[key]
-
-
-def _open_view(committed: Any) -> Any:
-    if isinstance(committed, DictState):
-        return _DictView(committed)
-    cls: Any = type(committed)
-    base = attributes(committed)
-    return made(view_class(cls), {EDIT: Edit(cls, base), **base})
-
-
-def _result(view: Any) -> Any:
-    """Return the state that an edit leaves behind; it shares what was not touched."""
-    if isinstance(view, _DictView):
-        return DictState(_kept(view._data, view._base))
-    edit: Edit = object.__getattribute__(view, EDIT)
-    edit.lazy = False
-    try:
-        return made(edit.state_type, _kept(attributes(view), edit.base))
-    finally:
-        edit.lazy = True
-
-
-def _kept(contents: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value if value is base.get(name, MISSING) else copied(value)
-        for name, value in contents.items()
-    }
-
-
-def _close_view(view: Any) -> None:
-    if isinstance(view, _DictView):
-        object.__setattr__(view, "_over", True)
-    else:
-        object.__getattribute__(view, EDIT).over = True
-
 
 # --- The store --------------------------------------------------------------------------------
 
@@ -184,65 +107,63 @@ class StateStoreStatistics:
     writers_waiting: int
 
 
-class _EditBlock(AbstractAsyncContextManager[Any]):
+@attrs.define(eq=False)
+class _Shared:
+    """What all who use a state have in common."""
+
+    state: Any
+    lock: WriteLock = attrs.field(factory=WriteLock)
+
+
+class _Edit(AbstractAsyncContextManager[Any]):
     """One edit. No async generator: one that is left open would want to be closed in its task."""
+
+    __slots__ = ("_state", "_store", "_writer")
 
     def __init__(self, store: StateStore[Any]) -> None:
         self._store = store
 
     async def __aenter__(self) -> Any:
-        self._store._check()
-        shared = self._store._shared
-        self._turn = await shared.turns.take("edit_state()")
+        store = self._store
+        store._check()
+        lock = store._shared.lock
+        writer = self._writer = Writer(store._check)
+        if lock.holder is None:
+            lock.holder = writer
+        else:
+            await lock.acquire(writer, "edit_state()")
         try:
-            self._view = _open_view(shared.state)
+            self._state = shallow_copy(store._shared.state)
         except BaseException:
-            shared.turns.give(self._turn)
+            lock.release(writer)
             raise
-        shared.turns.editor = anyio.get_current_task().id
-        shared.edit = self
-        return self._view
+        return self._state
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        shared = self._store._shared
         try:
             if kind is None:
-                self._store._commit(self._turn, lambda: _result(self._view))
+                self._store._check()
+                if shared.lock.holder is not self._writer:
+                    raise ContextStateError(
+                        "this edit comes too late, its event loop has ended; it is dropped"
+                    )
+                # Another copy: what is still written to the edit's own is for nobody.
+                shared.state = shallow_copy(self._state)
         finally:
-            _close_view(self._view)
-            self.give_up_turn()
-
-    def give_up_turn(self) -> None:
-        """Let the next one write; what this edit writes is lost from now on."""
-        shared = self._store._shared
-        if shared.edit is self:
-            shared.edit = None
-        shared.turns.give(self._turn)
-
-    def is_allowed(self) -> bool:
-        """Return whether who is in the edit may still use the store."""
-        try:
-            self._store._check()
-        except WorkflowError:
-            return False
-        return True
-
-
-@attrs.define(eq=False)
-class _Shared:
-    """What all who use a state have in common: the committed state, and whose turn it is."""
-
-    state: Any
-    turns: Turns = attrs.field(factory=Turns)
-    edit: _EditBlock | None = None
+            shared.lock.release(self._writer)
 
 
 class StateStore(Generic[StateT]):
     """What the steps of a run share: `ctx.store`.
 
-    Whoever reads sees what was committed last, at once. Whoever writes waits for its turn, first
-    come, first served. What goes in and what comes out is copied; clients, locks and other objects
-    that cannot be copied are kept by reference. Two fields of a state share no object: each is a
-    value of its own.
+    Values are shared, as in a dict: `get()` returns the very object that `set()` was given. Change a
+    list, a chat memory or a client where you like: everybody who has it sees the change at once. Only
+    the state as a whole is copied, and not its values: by `get_state()`, `set_state()`, and for the
+    block of `edit_state()`.
+
+    Who writes waits for its turn, first come, first served; who reads does not wait. A write that need
+    not wait is no checkpoint.
 
     Args:
         state_type: `DictState` (any keys, any values), or an attrs class or dataclass that can be
@@ -263,7 +184,7 @@ class StateStore(Generic[StateT]):
         self._shared = _Shared(self._blank())
         self._check: Callable[[], None] = lambda: None
 
-    def guarded(self, check: Callable[[], None]) -> StateStore[StateT]:
+    def _guarded(self, check: Callable[[], None]) -> StateStore[StateT]:
         """Return the same store for somebody who may not always use it.
 
         Args:
@@ -273,16 +194,9 @@ class StateStore(Generic[StateT]):
         store._state_type, store._shared, store._check = self._state_type, self._shared, check
         return store
 
-    def drop_dead_edit(self) -> None:
-        """Drop the edit that is going on, if who is in it may no longer use the store."""
-        while (edit := self._shared.edit) is not None and not edit.is_allowed():
-            edit.give_up_turn()
-
-    def _commit(self, turn: Turn, make: Callable[[], Any]) -> None:
-        self._check()
-        if not self._shared.turns.holds(turn):
-            raise ContextStateError("this edit comes too late, its run has ended; it is dropped")
-        self._shared.state = make()
+    def _drop_dead_writers(self) -> None:
+        """Drop the edit in progress, and the waits, of those who may no longer use the store."""
+        self._shared.lock.drop_dead()
 
     def _blank(self) -> StateT:
         cls = self._state_type
@@ -299,7 +213,7 @@ class StateStore(Generic[StateT]):
             ) from error
 
     async def get(self, path: str, default: Any = MISSING) -> Any:
-        """Return a copy of a part of the state.
+        """Return a part of the state: the value itself, not a copy.
 
         Args:
             path: Keys, attributes and indexes, joined by dots: `"user.addresses.0.city"`.
@@ -311,49 +225,59 @@ class StateStore(Generic[StateT]):
         self._check()
         parts = split(path)
         try:
-            return copied(look_up(self._shared.state, parts))
+            return get_path(self._shared.state, parts)
         except ValueError:
             if default is MISSING:
                 raise
             return default
 
     async def set(self, path: str, value: Any) -> None:
-        """Set a part of the state to a copy of `value`.
+        """Set a part of the state to `value` itself, not to a copy.
 
-        Mappings that are missing on the way to it are made. What is set inside an object that
-        cannot be copied is set in the object itself.
+        A longer path reaches into the values: `set("user.name", "ada")` sets the name of the very
+        object that `get("user")` returns. Mappings that are missing on the way are made. A tuple or
+        a frozen object on the way is replaced by a changed copy of it.
 
         Args:
             path: Keys, attributes and indexes, joined by dots.
             value: Its new value.
 
         Raises:
-            ValueError: If the path leads to an unknown field, or has an empty part.
+            ValueError: If the path leads to an unknown field, beyond the end of a list, or into
+                something that cannot be changed, or if it has an empty part.
             ContextStateError: Inside an edit by the same task.
         """
         parts = split(path)
-        await self._replace("set()", lambda: with_part(self._shared.state, parts, copied(value)))
+        await self._write("set()", lambda state: set_path(state, parts, value))
 
     async def get_state(self) -> StateT:
-        """Return a copy of the whole state."""
+        """Return a shallow copy of the state: an object of your own with the values themselves."""
         self._check()
-        return cast(StateT, copied(self._shared.state))
+        return cast(StateT, shallow_copy(self._shared.state))
 
     async def set_state(self, state: StateT) -> None:
-        """Replace the whole state by a copy of `state`.
+        """Replace the state by a shallow copy of `state`.
+
+        If `state` is of a base class of the state's type, as in a step with `Context[Base]` where
+        another one has `Context[Derived]`, its fields are set and the others stay as they are.
 
         Raises:
-            ContextStateError: If it is not of the state's type, or inside an edit by the same task.
+            ContextStateError: If it is of another type, or inside an edit by the same task.
         """
-        new: Any = state
-        if self._state_type is DictState and isinstance(new, Mapping):
-            new = DictState(new)
-        if not isinstance(new, self._state_type):
+        wanted, given = self._state_type, type(state)
+        if wanted is DictState and isinstance(state, Mapping):
+            new: Any = DictState(state)
+            await self._write("set_state()", lambda _: new)
+        elif isinstance(state, wanted):
+            new = shallow_copy(state)
+            await self._write("set_state()", lambda _: new)
+        elif has_fields(given) and issubclass(wanted, given):
+            fields = {name: getattr(state, name) for name in field_names(given)}
+            await self._write("set_state()", lambda old: _merged(old, fields))
+        else:
             raise ContextStateError(
-                f"this state is a {self._state_type.__name__}, and set_state() got a "
-                f"{type(new).__name__}"
+                f"this state is a {wanted.__name__}, and set_state() got a {given.__name__}"
             )
-        await self._replace("set_state()", lambda: copied(new))
 
     async def clear(self) -> None:
         """Set everything back to how it was when the store was new.
@@ -361,42 +285,61 @@ class StateStore(Generic[StateT]):
         Raises:
             ContextStateError: Inside an edit by the same task.
         """
-        await self._replace("clear()", self._blank)
+        await self._write("clear()", lambda _: self._blank())
 
     def edit_state(self) -> AbstractAsyncContextManager[StateT]:
-        """Change the state in a block: `async with ctx.store.edit_state() as state:`.
+        """Change the state in a block; nobody else writes meanwhile.
 
-        Others see all the changes once the block has ended, and none if it raises or is cancelled.
-        Meanwhile they read the state as it was, and wait with what they want to write.
+        The block gets a shallow copy of the state. What it *assigns* is committed when it ends, all at
+        once, and dropped if it raises or is cancelled. What it changes *inside* a value is changed at
+        once, for everybody, and stays:
+
+            async with ctx.store.edit_state() as state:
+                state.count += 1  # seen by others when the block has ended; undone if it raises
+                state.pages = [*state.pages, page]  # likewise
+                state.pages.append(page)  # seen at once, stays
 
         Raises:
             ContextStateError: On entering, inside an edit by the same task.
         """
-        return _EditBlock(self)
+        return _Edit(self)
 
-    async def _replace(self, what: str, make: Callable[[], Any]) -> None:
+    async def _write(self, what: str, change: Callable[[Any], Any]) -> None:
+        """Commit what `change` makes of the state, when the turn has come."""
         self._check()
-        turns = self._shared.turns
-        turn = await turns.take(what)
+        shared = self._shared
+        if shared.lock.holder is None:  # and will be until this is done: nothing here waits
+            shared.state = change(shared.state)
+            return
+        writer = Writer(self._check)
+        await shared.lock.acquire(writer, what)
         try:
-            self._commit(turn, make)
+            shared.state = change(shared.state)
         finally:
-            turns.give(turn)
+            shared.lock.release(writer)
 
-    def snapshot(self) -> StateT:
-        """Return the committed state itself, which nobody may change."""
+    def _snapshot(self) -> StateT:
+        """Return the state itself, which nobody may change or keep."""
         return cast(StateT, self._shared.state)
 
-    def restore(self, state: StateT) -> None:
-        """Make `state` the committed state, as it is and at once."""
+    def _restore(self, state: StateT) -> None:
+        """Make `state` the state, as it is and at once."""
         self._shared.state = state
 
     def statistics(self) -> StateStoreStatistics:
         """Return who is writing and waiting."""
-        writing, waiting = self._shared.turns.statistics()
+        writing, waiting = self._shared.lock.statistics()
         return StateStoreStatistics(writing, waiting)
 
     def __repr__(self) -> str:
         now = self.statistics()
         doing = f"writing, {now.writers_waiting} waiting" if now.writing else "idle"
         return f"<StateStore of {self._state_type.__name__}: {doing}>"
+
+
+def _merged(state: Any, fields: Mapping[str, Any]) -> Any:
+    """Return a copy of `state` with some of its fields changed."""
+    state = shallow_copy(state)
+    for name, value in fields.items():
+        state = set_part(state, name, value)
+    return state
