@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from anyio_workflows._ledger import Ledger
 from anyio_workflows._outcome import Outcome
 from anyio_workflows._posts import Posts
 from anyio_workflows._stream import EventIterator, EventStream
+from anyio_workflows.context import StepContext, current_context
 from anyio_workflows.errors import WorkflowCancelledByUser
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
@@ -163,7 +165,9 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
             work.started = run.home.current_time()
             self.hire()
             try:
-                result = await self._call(work)
+                context = StepContext(run, work)
+                current_context.set(ref(context))
+                result = await work.post.spec.invoke(run.workflow, context, work.payload)
             except BaseException as exc:
                 self._hand_over_exception(work, exc, run.home.current_time())
             else:

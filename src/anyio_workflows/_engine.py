@@ -47,7 +47,7 @@ from ._settings import Place, Places, RunSettings
 from ._stream import EventStream
 from ._words import activities, text_of
 from ._work import Wait, Work
-from .context import StepContext, check_event, current_context
+from .context import check_event, enter_run
 from .errors import WorkflowRuntimeError
 from .events import Event, InputRequiredEvent
 
@@ -370,7 +370,7 @@ class Run:
     def _start_keeper(self, keeper: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None
         variables = self._crew.variables()
-        variables.run(current_context.set, StepContext(self))
+        variables.run(enter_run, self)
         self._group.create_task(keeper, name=f"{self._settings.name} resources", context=variables)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
 else:
     StateT = TypeVar("StateT")
 
-__all__ = ["Context", "Relayable", "StepContext", "check_event", "context_of", "current_context"]
+__all__ = [
+    "Context",
+    "Relayable",
+    "StepContext",
+    "check_event",
+    "context_of",
+    "current_context",
+    "current_run",
+    "current_step",
+    "enter_run",
+]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
@@ -90,7 +101,7 @@ class Context(Generic[StateT]):
         Raises:
             WorkflowRuntimeError: Outside a step.
         """
-        context = current_context.get(None)
+        context = current_step()
         if context is None:
             raise WorkflowRuntimeError("get_step_context() was called outside a step")
         return context
@@ -324,7 +335,7 @@ class Context(Generic[StateT]):
             WorkflowRuntimeError: If it is the step's own run, or one that waits for it.
             BaseException: As `await child` does.
         """
-        mine = current_context.get(None)
+        mine = current_step()
         if mine is not None and mine.belongs_to(child.ctx._run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
         async for event in child.stream_events():
@@ -422,8 +433,36 @@ def context_of(continuation: Continuation) -> Context[Any]:
     return context
 
 
-current_context: ContextVar[StepContext] = ContextVar("anyio_workflows.current_context")
-"""The context of the step that the current task executes."""
+def _nothing() -> None:
+    return None
+
+
+# Where the current task is: in which run, and in which step. Whatever copies the context variables
+# keeps their values: asyncio's timers, also cancelled ones, and tasks that a step starts in somebody
+# else's task group. So these refer weakly, or an ended run would live as long as those (O6).
+current_run: ContextVar[Callable[[], RunPort | None]] = ContextVar(
+    "anyio_workflows.current_run", default=_nothing
+)
+current_context: ContextVar[Callable[[], StepContext | None]] = ContextVar(
+    "anyio_workflows.current_context", default=_nothing
+)
+
+
+def enter_run(run: RunPort) -> None:
+    """Note that the current task belongs to a run, and executes no step yet."""
+    current_run.set(weakref.ref(run))
+    current_context.set(_nothing)
+
+
+def current_step() -> StepContext | None:
+    """Return the context of the step that the current task belongs to; `None` outside of runs.
+
+    A task that outlives its step gets a context of the run, until the run ends.
+    """
+    context = current_context.get()()
+    if context is None and (run := current_run.get()()) is not None and not run.ended:
+        context = StepContext(run)
+    return context
 
 
 def _elsewhere() -> WorkflowRuntimeError:

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from ._engine import Run
 from ._stream import EventIterator
 from ._work import StepStatistics
-from .context import Context, context_of, current_context
+from .context import Context, context_of, current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, StopEvent
 
@@ -224,7 +224,7 @@ class WorkflowHandler(Generic[ResultT]):
             )
 
     def _check_not_own_step(self) -> None:
-        context = current_context.get(None)
+        context = current_step()
         if not self._run.ended and context is not None and context.belongs_to(self._run):
             raise WorkflowRuntimeError(
                 "a step cannot wait for the end of its own run; return an event instead"

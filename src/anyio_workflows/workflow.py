@@ -15,7 +15,7 @@ from ._json_types import is_enum, is_record
 from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
 from ._specs import StepSpec
-from .context import Context, current_context
+from .context import Context, current_step
 from .errors import (
     ContextStateError,
     WorkflowConfigurationError,
@@ -283,7 +283,7 @@ class Workflow(Generic[ResultT]):
                 "function under asyncio or trio, or, from a worker thread, through "
                 "anyio.from_thread.run_sync()"
             )
-        context = current_context.get(None)
+        context = current_step()
         parent = None if context is None or context.run.ended else context.run
         run = Run(
             self,
