@@ -38,7 +38,7 @@ ALLOWED = {
     "collect": "errors",
     "resource": "_annotations _json errors",
     "steps": "_retries errors",
-    "_specs": "steps collect resource events",
+    "_specs": "steps collect resource events errors",
     "_signatures": "_annotations _specs steps collect resource state events errors",
     "graph": "_specs collect events errors",
     # values
@@ -63,7 +63,7 @@ ALLOWED = {
     "context": "_suspension _continuation _retries _work snapshot steps graph state events errors",
     "_words": "_ledger _work _specs",
     "_outcome": "events errors",
-    "_narrator": "_ledger _words _work _stream events",
+    "_narrator": "_ledger _words _work _stream events errors",
     "_settings": "",
     "_opening": "resource",
     "_keeper": "_backend _opening resource errors",

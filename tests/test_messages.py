@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from anyio_workflows import (
@@ -22,7 +23,10 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.errors import (
+    ContextSerdeError,
+    ContextStateError,
     EventValidationError,
+    WorkflowConfigurationError,
     WorkflowRuntimeError,
     WorkflowValidationError,
 )
@@ -457,3 +461,195 @@ async def test_t7_sending_while_steps_clean_up_is_logged(caplog: pytest.LogCaptu
     await anyio.sleep(1)
     await handler.cancel_run()
     assert "run r1 of Acts: Answer was sent too late and dropped" in caplog.messages
+
+
+# --- 11. A class is defined twice, as when a notebook cell is run again ----------------------------------
+
+
+def define_found(event: type[Event] = Event) -> Any:
+    class Found(event):  # type: ignore[misc,valid-type]
+        x: int = 0
+
+    Found.__qualname__ = "Found"
+    return Found
+
+
+AGAIN = (
+    "two classes are named Found, because it was defined again (a notebook cell that was run twice?): "
+    "define the workflow again too, and make its events anew"
+)
+
+
+def flow(**steps: Any) -> Any:
+    return type("Flow", (Workflow,), {name: step(func) for name, func in steps.items()})
+
+
+async def test_e8_a_step_returns_the_other_class() -> None:
+    old, new = define_found(), define_found()
+
+    async def begin(self: Any, ev: StartEvent) -> new: ...  # type: ignore[empty-body,valid-type]
+
+    async def split(self: Any, ev: StartEvent) -> list[new]: ...  # type: ignore[empty-body,valid-type]
+
+    fault = flow(begin=begin)().graph.steps["begin"].result_fault
+    assert fault(old()) == f"step begin returned Found(x=0) (Found), but declares Found; {AGAIN}"
+    fault = flow(split=split)().graph.steps["split"].result_fault
+    assert fault([new(), old()]).endswith(f"but declares list[Found]; {AGAIN}")
+    assert fault([new(), Item()]).endswith("but declares list[Found]; return one of those")
+    assert fault(new()).endswith("but declares list[Found]; return one of those")
+
+
+async def test_e8_the_other_class_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    old, new = define_found(HumanResponseEvent), define_found(HumanResponseEvent)
+
+    async def act(ctx: Context) -> StopEvent:
+        return StopEvent(result=await ctx.wait_for_event(new, timeout=9))
+
+    handler = Acts(act).run(run_id="r1")
+    await anyio.sleep(1)
+    assert await handler.send_event(old()) == ()
+    assert caplog.messages == [f"run r1 of Acts: no step accepts Found; {AGAIN}"]
+    with pytest.raises(TimeoutError):
+        await handler
+
+    async def work(self: Any, ctx: Context, ev: StartEvent | new) -> StopEvent:  # type: ignore[valid-type]
+        if isinstance(ev, StartEvent):
+            if ev.to is None:
+                ctx.send_event(old())
+            else:
+                ctx.send_event(old(), step=ev.to)
+        return StopEvent()
+
+    caplog.clear()
+    await flow(work=work)().run(run_id="r2", to=None)
+    assert caplog.messages == [f"run r2 of Flow: no step accepts Found; {AGAIN}"]
+    _, last = await check_ending(flow(work=work)().run(to="work"))
+    assert str(last["exception"]) == f"cannot send Found to step 'work': {AGAIN}"
+
+
+async def test_e8_the_other_class_is_collected() -> None:
+    old, new = define_found(), define_found()
+
+    async def act(ctx: Context) -> None:
+        assert ctx.collect_events(new(), [new, old]) is None
+        assert ctx.collect_events(old(), [new, old]) == [new(), old()]
+        ctx.collect_events(old(), [Item, new])
+
+    assert str(await failure(act)) == f"Found is not among the events to collect: {AGAIN}"
+
+
+async def test_e8_the_other_class_starts_a_run() -> None:
+    old, new = define_found(StartEvent), define_found(StartEvent)
+
+    async def begin(self: Any, ev: new) -> StopEvent: ...  # type: ignore[empty-body,valid-type]
+
+    with pytest.raises(WorkflowConfigurationError) as caught:
+        flow(begin=begin)().run(start_event=old())
+    assert str(caught.value) == f"Flow starts with Found, not with Found(x=0); {AGAIN}"
+
+
+def test_e8_a_field_is_given_the_other_class() -> None:
+    old, new = define_found(), define_found()
+
+    class Holds(Event):
+        one: new | None = None  # type: ignore[valid-type]
+        many: list[new] = []  # type: ignore[valid-type]
+        named: dict[str, new] = {}  # type: ignore[valid-type]
+
+    assert event_text(lambda: Holds(one=old())) == (
+        f"Holds.one: expected new | None, got Found(x=0) (Found); {AGAIN}"
+    )
+    assert event_text(lambda: Holds(many=[new(), old()])).endswith(f"(list); {AGAIN}")
+    assert event_text(lambda: Holds(named={"a": old()})).endswith(f"(dict); {AGAIN}")
+    assert event_text(lambda: Holds(named={"a": Item()})).endswith("(dict)")
+
+
+def test_e8_the_graph_knows_the_other_class() -> None:
+    old, new = define_found(), define_found()
+    old_start, new_start = define_found(StartEvent), define_found(StartEvent)
+    old_stop, new_stop = define_found(StopEvent), define_found(StopEvent)
+
+    async def begin(self: Any, ev: StartEvent) -> old: ...  # type: ignore[empty-body,valid-type]
+
+    async def split(self: Any, ev: StartEvent) -> list[old]: ...  # type: ignore[empty-body,valid-type]
+
+    async def join(self: Any, evs: list[new]) -> StopEvent: ...  # type: ignore[empty-body,valid-type]
+
+    async def end(self: Any, ev: new) -> StopEvent: ...  # type: ignore[empty-body,valid-type]
+
+    assert graph_text(begin=begin, end=end).splitlines() == [
+        "Flow has 2 faults:",
+        f"  1. step end accepts Found, which no step returns; {AGAIN}",
+        f"  2. step begin returns Found, which no step accepts; {AGAIN}",
+    ]
+    assert f"joins a list of Found, but no list leads to it; {AGAIN}" in graph_text(
+        split=split, join=join
+    )
+
+    async def one(self: Any, ev: old_start) -> old_stop: ...  # type: ignore[empty-body,valid-type]
+
+    async def other(self: Any, ev: new_start) -> new_stop: ...  # type: ignore[empty-body,valid-type]
+
+    assert graph_text(one=one, other=other).splitlines()[1:3] == [
+        f"  1. its steps accept several start events (Found, Found); {AGAIN}",
+        f"  2. its steps return several stop events (Found, Found); {AGAIN}",
+    ]
+
+
+def define_state() -> Any:
+    @attrs.define
+    class Found:
+        n: int = 0
+
+    return Found
+
+
+async def test_e8_the_state_is_of_the_other_class() -> None:
+    old, new = define_state(), define_state()
+
+    async def one(self: Any, ctx: Context[old], ev: StartEvent) -> Item: ...  # type: ignore[empty-body,valid-type]
+
+    async def other(self: Any, ctx: Context[new], ev: Item) -> StopEvent: ...  # type: ignore[empty-body,valid-type]
+
+    assert graph_text(one=one, other=other).endswith(
+        f"that are unrelated (step one: Found, step other: Found); {AGAIN}"
+    )
+
+    async def only(self: Any, ctx: Context[new], ev: StartEvent) -> StopEvent:  # type: ignore[valid-type]
+        await ctx.store.set_state(old())
+        return StopEvent()
+
+    _, last = await check_ending(flow(only=only)().run())
+    assert str(last["exception"]).endswith(f"set_state() got a Found; {AGAIN}")
+
+
+async def test_e8_a_snapshot_is_to_know_both_classes() -> None:
+    handler = Acts(returns(StopEvent())).run()
+    await handler
+    with pytest.raises(ContextSerdeError) as caught:
+        handler.ctx.to_dict(types=[define_found(), define_found()])
+    assert re.sub("'.*'", "'...'", str(caught.value)) == (
+        f"$: the data cannot tell two types '...' apart; {AGAIN}"
+    )
+
+
+async def test_e8_a_context_is_of_the_workflow_before_it_was_defined_again() -> None:
+    old, new = (type("Flow", (Acts,), {}) for _ in range(2))
+    with pytest.raises(ContextStateError) as caught:
+        new(returns(StopEvent())).run(ctx=Context(old(returns(StopEvent()))))
+    assert str(caught.value) == (
+        "the context is for runs of another class Flow, from before it was defined again; "
+        "Context.from_dict(workflow, ctx.to_dict()) makes one for this class"
+    )
+
+
+def test_e8_classes_of_one_name_in_two_modules_are_called_in_full() -> None:
+    other = type("Item", (Event,), {"__module__": "shop.goods"})
+
+    async def begin(self: Any, ev: StartEvent) -> other: ...  # type: ignore[empty-body,valid-type]
+
+    async def end(self: Any, ev: Item) -> StopEvent: ...
+
+    assert graph_text(begin=begin, end=end).endswith(
+        f"no step accepts; two classes are named Item: shop.goods.Item and {__name__}.Item"
+    )

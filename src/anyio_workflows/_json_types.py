@@ -14,7 +14,7 @@ import attrs
 
 from ._annotations import local_names, resolve, strip
 from ._kinds import kind_of
-from .errors import ContextSerdeError
+from .errors import ContextSerdeError, namesakes
 from .events import Event
 
 __all__ = [
@@ -179,9 +179,8 @@ class Registry:
                 raise ContextSerdeError("$", problem)
             for one in self._with_mentioned(cls):
                 if self.types.setdefault(tag_of(one), one) is not one:
-                    problem = (
-                        f"there are two types {tag_of(one)!r}, and the data cannot tell them apart"
-                    )
+                    remark = namesakes([one], [self.types[tag_of(one)]])
+                    problem = f"the data cannot tell two types {tag_of(one)!r} apart; {remark}"
                     raise ContextSerdeError("$", problem)
         for cls in in_sight:
             for one in self._with_mentioned(cls):

@@ -43,7 +43,7 @@ from ._posts import Posts
 from ._specs import StepSpec
 from ._waits import Waits
 from ._work import Collected, Post, StepStatistics, Work
-from .errors import WorkflowRuntimeError, nearest
+from .errors import WorkflowRuntimeError, namesakes, nearest
 from .events import Event
 from .graph import Graph
 
@@ -94,6 +94,11 @@ class Ledger:
 
     # --- Routing ------------------------------------------------------------------------------
 
+    def wanted(self) -> list[type[Event]]:
+        """Return the event types that steps accept or wait for."""
+        accepted = (t for spec in self.graph.steps.values() for t in spec.accepts)
+        return [*accepted, *(wait.event_type for wait in self.waits.open)]
+
     def check_target(self, event: Event, step: str | None) -> StepSpec | None:
         """Return the step that `step` names.
 
@@ -111,7 +116,8 @@ class Ledger:
             return spec
         if not spec.takes(type(event)):
             takes = ", ".join(accepted.__name__ for accepted in spec.accepts)
-            raise WorkflowRuntimeError(f"{what}: it accepts {takes} only")
+            remark = namesakes([type(event)], spec.accepts)
+            raise WorkflowRuntimeError(f"{what}: {remark or f'it accepts {takes} only'}")
         if spec.is_join:
             raise WorkflowRuntimeError(f"{what}: it joins a batch; return the event from a step")
         return spec

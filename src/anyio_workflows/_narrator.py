@@ -13,6 +13,7 @@ from ._ledger import Ledger
 from ._stream import EventStream
 from ._words import in_words, seconds, text_of
 from ._work import Wait, Work
+from .errors import namesakes
 from .events import (
     Event,
     ExecutionOutcome,
@@ -117,7 +118,8 @@ class Narrator:
     def unhandled(self, event: Event, *, idle: bool) -> None:
         """Tell that nobody takes an event (R3)."""
         cls = type(event)
-        logger.warning("%s: no step accepts %s; it is dropped", self.run, cls.__name__)
+        remark = namesakes([cls], self.ledger.wanted()) or "it is dropped"
+        logger.warning("%s: no step accepts %s; %s", self.run, cls.__name__, remark)
         if self.stream.internal_wanted:
             name = f"{cls.__module__}.{cls.__qualname__}"
             self.stream.write(

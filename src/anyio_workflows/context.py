@@ -15,7 +15,7 @@ from ._continuation import Continuation, RunPort
 from ._retries import RetryInfo
 from ._suspension import suspend
 from ._work import Wait, Work
-from .errors import ContextStateError, WorkflowRuntimeError
+from .errors import ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
@@ -274,7 +274,11 @@ class Context(Generic[StateT]):
     def _collect(
         self, work: Work, event: Event, expected: list[type[Event]], buffer_id: str | None
     ) -> list[Event] | None:
-        self._run.check_open(f"{type(event).__name__} cannot be collected")
+        name = type(event).__name__
+        self._run.check_open(f"{name} cannot be collected")
+        known = type(event) in expected
+        if not known and (remark := namesakes([type(event)], expected)):
+            raise WorkflowRuntimeError(f"{name} is not among the events to collect: {remark}")
         return self._run.ledger.collect(work, buffer_id, event, expected)
 
     async def wait_for_event(

@@ -218,10 +218,9 @@ def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
         A sentence without a full stop; empty if there are no two such classes.
     """
     known = list(known)
-    by_name = {cls.__name__: cls for cls in known}
     for cls in given:
-        other = by_name.get(cls.__name__)
-        if other is None or cls in known:
+        others = (one for one in known if one.__name__ == cls.__name__ and one is not cls)
+        if (other := next(others, None)) is None:
             continue
         named = f"two classes are named {cls.__name__}"
         if (cls.__module__, cls.__qualname__) != (other.__module__, other.__qualname__):

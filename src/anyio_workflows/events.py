@@ -619,6 +619,6 @@ def _wrong_type(
 
 def _classes_of(value: object) -> list[type]:
     """Return the class of a value, and those of what it holds if it is a container."""
-    held = list(value.values()) if isinstance(value, dict) else value
-    inside = map(type, held) if isinstance(held, list | tuple | set | frozenset) else ()
+    held: Any = value.values() if type(value) is dict else value
+    inside = map(type, held) if type(value) in (dict, list, tuple, set, frozenset) else ()
     return [type(value), *dict.fromkeys(inside)]

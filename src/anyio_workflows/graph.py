@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ._specs import EventType, Slot, StepSpec, names_of
-from .errors import nearest
+from .errors import namesakes, nearest
 from .events import (
     HumanResponseEvent,
     InputRequiredEvent,
@@ -189,11 +189,13 @@ class Graph:
         if not (starts := self.start_event_types):
             yield "no step accepts StartEvent; annotate the first step with 'ev: StartEvent'"
         elif len(starts) > 1:
-            yield f"its steps accept several start events ({names_of(starts)}); keep one"
+            remedy = namesakes(starts, starts) or "keep one"
+            yield f"its steps accept several start events ({names_of(starts)}); {remedy}"
         if not (stops := self.stop_event_types):
             yield "no step returns StopEvent, so no run could end; let the last step return it"
         elif len(stops) > 1:
-            yield f"its steps return several stop events ({names_of(stops)}); keep one"
+            remedy = namesakes(stops, stops) or "keep one"
+            yield f"its steps return several stop events ({names_of(stops)}); {remedy}"
         for spec in self.steps.values():
             for accepted in spec.accepts:
                 if issubclass(accepted, StopEvent):
@@ -206,10 +208,11 @@ class Graph:
         named = {s.name: s.state_type for s in self.steps.values() if s.state_type is not None}
         if named and self.state_type is None:
             steps = ", ".join(f"step {name}: {cls.__name__}" for name, cls in named.items())
-            yield (
-                f"its steps name classes of the state that are unrelated ({steps}); let one of them "
-                "derive from all others"
+            remedy = (
+                namesakes(named.values(), named.values())
+                or "let one of them derive from all others"
             )
+            yield f"its steps name classes of the state that are unrelated ({steps}); {remedy}"
 
     def _catch_faults(self) -> Iterator[str]:
         taken: dict[str | None, str] = {}
@@ -238,11 +241,14 @@ class Graph:
         for spec in self.steps.values():
             wanted = [t for t in spec.accepts if not self._arrives(t, spec, produced)]
             for missing in wanted:
-                yield (
-                    spec,
-                    f"step {spec.name} accepts {missing.__name__}, which no step returns; return "
-                    "it from a step, or derive it from HumanResponseEvent if it comes from outside",
+                remedy = namesakes([missing], produced) or (
+                    "return it from a step, or derive it from HumanResponseEvent if it comes from "
+                    "outside"
                 )
+                fault = (
+                    f"step {spec.name} accepts {missing.__name__}, which no step returns; {remedy}"
+                )
+                yield spec, fault
             if len(wanted) == len(spec.accepts):
                 orphans.add(spec.name)
         reached = self._reached()
@@ -270,10 +276,15 @@ class Graph:
                 continue
             producers = [p for p, joins in self._joins.items() if spec in joins]
             if not producers:
+                listed = [t for producer in self._joins for t in producer.returns_list]
+                remedy = (
+                    namesakes(spec.accepts, listed)
+                    or "let a step before it return a list of events"
+                )
                 yield (
                     spec,
                     f"step {spec.name} joins a list of {names_of(spec.accepts)}, but no list leads "
-                    "to it; let a step before it return a list of events",
+                    f"to it; {remedy}",
                 )
             for outer in producers:
                 _, inside = self._level(outer, self._joins)
@@ -304,11 +315,13 @@ class Graph:
             for returned in spec.produces:
                 if issubclass(returned, StopEvent | InputRequiredEvent) or self.takers(returned):
                     continue
-                yield (
-                    spec,
-                    f"step {spec.name} returns {returned.__name__}, which no step accepts; add a "
-                    "step for it, or write it to the stream instead of returning it",
+                remedy = namesakes([returned], self.events) or (
+                    "add a step for it, or write it to the stream instead of returning it"
                 )
+                fault = (
+                    f"step {spec.name} returns {returned.__name__}, which no step accepts; {remedy}"
+                )
+                yield spec, fault
 
     def _dead_end_faults(self) -> Iterator[tuple[StepSpec, str]]:
         ends: set[str] = set()

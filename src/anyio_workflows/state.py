@@ -24,7 +24,7 @@ from ._state_values import (
     split,
 )
 from ._write_lock import WriteLock, Writer
-from .errors import ContextStateError, nearest
+from .errors import ContextStateError, namesakes, nearest
 
 __all__ = ["DictState", "StateStore", "StateStoreStatistics"]
 
@@ -275,8 +275,10 @@ class StateStore(Generic[StateT]):
             fields = {name: getattr(state, name) for name in field_names(given)}
             await self._write("set_state()", lambda old: _merged(old, fields))
         else:
+            remark = namesakes([given], [wanted])
             raise ContextStateError(
                 f"this state is a {wanted.__name__}, and set_state() got a {given.__name__}"
+                f"{remark and f'; {remark}'}"
             )
 
     async def clear(self) -> None:

@@ -21,6 +21,7 @@ from .errors import (
     WorkflowConfigurationError,
     WorkflowRuntimeError,
     WorkflowValidationError,
+    namesakes,
 )
 from .events import Event, StartEvent
 from .graph import Graph
@@ -307,9 +308,13 @@ class Workflow(Generic[ResultT]):
         continuation = ctx._continuation
         continuation.check_free()
         if continuation.graph is not self.graph:
-            raise ContextStateError(
-                f"the context is for runs of {continuation.graph.name}, not of {type(self).__name__}"
-            )
+            text = f"the context is for runs of {continuation.graph.name}, not of {self.graph.name}"
+            if continuation.graph.name == self.graph.name:
+                text = (
+                    f"the context is for runs of another class {self.graph.name}, from before it was "
+                    "defined again; Context.from_dict(workflow, ctx.to_dict()) makes one for this class"
+                )
+            raise ContextStateError(text)
         return continuation
 
     def _start_event(self, given: StartEvent | None, fields: dict[str, Any]) -> Event:
@@ -320,8 +325,7 @@ class Workflow(Generic[ResultT]):
                 f"run() takes a start_event or its fields, not both; got {', '.join(fields)} as well"
             )
         if not isinstance(given, StartEvent) or not self.graph.takers(type(given)):
-            raise WorkflowConfigurationError(
-                f"{self.workflow_name} starts with {self.start_event_class.__name__}, "
-                f"not with {given!r}"
-            )
+            text = f"{self.workflow_name} starts with {self.start_event_class.__name__}, not with "
+            remark = namesakes([type(given)], [self.start_event_class])
+            raise WorkflowConfigurationError(f"{text}{given!r}{remark and f'; {remark}'}")
         return given
