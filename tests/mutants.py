@@ -111,8 +111,8 @@ MUTANTS = [
     Mutant(
         "let two readers wait",
         "_stream.py",
-        "            self._refuse_second_reader()\n        self._takes",
-        "            pass\n        self._takes",
+        "            self._refuse_second_reader()\n        if not self.unread",
+        "            pass\n        if not self.unread",
         "S3: the second reader takes the wake-up of the first",
     ),
     Mutant(

@@ -58,7 +58,7 @@ ALLOWED = {
     "_waits": "_posts _work _specs events errors",
     "_ledger": "_waits _posts _work _fanin _specs graph collect events errors",
     "_records": "_ledger _work _fanin graph events",
-    "_continuation": "_records _ledger _work _backend graph state events errors",
+    "_continuation": "_records _stream _ledger _work _backend graph state events errors",
     "_suspension": "_continuation _work events errors",
     "context": "_suspension _continuation _retries _work snapshot steps graph state events errors",
     "_words": "_ledger _work _specs",

@@ -102,6 +102,7 @@ def test_s2_the_reference_names_are_where_users_look_for_them():
 
 PASSED_ON = {
     "graph.Slot": "anyio_workflows._specs",
+    "handler.OpenWait": "anyio_workflows._work",
     "graph.StepSpec": "anyio_workflows._specs",
     "retry_policy.RetryInfo": "anyio_workflows._retries",
     "retry_policy.RetryPolicy": "anyio_workflows._retries",

@@ -1,7 +1,8 @@
 """The format of snapshots: what was written once stays readable, and what is damaged is refused (P4).
 
-The files in `snapshots/` are what `Context.to_dict()` gave at the moments below. To add one, add
-its moment and call `write_missing()`; a file that is there is never written again.
+The files in `snapshots/` are what `Context.to_dict()` gave at the moments below, those of version 1
+in `snapshots/version_1`. To add one, add its moment and call `write_missing()`; a file that is there is
+never written again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows import _dispatch as dispatch_module
+from anyio_workflows import _work as work_module
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
@@ -131,6 +133,43 @@ class Asking(Workflow[Any]):
         one = await ctx.wait_for_event(Answer, Question(text="who?"), requirements={"n": 1})
         two = await ctx.wait_for_event(Answer, Question(text="why?"), waiter_id="why")
         return StopEvent(result=[one.text, two.text])
+
+
+class Forms(Workflow[Any]):
+    """Asks twice in two ways, and twice at once."""
+
+    @step
+    async def begin(self, ev: StartEvent) -> Question:
+        return Question(text="name?")
+
+    @step
+    async def begin_too(self, ev: StartEvent) -> Question:
+        await anyio.sleep(2)
+        return Question(text="age?")
+
+    @step
+    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        async def ask(n: int) -> None:
+            await anyio.sleep(n - 0.5)
+            question = Question(text=f"{n}?")
+            found[n] = await ctx.wait_for_event(Answer, question, requirements={"n": n})
+
+        found: dict[int, Answer] = {}
+        async with anyio.create_task_group() as group:
+            for n in (1, 2):
+                group.start_soon(ask, n)
+        return StopEvent(result=[found[n].text for n in (1, 2)])
+
+
+class Failing(Row):
+    """Its second step fails once."""
+
+    @step
+    async def second(self, ctx: Context, ev: Item) -> StopEvent:
+        seen = await self.note(ctx, f"second {ev.n}")
+        if len(seen) < 3:
+            raise ValueError(seen)
+        return StopEvent(result=seen)
 
 
 class Fan(Workflow[Any]):
@@ -316,6 +355,10 @@ class Moment:
     """Before the snapshot, from the first second on."""
     to_send: Sequence[Event] = ()
     """After it."""
+    reads: int = 0
+    """How many events are read before the snapshot."""
+    ends_by: type[Exception] | None = None
+    """How the run ends before the snapshot, if it does."""
 
     def make(self, **config: Any) -> Workflow[Any]:
         return self.workflow(timeout=1000, **config)
@@ -323,12 +366,17 @@ class Moment:
     def load(self, data: Any, **config: Any) -> WorkflowHandler[Any]:
         workflow = self.make(**config)
         context = Context.from_dict(workflow, data, [Answer])
-        return workflow.run(ctx=context, **({} if data["work"] else self.start))
+        if data.get("failed"):
+            context.retry_failed()
+        return workflow.run(ctx=context, **({} if context.has_work_left else self.start))
 
     async def reach(self) -> WorkflowHandler[Any]:
         handler = self.make().run(**self.start)
         await send_all(handler, self.sent)
         await anyio.sleep(self.seconds)
+        events = handler.stream_events()
+        for _ in range(self.reads):
+            await anext(events)
         return handler
 
 
@@ -357,6 +405,12 @@ MOMENTS = {
     "recovered": Moment(Recovering, 5, ["work", "ValueError('no')", 1]),
     "typed_state": Moment(Shop, 5, (["apple", "apple"], Color.RED)),
     "values": Moment(Carrying, 5, VALUES, VALUES),
+    "questions": Moment(
+        Forms, 5, ["me", "so"], reads=2, to_send=[Answer(text="so", n=2), Answer(text="me", n=1)]
+    ),
+    "failed": Moment(
+        Failing, 25, ["first a", "second 7", "second 7"], {"of": "a"}, ends_by=ValueError
+    ),
     "finished": Moment(Row, 25, ["first a", "second 7", "first a", "second 7"], {"of": "a"}),
 }
 
@@ -371,15 +425,26 @@ class FixedClock(datetime):
 
 @pytest.fixture(autouse=True)
 def _fixed_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "datetime", FixedClock)
+    for module in (dispatch_module, work_module):
+        monkeypatch.setattr(module, "datetime", FixedClock)
 
 
 def golden(name: str) -> Any:
-    return json.loads((FILES / f"{name}.json").read_text(encoding="utf-8"))
+    return read_file(FILES / f"{name}.json")
+
+
+def read_file(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+OLD_FILES = sorted((FILES / "version_1").iterdir())
 
 
 async def take(moment: Moment) -> Any:
     handler = await moment.reach()
+    if moment.ends_by is not None:
+        with pytest.raises(moment.ends_by):
+            await handler
     data = handler.ctx.to_dict([Answer])
     await handler.cancel_run()
     return json.loads(json.dumps(data, allow_nan=False))
@@ -387,8 +452,11 @@ async def take(moment: Moment) -> Any:
 
 def write_missing() -> None:
     """Write the files of new moments."""
-    dispatch_module.datetime = FixedClock  # type: ignore[attr-defined]
+    for module in (dispatch_module, work_module):
+        module.datetime = FixedClock  # type: ignore[attr-defined]
     for name, moment in MOMENTS.items():
+        if (FILES / f"{name}.json").exists():
+            continue
         data = run_virtually("asyncio", lambda moment=moment: take(moment))
         with (FILES / f"{name}.json").open("x", encoding="utf-8") as file:
             json.dump(data, file, indent=2)
@@ -396,21 +464,62 @@ def write_missing() -> None:
 
 
 def test_p4_every_file_has_its_moment() -> None:
-    assert sorted(file.stem for file in FILES.iterdir()) == sorted(MOMENTS)
-    assert all(golden(name)["version"] <= VERSION for name in MOMENTS)
+    assert sorted(file.stem for file in FILES.glob("*.json")) == sorted(MOMENTS)
+    assert all(golden(name)["version"] == VERSION for name in MOMENTS)
+    assert {read_file(file)["version"] for file in OLD_FILES} == {1}
 
 
 @pytest.mark.parametrize("name", MOMENTS)
-async def test_p4_a_file_of_version_1_is_read_and_goes_on(name: str) -> None:
+async def test_p4_a_file_is_read_and_goes_on(name: str) -> None:
     moment = MOMENTS[name]
     handler = moment.load(golden(name))
     await send_all(handler, moment.to_send)
     assert await handler == moment.result
 
 
+@pytest.mark.parametrize("file", OLD_FILES, ids=lambda file: file.stem)
+async def test_p4_a_file_of_version_1_is_read_and_goes_on(file: Path) -> None:
+    moment = MOMENTS[file.stem]
+    handler = moment.load(read_file(file))
+    await send_all(handler, moment.to_send)
+    assert await handler == moment.result
+    events = [event async for event in handler.stream_events()]
+    assert not [event for event in events if isinstance(event, InputRequiredEvent)]
+
+
 @pytest.mark.parametrize("name", MOMENTS)
-async def test_p4_version_1_is_written_as_it_was(name: str) -> None:
+async def test_p4_version_2_is_written_as_it_was(name: str) -> None:
     assert await take(MOMENTS[name]) == golden(name)
+
+
+def without_new_fields(data: Any) -> Any:
+    """Return what version 1 has of a snapshot."""
+    data = copy.deepcopy(data)
+    del data["version"], data["failed"]
+    if data["work"]:
+        del data["work"]["questions"], data["work"]["events_read"]
+        for work in data["work"]["work"]:
+            for wait in work["waits"]:
+                del wait["question"], wait["question_number"], wait["number"], wait["since"]
+    return data
+
+
+@pytest.mark.parametrize("file", OLD_FILES, ids=lambda file: file.stem)
+async def test_p4_version_1_is_written_again_as_version_2(file: Path) -> None:
+    data, workflow = read_file(file), MOMENTS[file.stem].make()
+    again = Context.from_dict(workflow, data, [Answer]).to_dict()
+    assert again["version"] == VERSION
+    del data["version"]
+    assert without_new_fields(again) == data
+    assert Context.from_dict(workflow, again, [Answer]).to_dict() == again
+
+
+async def test_p4_w5_the_waits_of_version_1_have_ids_and_count_as_read() -> None:
+    data = read_file(FILES / "version_1" / "waits.json")
+    context = Context.from_dict(MOMENTS["waits"].make(), data, [Answer])
+    (wait,) = context.open_waits()
+    assert (wait.id, wait.step, wait.event_type) == ("1:1:why", "work", Answer)
+    assert (wait.question, wait.since) == (None, FixedClock.now(UTC))
 
 
 @pytest.mark.parametrize("name", MOMENTS)
@@ -425,11 +534,25 @@ async def test_p4_what_goes_on_is_written_as_it_was(name: str) -> None:
     handler = MOMENTS[name].load(data)
     again = handler.ctx.to_dict()
     await handler.cancel_run()
+    if name == "failed":
+        data["work"], data["failed"] = data["failed"], None
+    if data["work"]:
+        begin_a_stream(data["work"])
     if name == "finished":
         data["work"] = golden("start")["work"]  # it starts anew
     if name == "cancelled_batch":
         data["work"]["batches"] = []  # nothing is left of it
     assert again == data
+
+
+def begin_a_stream(work: Any) -> None:
+    """Change what is owed as a new run does, whose stream has but the questions to ask again."""
+    read, work["events_read"] = work["events_read"], 0
+    unread = [one for one in work["questions"] if one["number"] > read]
+    work["questions"] = [one | {"number": n} for n, one in enumerate(unread, start=1)]
+    for wait in (wait for one in work["work"] for wait in one["waits"]):
+        wait["asked"] = wait["asked"] and wait["question_number"] <= read
+        wait["question_number"] = 0
 
 
 async def test_p4_branches_are_numbered_in_the_order_of_their_list() -> None:
@@ -676,6 +799,27 @@ DAMAGE = [
     ),
     Damage("retry_delay", "work.work.0.elapsed", -1, "got -1"),
     Damage("running", "state.seen", [math.nan], "no JSON value", path="$.state.seen[0]"),
+    Damage("questions", "work.events_read", -1, "got -1"),
+    Damage("questions", "work.events_read", None, "expected int"),
+    Damage("questions", "work.questions.0.number", 0, "count from 1"),
+    Damage("questions", "work.questions.0.event", item("Answer"), "InputRequiredEvent"),
+    Damage("questions", "work.work.0.waits.0.question_number", -1, "got -1"),
+    Damage("questions", "work.work.0.waits.0.number", -1, "below 1"),
+    Damage("questions", "work.work.0.waits.1.number", 0, "below 1"),
+    Damage("questions", "work.work.0.waits.1.number", 1, "1 is taken"),
+    Damage("questions", "work.work.0.waits.0.number", True, "expected int"),
+    Damage("questions", "work.work.0.waits.0.since", "2024-05-01T12:00:00", "UTC offset"),
+    Damage("questions", "work.work.0.waits.0.since", "today", "datetime"),
+    Damage(
+        "questions",
+        "work.work.0.waits.0.question",
+        {"$": "anyio_workflows.events:StopEvent", "value": {}},
+        "cannot ask with StopEvent",
+    ),
+    Damage("failed", "failed.next_id", 0, "count from 1"),
+    Damage("failed", "failed.work.0.step", "secnd", "did you mean 'second'"),
+    Damage("failed", "failed.work.0.events", [], "takes 1, got 0"),
+    Damage("failed", "work", golden("start")["work"], "there is work left", path="$.failed"),
     # two of what there is one of
     Damage(
         "sets",

@@ -468,6 +468,18 @@ async def test_p3_recoveries_are_counted_on(seconds: float, left: float) -> None
 # --- W4: waits ------------------------------------------------------------------------------------
 
 
+TYPES = [Answer, Question]
+
+
+async def snapshot_when_read(
+    seconds: float, handler: WorkflowHandler[Any], types: Sequence[type]
+) -> dict[str, Any]:
+    """Return the snapshot of a run after some seconds, in which its stream is read."""
+    with anyio.move_on_after(seconds):
+        await read(handler)
+    return await snapshot_at(0, handler, types)
+
+
 async def interview(ctx: Context) -> list[str]:
     """Ask three questions, one after the other, ten seconds apart."""
     answers = []
@@ -502,8 +514,8 @@ async def test_w4_answers_are_given_again_and_prompts_are_not_written_again(
 ) -> None:
     handler = Acts(interview).run()
     await answer(handler, *answers)
-    data = await snapshot_at(seconds, handler, [Answer])
-    again = resume(Acts(interview), data, [Answer])
+    data = await snapshot_when_read(seconds, handler, TYPES)
+    again = resume(Acts(interview), data, TYPES)
     await answer(again, *["a", "b", "c"][len(answers) :])
     assert questions(await read(again)) == asked_again
     assert await again == ["a", "b", "c"]
@@ -514,8 +526,8 @@ async def test_w4_an_answer_right_after_the_restart_is_not_lost() -> None:
         await anyio.sleep(10)
         return (await ctx.wait_for_event(Answer, Question(text="?"))).text
 
-    data = await snapshot_at(15, Acts(act).run(), [Answer])
-    again = resume(Acts(act), data, [Answer])
+    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
+    again = resume(Acts(act), data, TYPES)
     await again.send_event(Answer(text="at once"))
     assert questions(await read(again)) == []
     assert await again == "at once"
@@ -526,19 +538,19 @@ async def test_w4_an_answer_before_the_step_comes_to_its_wait_is_in_the_next_sna
         await anyio.sleep(10)
         return (await ctx.wait_for_event(Answer, Question(text="?"))).text
 
-    data = await snapshot_at(15, Acts(act).run(), [Answer])
-    again = resume(Acts(act), data, [Answer])
+    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
+    again = resume(Acts(act), data, TYPES)
     await again.send_event(Answer(text="early"))
-    data = await snapshot_at(5, again, [Answer])
-    assert await resume(Acts(act), data, [Answer]) == "early"
+    data = await snapshot_at(5, again, TYPES)
+    assert await resume(Acts(act), data, TYPES) == "early"
 
 
 async def test_w4_a_wait_begins_again_with_its_full_time() -> None:
     handler = Acts(interview).run()
-    data = await snapshot_at(60, handler, [Answer])
+    data = await snapshot_when_read(60, handler, TYPES)
     started = anyio.current_time()
     with pytest.raises(TimeoutError):
-        await resume(Acts(interview), data, [Answer])
+        await resume(Acts(interview), data, TYPES)
     assert anyio.current_time() - started == 100
 
 
@@ -551,8 +563,8 @@ async def test_w4_a_prompt_whose_wait_timed_out_is_not_written_again() -> None:
             return "no answer"
         return found.text
 
-    data = await snapshot_at(15, Acts(act).run(), [Answer])
-    again = resume(Acts(act), data, [Answer])
+    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
+    again = resume(Acts(act), data, TYPES)
     assert questions(await read(again)) == []
     assert await again == "no answer"
 
@@ -567,8 +579,8 @@ async def test_w4_an_answer_during_a_restored_retry_delay_is_for_the_next_attemp
             raise ValueError("too slow")
 
     started = anyio.current_time()
-    data = await snapshot_at(15, Hasty(timeout=None).run(), [Answer])
-    again = resume(Hasty(timeout=None), data, [Answer])
+    data = await snapshot_when_read(15, Hasty(timeout=None).run(), TYPES)
+    again = resume(Hasty(timeout=None), data, TYPES)
     await anyio.sleep(10)
     await again.send_event(Answer(text="early"))
     assert questions(await read(again)) == []
@@ -587,8 +599,8 @@ async def test_w4_waits_of_several_tasks_are_told_apart() -> None:
                 group.start_soon(ask, name)
         return found
 
-    data = await snapshot_at(5, Acts(act).run(), [Answer])
-    again = resume(Acts(act), data, [Answer])
+    data = await snapshot_when_read(5, Acts(act).run(), TYPES)
+    again = resume(Acts(act), data, TYPES)
     await answer(again, "both")
     assert questions(await read(again)) == []
     assert await again == {"one": "both", "two": "both"}
@@ -600,8 +612,8 @@ async def test_w4_requirements_are_kept() -> None:
         found = await ctx.wait_for_event(Answer, requirements=wanted)
         return found.text
 
-    data = await snapshot_at(5, Acts(act).run(), [Answer])
-    again = resume(Acts(act), data, [Answer])
+    data = await snapshot_when_read(5, Acts(act).run(), TYPES)
+    again = resume(Acts(act), data, TYPES)
     await again.send_event(Answer(text="wrong"))
     await answer(again, "wrong", "right")
     assert await again == "right"
@@ -1528,6 +1540,7 @@ class Leg:
 
     def __init__(self, line: Line, context: Any, delay: float, todo: list[Any]) -> None:
         self.line, self.delay = line, delay
+        self.killed = False
         self.workflow = Machine(line.finished)
         if context is None:
             self.handler = self.workflow.run(todo=todo)
@@ -1564,12 +1577,13 @@ class Leg:
         if not running:
             return None
         self.workflow.finished = []  # what comes from now on does not count
+        self.killed = not moment.in_process
         await self.handler.cancel_run()
         return self.handler.ctx if moment.in_process else data
 
     async def read(self, replies: TaskGroup) -> None:
         async for event in self.handler.stream_events():
-            if isinstance(event, Prompt):
+            if isinstance(event, Prompt) and not self.killed:
                 self.line.asked.append(event.label)
                 replies.start_soon(self.reply, event.label)
 

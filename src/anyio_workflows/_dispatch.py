@@ -35,7 +35,6 @@ from ._ledger import Ledger
 from ._narrator import Narrator
 from ._outcome import Outcome
 from ._specs import StepSpec
-from ._stream import EventStream
 from ._words import failure_note, in_words, last_acts
 from ._work import Work
 from .errors import WorkflowRuntimeError, WorkflowStalledError
@@ -54,7 +53,6 @@ class Decider(RunPort, Protocol):
     """A run, as far as it decides how it ends."""
 
     outcome: Outcome | None
-    stream: EventStream
 
     def decide(self, outcome: Outcome) -> None:
         """Settle the outcome, unless there is an earlier cause."""
@@ -135,9 +133,10 @@ class Dispatch:
         return taken_by
 
     def _ask(self, question: Event) -> None:
-        """Publish a question (S5)."""
-        self._ledger.input_asked = True
-        self.run.stream.write(question)
+        """Publish a question (S5), which is asked again after a restore if nobody reads it (W4)."""
+        stream = self.run.stream
+        stream.write(question)
+        self._ledger.ask(question, stream.written, stream.delivered)
 
     def _emit_list(self, events: list[Event], source: Work) -> None:
         """Open a batch with a branch for each event (F1)."""
@@ -221,7 +220,7 @@ class Dispatch:
         else:
             elapsed = _elapsed(work, now)
             add_note(error, failure_note(work, elapsed))
-            self.run.decide(Outcome.failed(name, error, work.attempt, elapsed))
+            self.run.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
         self._end(work, "failed", error)
 
     def take_interruption(self, work: Work) -> None:

@@ -121,9 +121,10 @@ class Run:
         self.continuation = continuation
         self.ledger = Ledger(continuation.graph)
         restored: list[Work] = []
-        if continuation.left is not None:
-            now = home.current_time()
-            self.ledger, restored = restore(continuation.left, continuation.graph, now)
+        if (left := continuation.owed()) is not None:
+            self.ledger, restored = restore(left, continuation.graph, home.current_time())
+            for _, question in self.ledger.questions:
+                self.stream.write(question)
         self.outcome = None
         self.ended = self.observed = False
         self.deadline = math.inf
@@ -201,6 +202,16 @@ class Run:
         self._crew.hire()
         return taken_by
 
+    def answer(self, event: Event, wait_id: str, step: str | None) -> tuple[str, ...]:
+        """Answer one open wait; returns the name of the step that waits (W5)."""
+        check_event(event, "sent")
+        self.check_open(f"{type(event).__name__} cannot be sent")
+        if not isinstance(wait_id, str):
+            raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {wait_id!r}")
+        waiting = self.ledger.answer(event, wait_id, step)
+        self._crew.hire()
+        return (waiting,)
+
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""
         if not self.ended:
@@ -267,8 +278,12 @@ class Run:
                 self._later_failures.append(f"{outcome.summary}: {text_of(outcome.error)}")
 
     def _settle(self, outcome: Outcome) -> None:
-        if outcome.leaves_work:
-            self.continuation.left = take(self.ledger, self.home.current_time())
+        if outcome.leaves:
+            record = take(self.ledger, self.home.current_time(), self.stream.delivered)
+            if outcome.leaves == "work":
+                self.continuation.left = record
+            elif record.work:
+                self.continuation.failed = record.repeating(outcome.failed_work)
         self.outcome = outcome
         if self._queueing is not None:
             self._queueing.cancel()

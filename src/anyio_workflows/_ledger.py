@@ -23,6 +23,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections import deque
 from collections.abc import Iterator
 from functools import reduce
 from typing import Any
@@ -42,7 +44,7 @@ from ._fanin import (
 from ._posts import Posts
 from ._specs import StepSpec
 from ._waits import Waits
-from ._work import Collected, Post, StepStatistics, Work
+from ._work import Collected, Post, StepStatistics, Wait, Work
 from .errors import WorkflowRuntimeError, namesakes, nearest
 from .events import Event
 from .graph import Graph
@@ -63,6 +65,8 @@ class Ledger:
         sets: What waits at steps with several event parameters, outside of any branch.
         next_id: The number of the work to come.
         input_asked: Whether the run has asked for input.
+        questions: The questions that steps returned and that may be unread, each with its number in
+            the stream (W4).
         last_finished: Name of the step whose execution ended last.
         closed: Whether the run has ended, so that nothing more is owed.
     """
@@ -76,6 +80,7 @@ class Ledger:
     _takers: dict[type[Event], tuple[Post, ...]]
     next_id: int
     input_asked: bool
+    questions: deque[tuple[int, Event]]
     last_finished: str | None
     closed: bool
 
@@ -89,6 +94,7 @@ class Ledger:
         self._takers = {}
         self.next_id = 1
         self.input_asked = False
+        self.questions = deque()
         self.last_finished = None
         self.closed = False
 
@@ -257,6 +263,65 @@ class Ledger:
             return []
         self.posts.queue(work)
         return [work]
+
+    # --- Questions and answers ------------------------------------------------------------------
+
+    def ask(self, question: Event, number: int, events_read: int) -> None:
+        """Note that a question was written to the stream, as event `number` of it.
+
+        Args:
+            question: The question.
+            number: Its number.
+            events_read: How many events have been read; the questions among them are forgotten.
+        """
+        self.input_asked = True
+        while self.questions and self.questions[0][0] <= events_read:
+            self.questions.popleft()
+        self.questions.append((number, question))
+
+    def answer(self, event: Event, wait_id: str, step: str | None) -> str:
+        """Answer one wait, and no other, with an event (W5).
+
+        Args:
+            event: The answer.
+            wait_id: The id of the wait.
+            step: The step that is expected to wait, if any.
+
+        Returns:
+            The name of the step that waits.
+
+        Raises:
+            WorkflowRuntimeError: If there is no such open wait, it is of another step, or it does not
+                take the event. The wait stays open.
+        """
+        what = f"{type(event).__name__} cannot answer wait {wait_id!r}"
+        wait = self._wait_of(wait_id)
+        if wait is None or wait not in self.waits.open:
+            state = "no step in progress has such a wait" if wait is None else "it is over"
+            if wait is not None and wait.answer is not None:
+                state = "it has been answered already"
+            raise WorkflowRuntimeError(f"{what}: {state}; {self.waits.open_in_words()}")
+        waiting = wait.work.post.spec.name
+        if step not in (None, waiting):
+            raise WorkflowRuntimeError(f"{what}: step {waiting} waits there, not {step}")
+        if not wait.takes(type(event)):
+            wanted = f"step {waiting} waits for {wait.event_type.__name__}"
+            remark = namesakes([type(event)], [wait.event_type])
+            raise WorkflowRuntimeError(f"{what}: {remark or wanted}")
+        if (name := wait.unmet(event)) is not None:
+            wanted = f"{name} = {reprlib.repr(wait.requirements[name])}"
+            raise WorkflowRuntimeError(f"{what}: step {waiting} requires {wanted}")
+        self.waits.give(wait, event)
+        return waiting
+
+    def _wait_of(self, wait_id: str) -> Wait | None:
+        """Find a wait of the work that is owed by its id, which begins with the number of the work."""
+        number = wait_id.partition(":")[0]
+        work = self.owed.get(int(number)) if number.isdecimal() and len(number) < 20 else None
+        if work is None or work.history is None:
+            return None
+        waits = work.history.waits + work.history.earlier_waits
+        return next((wait for wait in waits if wait.id == wait_id), None)
 
     # --- Executions ----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Literal
 
 import attrs
 
@@ -27,22 +28,22 @@ class Outcome:
         error: What `await handler` raises; `None` if the run succeeded.
         summary: The end of the sentence "the run has ended, ...".
         traceback: Where the error came from; it is raised with this one each time (T5).
+        leaves: Whether what is owed stays owed to a run that goes on from here (`"work"`), or can be
+            owed again with `ctx.retry_failed()` (`"failed work"`); else `None` (P3).
+        failed_work: The number of the work whose execution failed.
     """
 
     event: StopEvent
     error: BaseException | None
     summary: str
     traceback: TracebackType | None = None
+    leaves: Literal["work", "failed work"] | None = None
+    failed_work: int | None = None
 
     @property
     def is_cancellation(self) -> bool:
-        """Whether the run was cancelled."""
+        """Whether the run was cancelled, or a run that its step started."""
         return isinstance(self.error, WorkflowCancelledByUser)
-
-    @property
-    def leaves_work(self) -> bool:
-        """Whether what is owed stays owed, to a run that goes on from here (P3)."""
-        return isinstance(self.error, (WorkflowCancelledByUser, WorkflowTimeoutError))
 
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:
@@ -53,7 +54,9 @@ class Outcome:
     def cancelled(cls, reason: str) -> Outcome:
         """The run was cancelled."""
         error = WorkflowCancelledByUser(reason)
-        return cls(WorkflowCancelledEvent(), error, f"it was cancelled, {reason}")
+        summary = f"it was cancelled, {reason}"
+        event = WorkflowCancelledEvent()
+        return cls(event, error, summary, leaves="work")
 
     @classmethod
     def timed_out(
@@ -62,7 +65,7 @@ class Outcome:
         """The deadline passed."""
         event = WorkflowTimedOutEvent(timeout=timeout, active_steps=active_steps)
         error = WorkflowTimeoutError(timeout, active_steps, activities)
-        return cls(event, error, f"it timed out after {timeout:g} s")
+        return cls(event, error, f"it timed out after {timeout:g} s", leaves="work")
 
     @classmethod
     def stalled(cls, last_step: str | None, error: WorkflowStalledError) -> Outcome:
@@ -84,10 +87,11 @@ class Outcome:
         error: BaseException,
         attempts: int | None = None,
         elapsed: float | None = None,
+        work: int | None = None,
     ) -> Outcome:
-        """A step failed for good."""
+        """A step failed for good; `work` is the number of its work, unless that is over."""
         event = WorkflowFailedEvent(
             step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed
         )
         summary = f"step {step} failed with {type(error).__name__}"
-        return cls(event, error, summary, error.__traceback__)
+        return cls(event, error, summary, error.__traceback__, "failed work", work)

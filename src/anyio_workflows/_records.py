@@ -18,7 +18,7 @@ import attrs
 
 from ._fanin import Batch, Branch, Buffer, Kept, Recoveries, Sets
 from ._ledger import Ledger
-from ._work import Collected, History, Wait, Work
+from ._work import Collected, History, Wait, Work, utc_now
 from .events import Event
 from .graph import Graph
 
@@ -29,6 +29,7 @@ __all__ = [
     "CollectedRecord",
     "KeptRecord",
     "LedgerRecord",
+    "QuestionRecord",
     "SetRecord",
     "WaitRecord",
     "WorkRecord",
@@ -38,8 +39,19 @@ __all__ = [
 
 
 @attrs.frozen
+class QuestionRecord:
+    """A question that a step returned; `number` is its number in the stream."""
+
+    number: int
+    event: Event
+
+
+@attrs.frozen
 class WaitRecord:
-    """A wait that an execution began, with its answer if there was one."""
+    """A wait that an execution began, with its answer if there was one.
+
+    The question is kept as long as the wait is open. What has a default is not in version 1.
+    """
 
     event_type: type[Event]
     requirements: dict[str, Any]
@@ -47,6 +59,15 @@ class WaitRecord:
     asked: bool
     timed_out: bool
     answer: Event | None
+    question: Event | None = None
+    question_number: int = 0
+    number: int = 0
+    since: datetime = attrs.field(factory=utc_now)
+
+    @property
+    def label(self) -> str:
+        """What tells it from other waits of the execution, together with its number."""
+        return self.event_type.__name__ if self.waiter_id is None else self.waiter_id
 
 
 @attrs.frozen
@@ -74,6 +95,20 @@ class WorkRecord:
     last_failed_at: datetime | None
     waits: list[WaitRecord]
     collected: list[CollectedRecord]
+
+    def begun_anew(self) -> WorkRecord:
+        """Return it as it was before its first attempt, but with its answers and what it collected.
+
+        What timed out is waited for anew, as in a retry (W3).
+        """
+        return attrs.evolve(
+            self,
+            attempt=1,
+            elapsed=None,
+            last_error=None,
+            last_failed_at=None,
+            waits=[wait for wait in self.waits if not wait.timed_out],
+        )
 
 
 @attrs.frozen
@@ -123,7 +158,11 @@ class BufferRecord:
 
 @attrs.frozen
 class LedgerRecord:
-    """All that a run owes."""
+    """All that a run owes.
+
+    Questions whose number is above `events_read` have not been read: they are asked again (W4). What
+    has a default is not in version 1.
+    """
 
     next_id: int
     input_asked: bool
@@ -132,13 +171,24 @@ class LedgerRecord:
     batches: list[BatchRecord]
     sets: list[SetRecord]
     buffers: list[BufferRecord]
+    questions: list[QuestionRecord] = attrs.field(factory=list)
+    events_read: int = 0
+
+    def repeating(self, failed: int | None) -> LedgerRecord:
+        """Return a record in which the execution that failed is yet to begin (X7).
+
+        Args:
+            failed: The number of its work; `None` if no execution is to blame.
+        """
+        work = [one.begun_anew() if one.id == failed else one for one in self.work]
+        return attrs.evolve(self, work=work)
 
 
 # --- Taking ------------------------------------------------------------------------------------
 
 
-def take(ledger: Ledger, now: float) -> LedgerRecord:
-    """Record what a run owes at the time `now`."""
+def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
+    """Record what a run owes at the time `now`, when so many events of its stream have been read."""
     owed = [work for work in ledger.owed.values() if not work.dropped]
     batches = _open_batches(ledger)
     ids = {branch: n for n, branch in enumerate(b for batch in batches for b in batch.branches)}
@@ -159,6 +209,12 @@ def take(ledger: Ledger, now: float) -> LedgerRecord:
             for (step, buffer_id), buffer in ledger.buffers.kept.items()
             if buffer.total
         ],
+        questions=[
+            QuestionRecord(number, event)
+            for number, event in ledger.questions
+            if number > events_read
+        ],
+        events_read=events_read,
     )
 
 
@@ -198,6 +254,10 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
                 asked=wait.asked,
                 timed_out=wait.timed_out,
                 answer=wait.answer,
+                question=None if wait.over else wait.question,
+                question_number=wait.question_number,
+                number=wait.number,
+                since=wait.since,
             )
             for wait in past.waits + past.earlier_waits
         ],
@@ -247,6 +307,8 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
     ledger.next_id = record.next_id
     ledger.input_asked = record.input_asked
     ledger.last_finished = record.last_finished
+    unread = [one.event for one in record.questions if one.number > record.events_read]
+    ledger.questions.extend(enumerate(unread, start=1))
     ledger.sets = _restore_sets(record.sets, graph)
     for each in record.buffers:
         buffer = ledger.buffers.kept[each.step, each.buffer_id] = Buffer(each.expected)
@@ -258,7 +320,8 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
     queued: list[Work] = []
     for work in record.work:
         due = None if work.due_in is None else now + work.due_in
-        queued += ledger.owe_again(_restore_work(work, ledger, branches, now), due)
+        restored = _restore_work(work, ledger, branches, now, record.events_read)
+        queued += ledger.owe_again(restored, due)
     for branch in branches.values():
         queued += ledger.seal_branch(branch)  # what was being dropped from it is gone
     return ledger, queued
@@ -291,7 +354,11 @@ def _restore_kept(record: KeptRecord) -> Kept:
 
 
 def _restore_work(
-    record: WorkRecord, ledger: Ledger, branches: Mapping[int, Branch], now: float
+    record: WorkRecord,
+    ledger: Ledger,
+    branches: Mapping[int, Branch],
+    now: float,
+    events_read: int,
 ) -> Work:
     spec = ledger.graph.steps[record.step]
     payload: Any = record.events[0] if spec.is_plain else tuple(record.events)
@@ -310,17 +377,9 @@ def _restore_work(
             last_failed_at=record.last_failed_at,
         )
         work.history.earlier_waits = [
-            Wait(
-                work,
-                wait.event_type,
-                wait.requirements,
-                wait.waiter_id,
-                answer=wait.answer,
-                asked=wait.asked,
-                timed_out=wait.timed_out,
-            )
-            for wait in record.waits
+            _restore_wait(wait, work, events_read) for wait in record.waits
         ]
+        work.history.number(work.history.earlier_waits)
         work.history.earlier_collected = [
             Collected(
                 one.buffer_id,
@@ -330,3 +389,18 @@ def _restore_work(
             for one in record.collected
         ]
     return work
+
+
+def _restore_wait(record: WaitRecord, work: Work, events_read: int) -> Wait:
+    return Wait(
+        work,
+        record.event_type,
+        record.requirements,
+        record.waiter_id,
+        since=record.since,
+        number=record.number,
+        answer=record.answer,
+        question=record.question,
+        asked=record.asked and record.question_number <= events_read,
+        timed_out=record.timed_out,
+    )

@@ -39,24 +39,29 @@ class EventStream:
         closed: Whether the terminal event has been published.
         consumed: Whether the terminal event has been read.
         unread: Number of events that nobody has read yet.
+        read: Number of events that have been read.
+        acknowledged: How many of these their reader has acknowledged; `None` if it never does.
         internal_wanted: Whether somebody asked for the internal events (S4).
     """
 
     closed: bool
     consumed: bool
     unread: int
+    read: int
+    acknowledged: int | None
     internal_wanted: bool
     _home: Home
     _ends: Ends | None
     _rest: deque[Event]
     _wakeup: anyio.Event | None
-    _takes: int
+    _next_checkpoint: int
 
     def __init__(self, home: Home) -> None:
         self.closed = self.consumed = self.internal_wanted = False
         self._home = home
-        self._ends = self._wakeup = None
-        self.unread = self._takes = 0
+        self._ends = self._wakeup = self.acknowledged = None
+        self.unread = self.read = 0
+        self._next_checkpoint = _READS_PER_CHECKPOINT
 
     def write(self, event: Event) -> None:
         """Append an event; never waits (S1)."""
@@ -89,6 +94,16 @@ class EventStream:
             self._wakeup.set()
 
     @property
+    def written(self) -> int:
+        """Number of events that have been written."""
+        return self.read + self.unread
+
+    @property
+    def delivered(self) -> int:
+        """Number of events that count as read: what an acknowledging reader has acknowledged (W4)."""
+        return self.read if self.acknowledged is None else self.acknowledged
+
+    @property
     def reader_waiting(self) -> bool:
         """Whether a reader is waiting for the next event."""
         return self._wakeup is not None
@@ -109,10 +124,13 @@ class EventStream:
             raise WorkflowRuntimeError("All the streamed events have already been consumed.")
         if self._wakeup is not None:
             self._refuse_second_reader()
-        self._takes += 1
-        if not self.unread or self._takes % _READS_PER_CHECKPOINT == 0:
+        if not self.unread:
+            return None
+        if self.read >= self._next_checkpoint:
+            self._next_checkpoint = self.read + _READS_PER_CHECKPOINT
             return None
         self.unread -= 1
+        self.read += 1
         if self._ends is not None:
             return self._ends[1].receive_nowait()
         event = self._rest.popleft()
@@ -179,6 +197,15 @@ class EventIterator:
             if self._expose_internal or not isinstance(event, InternalDispatchEvent):
                 self._exhausted = self._stream.consumed
                 return event
+
+    def acknowledge(self) -> None:
+        """Note that all events read so far have reached their destination.
+
+        A reader that passes events on calls it once before the first event, and then whenever it
+        has passed one on. A snapshot counts a question as read when it was acknowledged (W4); without
+        such a reader, when it was read.
+        """
+        self._stream.acknowledged = self._stream.read
 
     async def aclose(self) -> None:
         """End this iteration; the stream is not affected."""

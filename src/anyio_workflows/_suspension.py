@@ -56,7 +56,8 @@ async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float
     Args:
         run: The run.
         wait: What is waited for; its `answer` is there afterwards, unless the time is over.
-        prompt: Written to the stream, unless an earlier attempt has done so.
+        prompt: Written to the stream, unless that was done before: by an earlier attempt, or in an
+            earlier run, if somebody read it there (W4).
         timeout: Seconds to wait; `None` for no limit.
 
     Raises:
@@ -76,7 +77,8 @@ async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float
     try:
         if prompt is not None and not wait.asked:
             run.write(prompt)
-            wait.asked = True
+            wait.question, wait.asked = prompt, True
+            wait.question_number = run.stream.written
         run.note_wait(wait)
         with clock.suspended() if clock is not None else nullcontext():
             with anyio.move_on_after(timeout):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -127,12 +128,14 @@ class Waits:
         work = wait.work
         if any(wait.equals(other) for other in work.waits):
             raise _twice(wait)
-        earlier = work.past.recall_wait(wait)
-        work.past.waits.append(wait)
-        if earlier is not None:
+        past = work.past
+        earlier = past.recall_wait(wait)
+        past.waits.append(wait)
+        if earlier is None:
+            past.number((wait,))
+        else:
             self.open.discard(earlier)
-            wait.answer, wait.asked = earlier.answer, earlier.asked
-            wait.timed_out = earlier.timed_out
+            wait.take_over(earlier)
             if wait.over:
                 return
         if work.answered:  # a task of it waits anew, while another is about to go on
@@ -149,9 +152,21 @@ class Waits:
             wait for wait in self.open.matching(event) if target in (None, wait.work.post.spec)
         ]
         for wait in matching:
-            wait.answer = event
-            self.end(wait)
+            self.give(wait, event)
         return {wait.work.post.spec.name for wait in matching}
+
+    def give(self, wait: Wait, event: Event) -> None:
+        """Answer one wait."""
+        wait.answer = event
+        self.end(wait)
+
+    def open_in_words(self) -> str:
+        """Name the open waits, for people."""
+        first = ", ".join(
+            f"{wait.id!r} ({wait.work.post.spec.name})" for wait in islice(self.open, 9)
+        )
+        more = f" and {len(self.open) - 9} more" if len(self.open) > 9 else ""
+        return f"open are {first}{more}" if first else "no wait is open"
 
     def end(self, wait: Wait) -> None:
         """Note that a wait is over, answered or not; once none is open, the place is wanted back.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import attrs
@@ -14,7 +14,12 @@ from ._fanin import NO_RECOVERIES, Branch, Recoveries
 from ._specs import StepSpec
 from .events import Event
 
-__all__ = ["Collected", "History", "Post", "StepStatistics", "Wait", "Work"]
+__all__ = ["Collected", "History", "OpenWait", "Post", "StepStatistics", "Wait", "Work", "utc_now"]
+
+
+def utc_now() -> datetime:
+    """Return the wall clock's time, which is for information only (R9)."""
+    return datetime.now(UTC)
 
 
 @attrs.frozen
@@ -123,6 +128,7 @@ class History:
         collected: What this attempt collected, in order.
         earlier_waits: Waits of the attempts before, which this one has not come to yet.
         earlier_collected: What they collected, likewise.
+        numbers: For each label, the highest number of a wait.
     """
 
     first_started: float | None = None
@@ -132,13 +138,23 @@ class History:
     collected: list[Collected] = attrs.field(factory=list)
     earlier_waits: list[Wait] = attrs.field(factory=list)
     earlier_collected: list[Collected] = attrs.field(factory=list)
+    numbers: dict[str, int] = attrs.field(factory=dict)
 
     def start_over(self) -> None:
         """Begin another attempt. What timed out is waited for anew."""
         waits = self.waits + self.earlier_waits
         self.earlier_waits = [wait for wait in waits if not wait.timed_out]
+        self.numbers = {}
+        self.number(self.earlier_waits)
         self.earlier_collected = self.collected + self.earlier_collected
         self.waits, self.collected = [], []
+
+    def number(self, waits: Iterable[Wait]) -> None:
+        """Number waits that have no number yet, each among those with its label (W5)."""
+        for wait in waits:
+            highest = self.numbers.get(wait.label, 0)
+            wait.number = wait.number or highest + 1
+            self.numbers[wait.label] = max(wait.number, highest)
 
     def recall_wait(self, wait: Wait) -> Wait | None:
         """Take the same wait of an earlier attempt: the first equal one that is left."""
@@ -170,6 +186,30 @@ class Collected:
     events: tuple[Event, ...] | None = None
 
 
+@attrs.frozen
+class OpenWait:
+    """A wait of a step that nobody has answered yet (W5).
+
+    Attributes:
+        id: Names the wait in `handler.send_event(ev, wait=id)`. It stays the same over retries and
+            restores; no other wait of the run has it.
+        step: The step that waits.
+        event_type: The type of the event it waits for.
+        question: The `waiter_event` it published; `None` if there is none.
+        requirements: Attributes that the event must have, with their values.
+        waiter_id: The name that the step gave to the wait, if any.
+        since: When the wait began, in UTC; for information.
+    """
+
+    id: str
+    step: str
+    event_type: type[Event]
+    question: Event | None
+    requirements: Mapping[str, Any]
+    waiter_id: str | None
+    since: datetime
+
+
 @attrs.define(eq=False, repr=False)
 class Wait:
     """An execution's wait for one event.
@@ -179,9 +219,15 @@ class Wait:
         event_type: The type waited for.
         requirements: Attributes that the event must have, with their values.
         waiter_id: The name that the step gave to the wait.
+        since: When it began, in UTC.
+        number: Its number among the waits of the execution with the same label, from 1; 0 before it
+            has one.
         wake: Called when the execution may go on.
         answer: The event, once it has come.
-        asked: Whether the question has been written to the stream.
+        question: What was written to the stream when it began.
+        asked: Whether the question has been written, so that it is not to be written again.
+        question_number: The number of the question in the stream of the run; 0 if it was read in an
+            earlier run.
         timed_out: Whether the step was told that no event came.
         refused: Whether the execution ended while a task of it was still waiting.
     """
@@ -190,9 +236,13 @@ class Wait:
     event_type: type[Event]
     requirements: Mapping[str, Any]
     waiter_id: str | None
+    since: datetime = attrs.field(factory=utc_now)
+    number: int = 0
     wake: Callable[[], None] = attrs.field(default=lambda: None)
     answer: Event | None = None
+    question: Event | None = None
     asked: bool = False
+    question_number: int = 0
     timed_out: bool = False
     refused: bool = False
 
@@ -200,6 +250,35 @@ class Wait:
     def over(self) -> bool:
         """Whether it has its answer, or the step was told that there is none."""
         return self.answer is not None or self.timed_out
+
+    @property
+    def label(self) -> str:
+        """What tells it from other waits of the execution, together with its number."""
+        return self.event_type.__name__ if self.waiter_id is None else self.waiter_id
+
+    @property
+    def id(self) -> str:
+        """Identifies it in the run and in all that go on from it."""
+        return f"{self.work.id}:{self.number}:{self.label}"
+
+    def as_open(self) -> OpenWait:
+        """Describe it to those who may answer it."""
+        return OpenWait(
+            id=self.id,
+            step=self.work.post.spec.name,
+            event_type=self.event_type,
+            question=self.question,
+            requirements=dict(self.requirements),
+            waiter_id=self.waiter_id,
+            since=self.since,
+        )
+
+    def take_over(self, earlier: Wait) -> None:
+        """Go on with the same wait of an earlier attempt."""
+        self.since, self.number = earlier.since, earlier.number
+        self.question, self.asked = earlier.question, earlier.asked
+        self.question_number = earlier.question_number
+        self.answer, self.timed_out = earlier.answer, earlier.timed_out
 
     def equals(self, other: Wait) -> bool:
         """Return whether two waits of an execution ask for the same thing (W4)."""
@@ -209,18 +288,24 @@ class Wait:
 
     def matches(self, event: Event) -> bool:
         """Return whether the event is the one waited for (W2)."""
-        spec = self.work.post.spec
-        if spec.config.accept_event_subclasses:
-            fits = isinstance(event, self.event_type)
-        else:
-            fits = type(event) is self.event_type
-        try:
-            return fits and all(
-                hasattr(event, name) and getattr(event, name) == value
-                for name, value in self.requirements.items()
-            )
-        except Exception:  # values that cannot be compared are not equal
-            return False
+        return self.takes(type(event)) and self.unmet(event) is None
+
+    def takes(self, event_type: type[Event]) -> bool:
+        """Return whether the type of an event is the one waited for."""
+        if self.work.post.spec.config.accept_event_subclasses:
+            return issubclass(event_type, self.event_type)
+        return event_type is self.event_type
+
+    def unmet(self, event: Event) -> str | None:
+        """Return the name of a requirement that the event does not meet."""
+        for name, value in self.requirements.items():
+            try:
+                if hasattr(event, name) and getattr(event, name) == value:
+                    continue
+            except Exception:  # values that cannot be compared are not equal
+                pass
+            return name
+        return None
 
 
 @attrs.define(eq=False, repr=False)

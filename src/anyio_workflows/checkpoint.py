@@ -43,7 +43,9 @@ async def run_with_checkpoints(
     """Run a workflow to its end, saving snapshots; go on from the saved one if there is one.
 
     The run belongs to the call: cancelling it cancels the run, and saves what is left to do. After a
-    stop event or a failure the file holds the state alone, and the next call starts anew with it.
+    stop event the file holds the state alone. After a failure, it also holds what `ctx.retry_failed()`
+    makes owed again: `load_checkpoint()`, `ctx.retry_failed()` and `save_checkpoint()` let the next
+    call repeat the step that failed. Otherwise that starts anew with the state.
 
     Args:
         workflow: The workflow.
@@ -51,7 +53,8 @@ async def run_with_checkpoints(
             there is a complete one at any moment.
         every: Seconds between two snapshots at least; what happens in that time is done again after
             a kill.
-        on_event: Called with each event of the public stream.
+        on_event: Called with each event of the public stream. A question counts as read, so that it is
+            not asked again after a restart, when this has returned (W4).
         types: Types that state and events may hold, besides those that the workflow declares.
         start_event: The event to start with, if there is no work left from an earlier run.
         **fields: The fields of the start event, instead.
@@ -91,6 +94,7 @@ async def _drain(
 ) -> None:
     """Read the stream to its end, and save when something has happened, if it is time."""
     events = handler.stream_events(expose_internal=True)
+    events.acknowledge()
     saved, due = -math.inf, math.inf
     while True:
         event: Event | str | None = None
@@ -106,6 +110,7 @@ async def _drain(
         due = min(due, max(now, saved + every))
         if on_event is not None and not isinstance(event, InternalDispatchEvent):
             on_event(event)
+            events.acknowledge()
 
 
 async def load_checkpoint(

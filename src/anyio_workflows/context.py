@@ -14,7 +14,7 @@ import anyio.from_thread
 from ._continuation import Continuation, RunPort
 from ._retries import RetryInfo
 from ._suspension import suspend
-from ._work import Wait, Work
+from ._work import OpenWait, Wait, Work
 from .errors import ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
@@ -132,7 +132,8 @@ class Context(Generic[StateT]):
 
         It holds the state and all that is owed: work that is being executed as it was before it
         began, retries, waits with their answers, open batches, collected events. After a stop event
-        or a failure it holds the state alone. What nobody has read from the stream is not in it.
+        it holds the state alone; after a failure, also what `retry_failed()` makes owed again. What
+        nobody has read from the stream is not in it, but questions are (W4).
 
         Args:
             types: Types that it may hold, besides those that `from_dict()` knows without being
@@ -167,17 +168,46 @@ class Context(Generic[StateT]):
 
     @property
     def has_work_left(self) -> bool:
-        """Whether the last run has left work to do, with which `run(ctx=...)` goes on."""
+        """Whether the last run has left work to do, with which `run(ctx=...)` goes on.
+
+        It is false after a failure, until `retry_failed()` is called.
+        """
         return self._continuation.left is not None
 
     def discard_work(self) -> None:
         """Drop what the last run has left to do, so that the next one starts anew with the state.
 
+        After a failure it drops what `retry_failed()` would repeat, also from the next snapshot.
+
         Raises:
             ContextStateError: If a run is going on.
         """
-        self._continuation.check_free()
-        self._continuation.left = None
+        self._continuation.discard()
+
+    def retry_failed(self) -> None:
+        """Owe again what the last run owed when it failed, the failed execution included.
+
+        The next `run(ctx=...)` repeats that execution, with its attempts counted from 1, and goes on
+        with what was queued, running, waiting or delayed beside it; finished steps do not run again.
+        Answers that it had, and what it collected, are given again. It works on the restored snapshot
+        of a failed run as well.
+
+        Raises:
+            ContextStateError: If a run is going on, or there is nothing to repeat: no step failed for
+                good, or it was retried, discarded or followed by another run since.
+        """
+        self._continuation.retry_failed()
+
+    def open_waits(self) -> list[OpenWait]:
+        """Return the waits that can be answered now, in the order in which they began.
+
+        Those of the run in progress, else those with which `run(ctx=...)` would go on: of a restored
+        snapshot, or left by a timeout or a cancellation.
+        """
+        continuation = self._continuation
+        if continuation.run is None or continuation.run.ended:
+            return continuation.open_waits()
+        return self._in_loop(continuation.open_waits)
 
     @property
     def _run(self) -> RunPort:

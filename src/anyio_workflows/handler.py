@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from ._engine import Run
 from ._stream import EventIterator
-from ._work import StepStatistics
+from ._work import OpenWait, StepStatistics
 from .context import Context, context_of, current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, StopEvent
@@ -26,7 +26,7 @@ else:
 
     ResultT = TypeVar("ResultT")
 
-__all__ = ["ResultT", "RunStatistics", "WorkflowHandler"]
+__all__ = ["OpenWait", "ResultT", "RunStatistics", "WorkflowHandler"]
 
 
 @attrs.frozen
@@ -140,19 +140,38 @@ class WorkflowHandler(Generic[ResultT]):
             self._run.listen()
         return EventIterator(self._run.stream, expose_internal, self)
 
-    async def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
+    def open_waits(self) -> list[OpenWait]:
+        """Return the waits that can be answered now, in the order in which they began.
+
+        After a timeout or a cancellation, those with which `run(ctx=handler.ctx)` would go on.
+        """
+        if self._context._continuation.run is not self._run:  # another run has gone on from there
+            return []
+        return self._context.open_waits()
+
+    async def send_event(
+        self, ev: Event, step: str | None = None, wait: str | None = None
+    ) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`.
+
+        Args:
+            ev: The event.
+            step: The only step that is to have it.
+            wait: The id of an open wait, from `open_waits()`. The event then answers this wait, and
+                goes nowhere else.
 
         Returns:
             The names of the steps that took it, `()` if none did, as `ctx.send_event()` does.
 
         Raises:
             WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
-                the run has ended, or it lives in another event loop.
+                the run has ended, or it lives in another event loop. With `wait` also if there is no
+                such open wait, it is not one of `step`, it does not take the event, or the end of the
+                run is decided; the wait then stays open.
         """
         self._check_home("sent events")
         await checkpoint()
-        return self._run.send(ev, step)
+        return self._run.send(ev, step) if wait is None else self._run.answer(ev, wait, step)
 
     async def cancel_run(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.

@@ -1,11 +1,12 @@
 """Snapshots: what `ctx.to_dict()` gives and `Context.from_dict()` takes (P3, P4).
 
-The format, version 1, is JSON:
+The format, version 2, is JSON:
 
     {
-      "version": 1,
+      "version": 2,
       "workflow": the name of the workflow class, for people,
       "state": the state of the store; null if nobody has used it,
+      "failed": null, or after a failure what `retry_failed()` makes owed, as in "work",
       "work": null after a stop event or a failure, else {
         "next_id": the number of the work to come,
         "input_asked": whether the run has asked for input,
@@ -15,15 +16,22 @@ The format, version 1, is JSON:
                   "due_in": seconds left of its retry delay, or null,
                   "last_error", "last_failed_at",
                   "waits": [{"event_type", "requirements", "waiter_id", "asked", "timed_out",
-                             "answer"}],
+                             "answer", "question", "question_number", "number", "since"}],
                   "collected": [{"buffer_id", "expected", "events"}]}],
         "batches": [{"outer": the branch it was opened in, or null,
                      "branches": [{"id", "sets"}],
                      "arrived": {join: events}, "recoveries", "cancelled"}],
         "sets": [{"step", "queues": for each parameter [{"event", "recoveries"}]}],
-        "buffers": [{"step", "buffer_id", "expected", "kept": [{"event", "recoveries"}]}]
+        "buffers": [{"step", "buffer_id", "expected", "kept": [{"event", "recoveries"}]}],
+        "questions": [{"number", "event"}],
+        "events_read": how many events of the stream had been read
       }
     }
+
+A question is an event of the stream, and has its number there, from 1; 0 if it was read in an earlier
+run. If the number is above "events_read", nobody had read it, and it is asked again (W4).
+
+Version 1 lacks "failed", "question" and what follows it in "waits", "questions" and "events_read".
 
 Values that JSON does not know are tagged, `{"$": tag, "value": ...}`; the tag of an event, or of
 another class that the workflow declares, is `module:qualname`. A tag is looked up among those
@@ -44,15 +52,15 @@ from . import events as our_events
 from ._continuation import Continuation
 from ._json import JsonCodec
 from ._named_types import declared_types, named_event_classes
-from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WorkRecord
+from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WaitRecord, WorkRecord
 from .errors import ContextSerdeError, nearest, short_repr
-from .events import Event
+from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, StepSpec
 from .state import DictState
 
 __all__ = ["Snapshot", "VERSION", "dump", "load"]
 
-VERSION = 1
+VERSION = 2
 
 _codecs: WeakKeyDictionary[Graph, dict[tuple[type, ...], JsonCodec]] = WeakKeyDictionary()
 
@@ -65,6 +73,7 @@ class Snapshot:
     workflow: str
     state: Any
     work: LedgerRecord | None
+    failed: LedgerRecord | None = None
 
 
 def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, Any]:
@@ -79,6 +88,7 @@ def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, 
         workflow=continuation.graph.name,
         state=dict(state) if isinstance(state, DictState) else state,
         work=continuation.owed(),
+        failed=continuation.owed_at_failure(),
     )
     codec = _codec(continuation.graph, continuation.types + types)
     data: dict[str, Any] = codec.dump(snapshot)["value"]
@@ -106,7 +116,7 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
     snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
     for path, problem in _faults(snapshot, graph):
         raise ContextSerdeError(path, problem)
-    continuation = Continuation(graph, types, left=snapshot.work)
+    continuation = Continuation(graph, types, left=snapshot.work, failed=snapshot.failed)
     if snapshot.state is not None:
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
         continuation.store._restore(state)
@@ -149,17 +159,23 @@ def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
     wanted = graph.state_type or dict
     if snapshot.state is not None and not isinstance(snapshot.state, wanted):
         yield "$.state", f"expected {wanted.__name__}, got {type(snapshot.state).__name__}"
-    if snapshot.work is None:
-        return
-    record = snapshot.work
+    if snapshot.work is not None and snapshot.failed is not None:
+        yield "$.failed", "there is work left, so no step has failed"
+    if snapshot.work is not None:
+        yield from _ledger_faults("$.work", snapshot.work, graph)
+    if snapshot.failed is not None:
+        yield from _ledger_faults("$.failed", snapshot.failed, graph)
+
+
+def _ledger_faults(root: str, record: LedgerRecord, graph: Graph) -> Faults:
     if not 0 < record.next_id <= _MOST:
-        yield "$.work.next_id", f"numbers count from 1, got {short_repr(record.next_id)}"
+        yield f"{root}.next_id", f"numbers count from 1, got {short_repr(record.next_id)}"
     branches: set[int] = set()
     for n, batch in enumerate(record.batches):
-        yield from _batch_faults(f"$.work.batches[{n}]", batch, graph, branches)
+        yield from _batch_faults(f"{root}.batches[{n}]", batch, graph, branches)
     ids: set[int] = set()
     for n, work in enumerate(record.work):
-        path = f"$.work.work[{n}]"
+        path = f"{root}.work[{n}]"
         if work.id in ids or not 0 < work.id < record.next_id:
             problem = f"{short_repr(work.id)} is taken, or not below next_id ({record.next_id})"
             yield f"{path}.id", problem
@@ -167,8 +183,9 @@ def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
         if work.branch is not None and work.branch not in branches:
             yield f"{path}.branch", f"there is no branch {short_repr(work.branch)}"
         yield from _work_faults(path, work, graph)
-    yield from _set_faults("$.work", record.sets, graph)
-    yield from _buffer_faults(record.buffers, graph)
+    yield from _set_faults(root, record.sets, graph)
+    yield from _buffer_faults(root, record.buffers, graph)
+    yield from _question_faults(root, record)
 
 
 def _step_faults(path: str, step: str, graph: Graph) -> Faults:
@@ -230,10 +247,22 @@ def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> Faults:
                 yield from _recovery_faults(place, kept.recoveries, graph)
 
 
-def _buffer_faults(buffers: list[BufferRecord], graph: Graph) -> Faults:
+def _question_faults(root: str, record: LedgerRecord) -> Faults:
+    if not 0 <= record.events_read <= _MOST:
+        yield f"{root}.events_read", f"expected 0 or more, got {short_repr(record.events_read)}"
+    for n, question in enumerate(record.questions):
+        path = f"{root}.questions[{n}]"
+        if not 0 < question.number <= _MOST:
+            yield f"{path}.number", f"events count from 1, got {short_repr(question.number)}"
+        if not isinstance(question.event, InputRequiredEvent):
+            got = type(question.event).__name__
+            yield f"{path}.event", f"expected an InputRequiredEvent, got {got}"
+
+
+def _buffer_faults(root: str, buffers: list[BufferRecord], graph: Graph) -> Faults:
     seen: set[tuple[str, str | None]] = set()
     for n, buffer in enumerate(buffers):
-        path = f"$.work.buffers[{n}]"
+        path = f"{root}.buffers[{n}]"
         yield from _step_faults(f"{path}.step", buffer.step, graph)
         if (buffer.step, buffer.buffer_id) in seen:
             yield path, f"there is a buffer {short_repr(buffer.buffer_id)} already"
@@ -247,6 +276,29 @@ def _type_faults(path: str, types: list[type[Event]]) -> Faults:
     for n, cls in enumerate(types):
         if not _is_event(cls):
             yield f"{path}[{n}]", f"expected an event class, got {cls.__name__}"
+
+
+def _wait_faults(path: str, waits: list[WaitRecord]) -> Faults:
+    seen: set[tuple[str, int]] = set()
+    numbered = any(wait.number for wait in waits)  # in version 1 none is
+    for n, wait in enumerate(waits):
+        place = f"{path}.waits[{n}]"
+        if not _is_event(wait.event_type):
+            problem = f"expected an event class, got {wait.event_type.__name__}"
+            yield f"{place}.event_type", problem
+        if wait.answer is not None and not isinstance(wait.answer, wait.event_type):
+            problem = f"expected {wait.event_type.__name__}, got {type(wait.answer).__name__}"
+            yield f"{place}.answer", problem
+        if isinstance(wait.question, StopEvent):
+            yield f"{place}.question", f"a step cannot ask with {type(wait.question).__name__}"
+        if not 0 <= wait.question_number <= _MOST:
+            problem = f"expected 0 or more, got {short_repr(wait.question_number)}"
+            yield f"{place}.question_number", problem
+        if numbered and (not 0 < wait.number <= _MOST or (wait.label, wait.number) in seen):
+            yield f"{place}.number", f"{short_repr(wait.number)} is taken, or below 1"
+        seen.add((wait.label, wait.number))
+        if wait.since.tzinfo is None:
+            yield f"{place}.since", "it lacks the UTC offset"
 
 
 def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
@@ -268,15 +320,7 @@ def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
             if not spec.fits(slot, event):
                 problem = f"step {work.step} does not take {type(event).__name__} there"
                 yield f"{path}.events[{n}]", problem
-    for n, wait in enumerate(work.waits):
-        if not _is_event(wait.event_type):
-            yield (
-                f"{path}.waits[{n}].event_type",
-                f"expected an event class, got {wait.event_type.__name__}",
-            )
-        if wait.answer is not None and not isinstance(wait.answer, wait.event_type):
-            problem = f"expected {wait.event_type.__name__}, got {type(wait.answer).__name__}"
-            yield f"{path}.waits[{n}].answer", problem
+    yield from _wait_faults(path, work.waits)
     for n, one in enumerate(work.collected):
         place = f"{path}.collected[{n}]"
         yield from _type_faults(f"{place}.expected", one.expected)

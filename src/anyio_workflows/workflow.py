@@ -251,8 +251,8 @@ class Workflow(Generic[ResultT]):
 
         Args:
             ctx: The context to go on from: its state, and what the last run left to do. That is so
-                after a timeout, a cancellation, or in a restored snapshot; then there is nothing to
-                start with.
+                after a timeout, a cancellation, `ctx.retry_failed()`, or in a restored snapshot; then
+                there is nothing to start with.
             start_event: The event to start with, instead of keywords.
             run_id: Identifies the run in logs; made up if not given.
             **kwargs: The fields of the start event.
