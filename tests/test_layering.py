@@ -68,7 +68,7 @@ ALLOWED = {
     "_opening": "resource",
     "_keeper": "_backend _opening resource errors",
     "_crew": "_backend _continuation _suspension _keeper _narrator _outcome context _work events errors",
-    "_dispatch": "_backend _continuation _crew _outcome _narrator _words _ledger _work _fanin _specs _stream "
+    "_dispatch": "context _backend _continuation _crew _outcome _narrator _words _ledger _work _fanin _specs _stream "
     "steps events errors",
     "_engine": "_continuation _dispatch _crew _keeper _outcome _narrator _words _settings _records "
     "_ledger _work _fanin _stream _backend context events errors",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
+import pickle
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -653,3 +655,102 @@ def test_e8_classes_of_one_name_in_two_modules_are_called_in_full() -> None:
     assert graph_text(begin=begin, end=end).endswith(
         f"no step accepts; two classes are named Item: shop.goods.Item and {__name__}.Item"
     )
+
+
+# --- 12. A context or a handler is taken for something else --------------------------------------------------
+
+
+def all_text(error: BaseException) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
+@pytest.mark.parametrize(
+    ("use", "remedy"),
+    [
+        (lambda ctx: ctx.set("x", 1), "use ctx.store.set()"),
+        (lambda ctx: ctx.get("x"), "use ctx.store.get()"),
+        (lambda ctx: ctx.edit_state(), "use ctx.store.edit_state()"),
+        (lambda ctx: ctx.data, "kept in ctx.store: await ctx.store.set('data', value)"),
+        (lambda ctx: ctx.counter, "kept in ctx.store: await ctx.store.set('counter', value)"),
+        (lambda ctx: ctx.wait_for_events, "did you mean 'wait_for_event'?"),
+        (
+            lambda ctx: setattr(ctx, "counter", 1),
+            "ctx.store: await ctx.store.set('counter', value)",
+        ),
+        (lambda ctx: setattr(ctx, "get", 1), "use ctx.store.get()"),
+    ],
+)
+@pytest.mark.parametrize("outside", [False, True])
+async def test_e8_a_context_is_no_place_for_state(use: Any, remedy: str, outside: bool) -> None:
+    async def act(ctx: Context) -> Any:
+        return use(ctx)
+
+    if outside:
+        with pytest.raises(AttributeError) as caught:
+            use(Context(Acts(act)))
+        assert remedy in str(caught.value)
+    else:
+        error = await failure(act)
+        assert type(error) is AttributeError
+        assert remedy in all_text(error)
+
+
+async def test_e8_other_errors_get_no_such_advice() -> None:
+    async def act(ctx: Context) -> None:
+        object().x = 1  # type: ignore[attr-defined]
+
+    assert "store" not in all_text(await failure(act))
+
+
+def test_v1_a_context_without_annotation() -> None:
+    async def work(self, ctx, ev: StartEvent) -> StopEvent: ...  # type: ignore[no-untyped-def]
+
+    assert class_text(work) == (
+        "Flow: step work: parameter 'ctx' has no annotation; annotate it with Context, as in "
+        "'ctx: Context'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("cancel", "use await handler.cancel_run()"),
+        ("events", "handler.stream_events() gives the events, with 'async for'"),
+        ("stream", "handler.stream_events() gives the events, with 'async for'"),
+        ("done", "use handler.is_done()"),
+        ("emit", "use await handler.send_event(ev)"),
+        ("store", "use handler.ctx, and its store"),
+        ("to_dict", "use handler.ctx.to_dict()"),
+        ("result", "await it for the result of the run"),
+    ],
+)
+async def test_e8_what_handlers_of_others_have(name: str, remedy: str) -> None:
+    handler = Acts(returns(StopEvent())).run()
+    with pytest.raises(AttributeError) as caught:
+        getattr(handler, name)
+    assert str(caught.value) == f"'WorkflowHandler' object has no attribute {name!r}; {remedy}"
+    await handler
+
+
+async def test_e8_the_stream_is_mistaken() -> None:
+    handler = Acts(returns(StopEvent())).run()
+    with pytest.raises(TypeError, match=r"use 'async for ev in handler.stream_events\(\)'"):
+        async for _ in handler:  # type: ignore[attr-defined]
+            pass
+    with pytest.raises(TypeError, match="read it with 'async for'"):
+        await handler.stream_events()  # type: ignore[misc]
+    await handler
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+async def test_e8_handlers_and_contexts_are_not_copied(duplicate: Callable[[Any], Any]) -> None:
+    async def act(ctx: Context) -> StopEvent:
+        duplicate(ctx)
+        return StopEvent()
+
+    handler = Acts(act).run()
+    for thing in (handler, handler.ctx):
+        with pytest.raises(TypeError, match=r"ctx\.to_dict\(\) .* Context\.from_dict\(\)"):
+            duplicate(thing)
+    with pytest.raises(TypeError, match=r"ctx\.to_dict\(\)"):
+        await handler

@@ -37,6 +37,7 @@ from ._outcome import Outcome
 from ._specs import StepSpec
 from ._words import failure_note, in_words, last_acts
 from ._work import Work
+from .context import advice
 from .errors import WorkflowRuntimeError, WorkflowStalledError
 from .events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from .steps import is_positive_number
@@ -219,7 +220,7 @@ class Dispatch:
             logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
         else:
             elapsed = _elapsed(work, now)
-            add_note(error, failure_note(work, elapsed))
+            _annotate(error, work, elapsed)
             self.run.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
         self._end(work, "failed", error)
 
@@ -247,7 +248,7 @@ class Dispatch:
             return
         assert isinstance(error, Exception)
         elapsed = _elapsed(work, now)
-        add_note(error, failure_note(work, elapsed))
+        _annotate(error, work, elapsed)
         failure = StepFailedEvent(
             step_name=work.post.spec.name,
             input_event=work.payload,
@@ -311,6 +312,13 @@ def _has_recoveries_left(catcher: StepSpec, work: Work) -> bool:
     catch = catcher.config.catch
     assert catch is not None
     return work.recoveries.get(catcher.name, 0) < catch.max_recoveries
+
+
+def _annotate(error: BaseException, work: Work, elapsed: float) -> None:
+    """Say with an error which step failed on what, and what to do about it if that is known."""
+    add_note(error, failure_note(work, elapsed))
+    if hint := advice(error):
+        add_note(error, hint)
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -197,9 +197,10 @@ def _sort_params(
         by_name = param.kind in (param.POSITIONAL_OR_KEYWORD, param.KEYWORD_ONLY)
         if name not in hints:
             if param.default is param.empty:
-                faults.append(
-                    f"parameter {name!r} has no annotation; say what it takes, as in 'ev: StartEvent'"
-                )
+                remedy = "say what it takes, as in 'ev: StartEvent'"
+                if name in ("ctx", "context"):
+                    remedy = f"annotate it with Context, as in '{name}: Context'"
+                faults.append(f"parameter {name!r} has no annotation; {remedy}")
         elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
             context_params.append(name)
             found.context, found.state_type = name, _state_type(hints[name], faults)

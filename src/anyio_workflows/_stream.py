@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -175,6 +176,11 @@ class EventIterator:
     """The handler: it must live as long as somebody reads its stream."""
     _begun: bool = False
     _exhausted: bool = False
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> Any:
+            raise TypeError("a stream of events is not awaited; read it with 'async for'")
 
     def __aiter__(self) -> EventIterator:
         return self

@@ -28,6 +28,19 @@ else:
 
 __all__ = ["OpenWait", "ResultT", "RunStatistics", "WorkflowHandler"]
 
+_STREAM = "handler.stream_events() gives the events, with 'async for'"
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("cancel", "stop", "abort", "close", "aclose"), "use await handler.cancel_run()"
+    ),
+    **dict.fromkeys(("events", "stream", "iter_events", "astream"), _STREAM),
+    **dict.fromkeys(("done", "is_finished"), "use handler.is_done()"),
+    **dict.fromkeys(("send", "emit"), "use await handler.send_event(ev)"),
+    **dict.fromkeys(("context", "store", "state"), "use handler.ctx, and its store"),
+    **dict.fromkeys(("to_dict", "snapshot"), "use handler.ctx.to_dict()"),
+}
+"""What handlers, tasks and streams of other libraries have -> what is used here."""
+
 
 @attrs.frozen
 class RunStatistics:
@@ -253,8 +266,17 @@ class WorkflowHandler(Generic[ResultT]):
 
         def __getattr__(self, name: str) -> Any:
             what = f"{type(self).__name__!r} object has no attribute {name!r}"
-            message = f"{what}; await it for the result of the run"
-            raise AttributeError(message, name=name, obj=self)
+            remedy = _ELSEWHERE.get(name, "await it for the result of the run")
+            raise AttributeError(f"{what}; {remedy}", name=name, obj=self)
+
+        def __aiter__(self) -> Any:
+            raise TypeError("a handler is no stream; use 'async for ev in handler.stream_events()'")
+
+        def __reduce_ex__(self, protocol: object) -> Any:
+            raise TypeError(
+                "a handler can neither be pickled nor copied; handler.ctx.to_dict() gives a snapshot of "
+                "the run, from which Context.from_dict() makes a context for workflow.run(ctx=...)"
+            )
 
     def __del__(self) -> None:
         if run := self.__dict__.get("_run"):
