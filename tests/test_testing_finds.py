@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -30,6 +33,8 @@ from anyio_workflows.context import StepContext, current_context
 from anyio_workflows.errors import WorkflowCancelledByUser
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
+    End,
+    Moment,
     Pause,
     Script,
     TerminationViolation,
@@ -424,3 +429,141 @@ class Endless(Workflow[Any]):
 def test_v2_a_run_that_never_ends_is_found(backend: str) -> None:
     with pytest.raises(TerminationViolation, match="the run did not end within"):
         replay(lambda: Endless(timeout=None), Script(), backend=backend)
+
+
+# --- Steps that spin ---------------------------------------------------------------------------
+
+
+class Spins(Workflow[Any]):
+    """Deadlines come only if time passes, which it does not under virtual time while tasks spin."""
+
+    def __init__(self, timeout: float = 45, cleanup_timeout: float = 5) -> None:
+        super().__init__(timeout=timeout, cleanup_timeout=cleanup_timeout)
+
+
+class Polls(Spins):
+    @step
+    async def poll(self, ev: StartEvent) -> StopEvent:
+        done = False
+        while not done:
+            with suppress(BaseException):
+                await anyio.sleep(0.2)
+                done = True
+        return StopEvent()
+
+
+class PollsInScopes(Spins):
+    @step
+    async def poll(self, ev: StartEvent) -> StopEvent:
+        kept: BaseException
+        for _ in range(10**9):
+            try:
+                with anyio.move_on_after(1) as scope:
+                    await anyio.sleep(0.2)
+                if not scope.cancelled_caught:
+                    break
+            except BaseException as error:
+                kept = error  # noqa: F841
+        return StopEvent()
+
+
+class PollsInCleanup(Spins):
+    @step
+    async def poll(self, ev: StartEvent) -> StopEvent:
+        try:
+            await anyio.sleep(0.5)
+        finally:
+            done = False
+            while not done:
+                with suppress(BaseException):
+                    await anyio.sleep(0.2)
+                    done = True
+        return StopEvent()
+
+
+class Endures(Spins):
+    """Swallows what it gets for a while."""
+
+    @step
+    async def poll(self, ev: StartEvent) -> StopEvent:
+        for _ in range(20):
+            with suppress(anyio.get_cancelled_exc_class()):
+                await anyio.sleep(0.2)
+        return StopEvent()
+
+
+class Busy(Spins):
+    @step
+    async def poll(self, ev: StartEvent) -> StopEvent:
+        while True:
+            await checkpoint()
+
+
+def check_some(make_workflow: Any, backends: list[str]) -> None:
+    check_termination(make_workflow, backends=backends, max_examples=200, seed=1)
+
+
+def cancel_all(make_workflow: Any, backends: list[str]) -> None:
+    cancel_everywhere(make_workflow, backends=backends)
+
+
+on_both_searches = pytest.mark.parametrize("search", [check_some, cancel_all])
+
+
+@on_each_backend
+@on_both_searches
+@pytest.mark.parametrize("workflow", [Polls, PollsInScopes, PollsInCleanup])
+def test_v2_t6_a_step_that_swallows_its_cancellation_in_a_loop_is_named(
+    workflow: Any, search: Any, backend: str
+) -> None:
+    with pytest.raises(TerminationViolation) as found:
+        search(workflow, [backend])
+    [violation] = found.value.violations
+    assert violation.rule == "T6"
+    assert violation.what.startswith("step poll #1 swallows its cancellation again and again")
+    assert any("poll #1" in line for line in found.value.trace)
+
+
+@on_each_backend
+@on_both_searches
+def test_v2_a_step_that_lets_no_time_pass_is_named(search: Any, backend: str) -> None:
+    with pytest.raises(TerminationViolation, match="step poll #1 goes on and on") as found:
+        search(Busy, [backend])
+    assert [violation.rule for violation in found.value.violations] == ["V2"]
+
+
+@on_each_backend
+@on_both_searches
+def test_v2_a_step_that_swallows_some_cancellations_is_fine(search: Any, backend: str) -> None:
+    search(Endures, [backend])
+
+
+@on_each_backend
+def test_v2_a_run_of_many_turns_is_fine(backend: str) -> None:
+    class Many(Spins):
+        @step
+        async def many(self, ev: StartEvent) -> StopEvent:
+            for _ in range(1000):
+                await checkpoint()
+            return StopEvent()
+
+    replay(Many, Script(), backend=backend)
+
+
+@on_each_backend
+def test_v2_nothing_is_left_behind_of_a_step_that_spins(backend: str) -> None:
+    """Neither its run, nor a task: the loop has ended, and what comes after it works."""
+    made: list[weakref.ref[Any]] = []
+
+    def make(**config: Any) -> Polls:
+        workflow = Polls(**config)
+        made.append(weakref.ref(workflow))
+        return workflow
+
+    for _ in range(3):
+        with pytest.raises(TerminationViolation):
+            replay(make, Script(end=End("cancel", at=Moment(0.1))), backend=backend)
+    gc.collect()
+    assert len(made) == 3
+    assert [ref() for ref in made] == [None] * 3
+    replay(Fan, Script(), backend=backend)

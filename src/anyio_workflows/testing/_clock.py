@@ -20,6 +20,7 @@ from ..errors import WorkflowConfigurationError
 
 __all__ = [
     "StepCounter",
+    "TurnCounter",
     "VirtualTimeLoop",
     "current_clock",
     "installed_backends",
@@ -39,10 +40,13 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, patience: float) -> None:
         super().__init__()
         self.now = 0.0
+        self.turns: TurnCounter | None = None
         self._patience = patience
         self._others = set(threading.enumerate())
 
     def select(self, timeout: float | None = None) -> list[Any]:
+        if self.turns is not None:
+            self.turns.turn(self.now)
         if timeout is None:  # no timer: only a file or another thread can wake the loop
             return super().select(None)
         ready = super().select(self._patience if timeout > 0 and self._expects_others() else 0)
@@ -78,6 +82,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time, in seconds."""
         return self._virtual_clock.now
+
+    def count_turns(self, turns: TurnCounter) -> None:
+        """Have the turns of the loop counted."""
+        self._virtual_clock.turns = turns
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock on, as a task does that computes and lets nobody else run."""
@@ -158,7 +166,52 @@ def _watch_threads(clock: Any, patience: float) -> Any:
     return Watch()
 
 
-# --- Counting task steps -----------------------------------------------------------------------
+# --- Counting turns and task steps -----------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class TurnCounter:
+    """Calls back whenever the event loop has made `limit` turns while its clock stood still.
+
+    In real time, whoever spins lets time pass, and deadlines come. Under virtual time they do not.
+    """
+
+    limit: int
+    callback: Callable[[], None]
+    _instant: float = -1.0
+    _count: int = 0
+
+    def turn(self, now: float) -> None:
+        """Count a turn at the virtual time `now`."""
+        if now != self._instant:
+            self._instant, self._count = now, 0
+        self._count += 1
+        if self._count % self.limit == 0:
+            self.callback()
+
+    def watch(self, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return a backend, as `anyio.run()` takes it, whose turns are counted here."""
+        if name == "trio":
+            counting = _count_turns(self, options["clock"])
+            return name, {**options, "instruments": [*options["instruments"], counting]}
+        make = options["loop_factory"]
+
+        def make_loop() -> asyncio.AbstractEventLoop:
+            loop: VirtualTimeLoop = make()
+            loop.count_turns(self)
+            return loop
+
+        return name, {**options, "loop_factory": make_loop}
+
+
+def _count_turns(counter: TurnCounter, clock: Any) -> Any:
+    import trio
+
+    class Instrument(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            counter.turn(clock.current_time())
+
+    return Instrument()
 
 
 @attrs.define(eq=False)

@@ -170,6 +170,7 @@ def cancel_everywhere(
     places = 0
     for backend in backends or installed_backends():
         stage = Stage(_as_maker(make_workflow), start, outside, answer)
+        _Check(stage, backend, completes=False).play(Script())  # does it end by itself?
         for kind in ends:
             if not can_end(stage.make(Script()), kind):
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -29,6 +30,9 @@ __all__ = [
     "TerminationViolation",
     "Violation",
 ]
+
+MOST_CANCELLATIONS = 100
+"""A step that is cancelled more often, one after the other, swallows that in a loop."""
 
 CauseKind = Literal["stop", "failure", "stray", "bad return", "cancel", "loop end"]
 
@@ -139,6 +143,8 @@ class Execution:
         waits: How often its body has waited for something.
         must_wake: Whether it hangs where a cancellation has to reach it at once.
         injected: The stray cancellation that it raises.
+        resumed: How often its body was resumed.
+        cancellations: How often it was cancelled at the virtual time `cancelled_at`, one after the other.
     """
 
     record: Record = attrs.field(repr=False)
@@ -150,6 +156,9 @@ class Execution:
     waits: int = 0
     must_wake: bool = False
     injected: BaseException | None = None
+    resumed: int = 0
+    cancellations: int = 0
+    cancelled_at: float | None = None
 
     @property
     def exact(self) -> bool:
@@ -176,6 +185,14 @@ class Execution:
             record.written.append(event)
             if done:
                 record.violate("T7", f"step {step} could write to the stream after the end")
+
+    def note_cancellation(self) -> None:
+        """Note that its body is cancelled, perhaps once more since it swallows that."""
+        if self.cancelled_at != self.record.now():
+            self.cancelled_at, self.cancellations = self.record.now(), 0
+        self.cancellations += 1
+        if self.cancellations == MOST_CANCELLATIONS:
+            self.record.note_spinning(self)
 
     def expect_undecided(self) -> None:
         """Check that the run was not decided before now: that would have cancelled a wait (T6)."""
@@ -241,6 +258,8 @@ class Record:
         seen: What was read from the stream, in order.
         all_logged: What the library logged meanwhile.
         violations: The rules that were seen to be broken on the way.
+        spinning: Whether the clock stood still because something spins. Then the bodies of the steps
+            are left alone, so that the run can end.
         over: Set when nobody looks any more; threads wait for it.
     """
 
@@ -260,7 +279,9 @@ class Record:
     seen: list[Event] = attrs.field(factory=list)
     all_logged: list[logging.LogRecord] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
+    spinning: bool = False
     over: threading.Event = attrs.field(factory=threading.Event)
+    _given_up: bool = False
     _told: list[tuple[float, str, str]] = attrs.field(factory=list)
 
     @property
@@ -370,6 +391,32 @@ class Record:
         """Note that a rule was broken."""
         self.violations.append(Violation(rule, what))
         self.tell("!", f"{rule}: {what}")
+
+    def note_spinning(self, swallowing: Execution | None = None) -> None:
+        """Note that the clock stands still, since a task goes on and on, or swallows its cancellation."""
+        if self.spinning:
+            if swallowing is None and not self._given_up:
+                self._given_up = True
+                print(
+                    f"{self.violations[-1]}\nIt cannot be stopped: end this program",
+                    file=sys.stderr,
+                )
+            return
+        self.spinning = True
+        if swallowing is not None:
+            self.violate(
+                "T6",
+                f"step {swallowing} swallows its cancellation again and again, so its run could only "
+                "give it up; raise the cancellation again, or leave the loop",
+            )
+            return
+        alive = [e for e in self.executions if e.left is None and e.spec.is_async]
+        busiest = max(alive, key=lambda execution: execution.resumed, default=None)
+        who = "something other than a step" if busiest is None else f"step {busiest}"
+        self.violate(
+            "V2",
+            f"{who} goes on and on while no time passes; let it sleep, or wait for what it polls",
+        )
 
     def tell(self, who: str, what: str) -> None:
         """Add a line to the trace."""

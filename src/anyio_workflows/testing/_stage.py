@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent, StopEvent
 from ..workflow import Workflow
-from ._clock import StepCounter, current_clock, virtual_time
+from ._clock import StepCounter, TurnCounter, current_clock, virtual_time
 from ._record import CauseKind, Probe, Record
 from ._script import Moment, Read, Script
 from ._understudy import current_record, perform_by_understudies
@@ -23,6 +25,9 @@ __all__ = ["LIMIT", "MakeWorkflow", "Stage", "logs_to"]
 
 LIMIT = 1e6
 """Virtual seconds after which a run that has not ended counts as hanging."""
+
+MOST_TURNS = 5_000
+"""Turns of the event loop at one virtual instant after which something counts as spinning."""
 
 _MOMENT = 0.001
 """Virtual seconds that somebody waits who should not have to wait."""
@@ -76,18 +81,21 @@ class Stage:
             counter.limit = script.end.task_step
         token = current_record.set(record)
         try:
-            with logs_to(record.all_logged):
-                self._run(_Play(self, record, counter).perform, backend, counter)
+            with logs_to(record.all_logged), _quiet_about_what_is_left(record):
+                self._run(_Play(self, record, counter).perform, record, counter)
                 if record.ended is None and not record.hung:  # its loop ended
-                    self._run(_Encore(record).perform, backend, StepCounter())
+                    self._run(_Encore(record).perform, record, StepCounter())
         finally:
             current_record.reset(token)
             record.over.set()
         return record
 
-    def _run(self, main: Callable[[], Awaitable[None]], backend: str, counter: StepCounter) -> None:
+    def _run(
+        self, main: Callable[[], Awaitable[None]], record: Record, counter: StepCounter
+    ) -> None:
         counts = counter.limit is not None  # which costs time
-        name, options = counter.backend(backend) if counts else virtual_time(backend)
+        name, options = counter.backend(record.backend) if counts else virtual_time(record.backend)
+        name, options = TurnCounter(MOST_TURNS, record.note_spinning).watch(name, options)
         anyio.run(main, backend=name, backend_options=options)
 
 
@@ -112,6 +120,24 @@ def logs_to(records: list[logging.LogRecord]) -> Iterator[None]:
     finally:
         logger.removeHandler(catcher)
         logger.propagate = propagate
+
+
+@contextmanager
+def _quiet_about_what_is_left(record: Record) -> Iterator[None]:
+    """Let Python say nothing about the bodies of steps that were left alone, since they spin."""
+    hook = sys.unraisablehook
+
+    def filtered(unraisable: sys.UnraisableHookArgs) -> None:
+        if not record.spinning:
+            hook(unraisable)
+
+    sys.unraisablehook = filtered
+    try:
+        yield
+        if record.spinning:
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 class _Encore:

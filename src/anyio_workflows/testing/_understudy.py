@@ -123,7 +123,7 @@ class _Act:
         try:
             await self._pause(self._pauses.get(0))
             await self._go_wrong()
-            result = await _paced(body(), self._pauses, self._execution)
+            result = await _paced(body, self._pauses, self._execution)
             await self._pause(self._pauses.get(-1))
         except anyio.get_cancelled_exc_class() as exc:
             if self._kind == "swallow cancellation":
@@ -199,25 +199,32 @@ class _Act:
 
 @types.coroutine
 def _paced(
-    body: Coroutine[Any, Any, Any], pauses: dict[int, Pause], execution: Execution
+    start: Callable[[], Coroutine[Any, Any, Any]], pauses: dict[int, Pause], execution: Execution
 ) -> Generator[Any, Any, Any]:
     """Run a coroutine that is held up after it has waited for something.
 
     It is held up shielded: what it waited for has come, and a cancellation would lose that.
     """
+    cancelled = anyio.get_cancelled_exc_class()
+    body: Coroutine[Any, Any, Any] | None = start()
     value: Any = None
     error: BaseException | None = None
     try:
-        while True:
+        while body is not None and not execution.record.spinning:
             try:
                 trap = body.send(value) if error is None else body.throw(error)
             except StopIteration as stop:
                 return stop.value
             value = error = None
+            execution.resumed += 1
             try:
                 value = yield trap
             except BaseException as exc:
                 error = exc
+            # trio does not throw a cancellation, it sends an outcome.
+            if isinstance(error or getattr(value, "error", None), cancelled):
+                execution.note_cancellation()
+            if error is not None:
                 continue
             execution.waits += 1
             if execution.waits in pauses:
@@ -225,8 +232,14 @@ def _paced(
                     yield from _hold(pauses[execution.waits]).__await__()
                 except BaseException as exc:  # asyncio's loop ends, which shields do not withstand
                     error = exc
+        # It is left where it is, and is gone now: after the loop each of its awaits would fail at once,
+        # so that it would spin where nothing can stop it.
+        body = None
+        yield from checkpoint().__await__()
+        raise error or InjectedError(f"step {execution} was left alone")
     finally:
-        body.close()
+        if body is not None:
+            body.close()
 
 
 async def _hold(pause: Pause) -> None:
