@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +29,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows.checkpoint import load_checkpoint, run_with_checkpoints, save_checkpoint
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import (
     ContextSerdeError,
@@ -33,6 +38,7 @@ from anyio_workflows.errors import (
     WorkflowStalledError,
     WorkflowTimeoutError,
 )
+from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .conftest import BACKENDS
@@ -290,6 +296,21 @@ async def test_x7_t9_a_stalled_run_has_no_step_to_repeat(through_json: bool) -> 
         ctx.retry_failed()
 
 
+async def test_x7_p5_a_resource_that_failed_to_close_leaves_no_step_to_repeat() -> None:
+    def client() -> Iterator[str]:
+        yield "client"
+        raise ConnectionError
+
+    class Using(Noting):
+        @step
+        async def work(self, ev: StartEvent, client: Annotated[str, Resource(client)]) -> StopEvent:
+            return StopEvent(result=client)
+
+    ctx = await fail(Using().run())
+    with pytest.raises(ContextStateError, match="no failed step to repeat"):
+        ctx.retry_failed()
+
+
 async def test_p3_what_failed_and_cannot_be_saved_is_named_until_it_is_discarded() -> None:
     class Holding(Noting):
         @step
@@ -303,6 +324,27 @@ async def test_p3_what_failed_and_cannot_be_saved_is_named_until_it_is_discarded
     assert caught.value.path.startswith("$.failed.work[0].events[0].client")
     ctx.discard_work()
     assert ctx.to_dict()["failed"] is None
+
+
+async def test_x7_c1_a_failed_run_with_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_here(func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        await anyio.lowlevel.checkpoint()  # virtual time does not wait for a thread
+        return func(*args)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_here)
+    file, workflow = tmp_path / "job.json", Report()
+    with pytest.raises(ConnectionError):
+        await run_with_checkpoints(workflow, file)
+    ctx = await load_checkpoint(workflow, file)
+    ctx.retry_failed()
+    await save_checkpoint(ctx, file)
+    workflow.mended = True
+    assert await run_with_checkpoints(workflow, file) == (7, 3)
+    assert workflow.ran.count("load") == 1
+    assert await run_with_checkpoints(workflow, file) == (7, 4)  # anew, with the state
+    assert workflow.ran.count("load") == 2
 
 
 # --- Kinds of failure -----------------------------------------------------------------------------

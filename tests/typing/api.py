@@ -29,6 +29,7 @@ from anyio_workflows.checkpoint import run_with_checkpoints
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowStalledError
 from anyio_workflows.events import StepState, StepStateChanged, WorkflowIdleEvent
+from anyio_workflows.handler import OpenWait
 from anyio_workflows.resource import Resource, ResourceConfig
 from anyio_workflows.retry_policy import (
     RetryInfo,
@@ -305,6 +306,12 @@ async def handlers(joke: Joke) -> None:
             if isinstance(ev, Found):
                 assert_type(ev.url, str)
         assert_type(await handler.send_event(Found(url="u"), step="two"), tuple[str, ...])
+        for wait in handler.open_waits():
+            assert_type(wait, OpenWait)
+            assert_type(wait.question, Event | None)
+            assert_type(await handler.send_event(Found(url="u"), wait=wait.id), tuple[str, ...])
+        assert_type(handler.ctx.open_waits(), list[OpenWait])
+        handler.ctx.retry_failed()
         await handler.cancel_run(timeout=1)
         assert_type(await handler.stop_event_result(), StopEvent)
         assert_type(handler.get_stop_event(), StopEvent | None)
