@@ -182,7 +182,7 @@ MUTANTS = [
     Mutant(
         "forget that the deadline may have passed unnoticed",
         "_engine.py",
-        "        if self.home.current_time() >= self.deadline:\n            assert",
+        "        if (now := self.home.current_time()) >= self.deadline:\n            assert",
         "        if False:\n            assert",
         "T4: a step that hogs the processor past the deadline still succeeds",
     ),

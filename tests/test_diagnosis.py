@@ -519,6 +519,7 @@ class Busy(Workflow):
 
 
 DEADLINE = "the run did not end within 30 s; "
+EXECUTED = "executions so far: begin 1"
 
 
 @pytest.mark.parametrize(
@@ -566,13 +567,13 @@ async def test_t2_a_timeout_says_what_each_step_was_doing(
     events: list[Event], lines: list[str]
 ) -> None:
     error = await timed_out(Busy(skip_graph_checks=["reachability"]).run(events=events))
-    assert str(error) == "\n  ".join([DEADLINE + "at that time:", *lines])
+    assert str(error) == "\n  ".join([DEADLINE + "at that time:", *lines, EXECUTED])
     assert error.active_steps == [line.split(":")[0].split()[1] for line in lines]
 
 
 async def test_t2_a_timeout_of_a_run_in_which_nothing_goes_on_says_so() -> None:
     error = await timed_out(Busy(skip_graph_checks=["reachability"]).run(events=[]))
-    assert str(error) == DEADLINE + "nothing was going on"
+    assert str(error) == f"{DEADLINE}nothing was going on\n  {EXECUTED}"
     assert (error.active_steps, error.activities) == ([], {})
 
 
@@ -583,7 +584,7 @@ async def test_t2_a_timeout_names_executions_that_want_a_worker_back() -> None:
     await handler.send_event(Answer(n=100))
     assert str(await timed_out(handler)) == (
         DEADLINE + "at that time:\n"
-        "  step ask: running for 28 s (2 times), waiting for a worker to go on"
+        "  step ask: running for 28 s (2 times), waiting for a worker to go on\n  " + EXECUTED
     )
 
 

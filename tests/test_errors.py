@@ -57,6 +57,14 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         "the run did not end within 1.5 s; at that time:\n  step a: running for 1 s\n  step b: 3 queued",
     ),
     (
+        WorkflowTimeoutError(1.5, ["a"], {"a": "1 queued"}, {"a": 70}, 0.25, ["a", "b"]),
+        {"executions": {"a": 70}, "late": 0.25, "suspects": ["a", "b"]},
+        "the run did not end within 1.5 s; at that time:\n  step a: 1 queued\n"
+        "  executions so far: a 70\n"
+        "  noticed 0.25 s late, as something blocked the event loop until then, probably one of the "
+        "steps a, b: does it call time.sleep(), or compute for long? A plain 'def' step may",
+    ),
+    (
         WorkflowTimeoutError(30, []),
         {"timeout": 30, "active_steps": [], "activities": {}},
         "the run did not end within 30 s; nothing was going on",

@@ -30,10 +30,11 @@ from anyio_workflows.errors import (
     EventValidationError,
     WorkflowConfigurationError,
     WorkflowRuntimeError,
+    WorkflowTimeoutError,
     WorkflowValidationError,
 )
 
-from .running import check_ending
+from .running import check_ending, hog
 
 pytestmark = pytest.mark.anyio
 
@@ -754,3 +755,92 @@ async def test_e8_handlers_and_contexts_are_not_copied(duplicate: Callable[[Any]
             duplicate(thing)
     with pytest.raises(TypeError, match=r"ctx\.to_dict\(\)"):
         await handler
+
+
+# --- 13. A run never ends, or blocks the event loop -----------------------------------------------------------
+
+
+class Round(Event):
+    n: int
+
+
+async def timeout_text(handler: Any) -> str:
+    with pytest.raises(WorkflowTimeoutError) as caught:
+        await handler
+    return str(caught.value)
+
+
+async def test_t2_an_endless_loop_shows_in_the_numbers_of_executions() -> None:
+    class Loop(Workflow):
+        @step
+        async def again(self, ev: StartEvent | Round) -> Round:
+            await anyio.sleep(0.125)
+            return Round(n=1)
+
+        @step
+        async def look(self, ev: Round) -> StopEvent | None: ...
+
+    assert await timeout_text(Loop(timeout=10.0625).run()) == (
+        "the run did not end within 10.0625 s; at that time:\n"
+        "  step again: running for 0.0625 s\n"
+        "  executions so far: again 80, look 80"
+    )
+
+
+class Blocks(Workflow):
+    """Blocks the event loop for a while, after it has waited for a second."""
+
+    def __init__(self, late: float, **kwargs: Any) -> None:
+        super().__init__(timeout=30, **kwargs)
+        self.late = late
+
+    @step
+    async def block(self, ev: StartEvent) -> StopEvent:
+        await anyio.sleep(1)
+        hog(29 + self.late)
+        if ev.get("then_wait"):
+            await anyio.sleep(1)
+        return StopEvent()
+
+
+REMEDY = ": does it call time.sleep(), or compute for long? A plain 'def' step may"
+
+
+@pytest.mark.parametrize("then_wait", [False, True])
+async def test_t4_a_timeout_that_is_noticed_late_says_who_was_busy(then_wait: bool) -> None:
+    assert await timeout_text(Blocks(2.5).run(then_wait=then_wait)) == (
+        "the run did not end within 30 s; at that time:\n  step block: running for 30 s\n"
+        "  noticed 2.5 s late, as something blocked the event loop until then, probably step block"
+        + REMEDY
+    )
+
+
+async def test_t4_a_timeout_that_is_noticed_in_time_accuses_nobody() -> None:
+    for late in (0, 0.01):
+        assert "late" not in await timeout_text(Blocks(late).run())
+
+
+async def test_t4_a_late_timeout_accuses_none_that_waits_or_is_in_a_thread() -> None:
+    class Waits(Blocks):
+        @step
+        async def ask(self, ctx: Context, ev: StartEvent) -> None:
+            await ctx.wait_for_event(Answer)
+
+        @step
+        async def doze(self, ev: StartEvent) -> None:
+            await anyio.sleep(1000)
+
+    text = await timeout_text(Waits(5).run())
+    assert text.endswith("until then, probably one of the steps block, doze" + REMEDY)
+
+
+async def test_t4_a_late_timeout_accuses_no_step_if_all_wait() -> None:
+    async def act(ctx: Context) -> None:
+        await ctx.wait_for_event(Answer)
+
+    handler = Acts(act, timeout=30).run()
+    await anyio.sleep(1)
+    hog(31)
+    assert (await timeout_text(handler)).endswith(
+        "\n  noticed 2 s late, as something blocked the event loop until then"
+    )

@@ -30,7 +30,7 @@ from anyio_workflows._outcome import Outcome
 from anyio_workflows._posts import Posts
 from anyio_workflows._stream import EventIterator, EventStream
 from anyio_workflows.context import StepContext, current_context
-from anyio_workflows.errors import WorkflowCancelledByUser
+from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
     End,
@@ -123,7 +123,7 @@ def an_event_comes_after_the_terminal_one(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T2")
 def a_timeout_tells_of_a_cancellation(patch: pytest.MonkeyPatch) -> None:
-    def timed_out(timeout: float, active_steps: list[str], activities: Any) -> Outcome:
+    def timed_out(error: WorkflowTimeoutError) -> Outcome:
         return Outcome(WorkflowCancelledEvent(), WorkflowCancelledByUser("?"), "?")
 
     patch.setattr(Outcome, "timed_out", timed_out)

@@ -45,10 +45,10 @@ from ._outcome import Outcome
 from ._records import restore, take
 from ._settings import Place, Places, RunSettings
 from ._stream import EventStream
-from ._words import activities, text_of
+from ._words import activities, busy_steps, executions, text_of
 from ._work import Wait, Work
 from .context import check_event, enter_run
-from .errors import WorkflowRuntimeError
+from .errors import WorkflowRuntimeError, WorkflowTimeoutError
 from .events import Event, InputRequiredEvent
 
 __all__ = ["Run"]
@@ -292,13 +292,17 @@ class Run:
 
     def _earlier_cause(self) -> Outcome | None:
         """Return the outcome that nobody has noticed yet, if there is one."""
-        if self.home.current_time() >= self.deadline:
+        if (now := self.home.current_time()) >= self.deadline:
             assert self._settings.timeout is not None
-            return Outcome.timed_out(
+            error = WorkflowTimeoutError(
                 self._settings.timeout,
                 self.ledger.posts.active_steps(),
                 activities(self.ledger, self.deadline),
+                executions(self.ledger),
+                now - self.deadline,
+                busy_steps(self.ledger),
             )
+            return Outcome.timed_out(error)
         if self.home.host_cancelled() and not self._group_cancelled():
             return Outcome.cancelled("its event loop ended")
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal
 
@@ -59,13 +58,10 @@ class Outcome:
         return cls(event, error, summary, leaves="work")
 
     @classmethod
-    def timed_out(
-        cls, timeout: float, active_steps: list[str], activities: Mapping[str, str]
-    ) -> Outcome:
+    def timed_out(cls, error: WorkflowTimeoutError) -> Outcome:
         """The deadline passed."""
-        event = WorkflowTimedOutEvent(timeout=timeout, active_steps=active_steps)
-        error = WorkflowTimeoutError(timeout, active_steps, activities)
-        return cls(event, error, f"it timed out after {timeout:g} s", leaves="work")
+        event = WorkflowTimedOutEvent(timeout=error.timeout, active_steps=error.active_steps)
+        return cls(event, error, f"it timed out after {error.timeout:g} s", leaves="work")
 
     @classmethod
     def stalled(cls, last_step: str | None, error: WorkflowStalledError) -> Outcome:

@@ -10,7 +10,16 @@ from ._ledger import Ledger
 from ._specs import StepSpec
 from ._work import Post, Work
 
-__all__ = ["activities", "failure_note", "in_words", "last_acts", "seconds", "text_of"]
+__all__ = [
+    "activities",
+    "busy_steps",
+    "executions",
+    "failure_note",
+    "in_words",
+    "last_acts",
+    "seconds",
+    "text_of",
+]
 
 _brief = reprlib.Repr()
 _brief.maxother = 120
@@ -67,6 +76,22 @@ def activities(ledger: Ledger, now: float) -> Mapping[str, str]:
     return {
         name: ", ".join(_activities(work[0].post, work, now)) for name, work in sorted(owed.items())
     }
+
+
+def executions(ledger: Ledger) -> dict[str, int]:
+    """Count the executions that are over, of each step that had one."""
+    return {name: post.done for name, post in sorted(ledger.posts.by_step.items()) if post.done}
+
+
+def busy_steps(ledger: Ledger) -> list[str]:
+    """Return the sorted names of the steps that are being executed in the event loop."""
+    return sorted(
+        {
+            work.post.spec.name
+            for work in ledger.owed.values()
+            if work.started is not None and not work.suspended and work.post.spec.is_async
+        }
+    )
 
 
 def _activities(post: Post, owed: list[Work], now: float) -> Iterator[str]:

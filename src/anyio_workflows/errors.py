@@ -73,6 +73,10 @@ class EventValidationError(WorkflowError, ValueError):
         return f"{where}: {self.problem}"
 
 
+_NOTICEABLE = 0.05
+"""A timeout that is noticed so much later, in seconds, says so; less is the common delay of a loop."""
+
+
 class WorkflowTimeoutError(WorkflowError):
     """A run did not end before its deadline.
 
@@ -81,6 +85,12 @@ class WorkflowTimeoutError(WorkflowError):
         active_steps: Sorted names of the steps that were in progress at the deadline, waiting and
             retry delays included.
         activities: What each step was doing at the deadline, or had to do, in words, by its name.
+        executions: How often each step was executed to its end, by its name; those that never were
+            are left out.
+        late: How long after the deadline it was noticed, in seconds, because nothing could run in the
+            event loop until then.
+        suspects: Names of the steps one of which may have blocked the event loop, if it was late:
+            those that were being executed in it.
     """
 
     def __init__(
@@ -88,16 +98,36 @@ class WorkflowTimeoutError(WorkflowError):
         timeout: float,
         active_steps: Sequence[str],
         activities: Mapping[str, str] | None = None,
+        executions: Mapping[str, int] | None = None,
+        late: float = 0.0,
+        suspects: Sequence[str] = (),
     ) -> None:
         self.timeout = timeout
         self.active_steps = list(active_steps)
         self.activities = dict(activities or {})
-        super().__init__(timeout, self.active_steps, self.activities)
+        self.executions = dict(executions or {})
+        self.late = late
+        self.suspects = list(suspects)
+        facts = (self.active_steps, self.activities, self.executions, late, self.suspects)
+        super().__init__(timeout, *facts)
 
     def __str__(self) -> str:
         doing = "".join(f"\n  step {name}: {act}" for name, act in self.activities.items())
         what = f"; at that time:{doing}" if doing else "; nothing was going on"
-        return f"the run did not end within {self.timeout:g} s{what}"
+        if self.executions:
+            counts = (f"{name} {number}" for name, number in self.executions.items())
+            what += f"\n  executions so far: {', '.join(counts)}"
+        return f"the run did not end within {self.timeout:g} s{what}{self._delay()}"
+
+    def _delay(self) -> str:
+        if self.late < _NOTICEABLE:
+            return ""
+        said = f"\n  noticed {self.late:.3g} s late, as something blocked the event loop until then"
+        if self.suspects:
+            those = "one of the steps " if len(self.suspects) > 1 else "step "
+            said += f", probably {those}{', '.join(self.suspects)}"
+            said += ": does it call time.sleep(), or compute for long? A plain 'def' step may"
+        return said
 
 
 class WorkflowCancelledByUser(WorkflowError):
