@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,32 @@ import pytest
 from anyio_workflows import (
     Context,
     Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
     WorkflowCancelledEvent,
     step,
 )
-from anyio_workflows.checkpoint import load_checkpoint, run_with_checkpoints, save_checkpoint
+from anyio_workflows._snapshot_file import SnapshotFile
+from anyio_workflows.checkpoint import (
+    checkpointed,
+    load_checkpoint,
+    run_with_checkpoints,
+    save_checkpoint,
+)
 from anyio_workflows.errors import (
+    CheckpointInUseError,
     ContextSerdeError,
+    EventValidationError,
+    WorkflowCancelledByUser,
     WorkflowConfigurationError,
     WorkflowTimeoutError,
 )
 from anyio_workflows.events import StepStateChanged
 
-from .running import Note, texts
+from .running import Note, read, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -259,3 +271,270 @@ async def test_the_way_by_hand(file: Path) -> None:
             resumed = workflow.run(ctx=ctx)
             assert sorted(await resumed) == [0, 1, 2]
             assert type(resumed.get_stop_event()) is not WorkflowCancelledEvent
+
+
+# --- C2: a run with checkpoints has a handler -----------------------------------------------------
+
+
+class Approval(HumanResponseEvent):
+    ok: bool
+
+
+class Approve(Workflow):
+    """Asks a person after the expensive work."""
+
+    def __init__(self, did: list[str] | None = None) -> None:
+        super().__init__(timeout=None)
+        self.did = [] if did is None else did
+
+    @step
+    async def write(self, ev: StartEvent) -> Item:
+        self.did.append("write")
+        return Item(n=1)
+
+    @step
+    async def ask(self, ctx: Context, ev: Item) -> StopEvent:
+        question = InputRequiredEvent(text="ok?")
+        answer = await ctx.wait_for_event(Approval, question, timeout=None)
+        self.did.append("answered")
+        await anyio.sleep(1000)
+        return StopEvent(result=answer.ok)
+
+
+def saved_in(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
+
+
+def names_beside(file: Path) -> list[str]:
+    return sorted(path.name for path in file.parent.iterdir())
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The times of all saves."""
+    times: list[float] = []
+    real = SnapshotFile.write
+
+    def write(file: SnapshotFile, number: int, text: str) -> None:
+        times.append(anyio.current_time())
+        real(file, number, text)
+
+    monkeypatch.setattr(SnapshotFile, "write", write)
+    return times
+
+
+async def test_c2_a_block_gives_the_handler_and_the_next_one_goes_on(file: Path) -> None:
+    did: list[str] = []
+    async with checkpointed(Approve(did), file) as handler:
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                break
+        await handler.cancel_run()
+    assert names_beside(file) == ["job.json"]
+    async with checkpointed(Approve(did), file) as handler:
+        await anyio.sleep(5)
+        assert await handler.send_event(Approval(ok=True)) == ("ask",)
+        assert await handler is True
+        assert type((await read(handler))[-1]) is StopEvent
+    assert did == ["write", "answered"]
+    assert saved_in(file)["work"] is None
+
+
+async def test_c2_a_run_is_saved_while_something_happens_in_it_and_not_while_it_waits(
+    file: Path, written: list[float]
+) -> None:
+    start = anyio.current_time()
+    async with checkpointed(Approve(), file, every=2) as handler:
+        await anyio.sleep(500)
+        assert len(written) <= 3
+        assert written[-1] <= start + 5
+        [work] = saved_in(file)["work"]["work"]
+        assert work["waits"][0]["answer"] is None
+        count = len(written)
+        await anext(handler.stream_events())  # which makes the question one that was read
+        await anyio.sleep(5)
+        assert len(written) == count + 1
+        await handler.send_event(Approval(ok=True))
+        await anyio.sleep(5)
+        [work] = saved_in(file)["work"]["work"]
+        assert work["waits"][0]["answer"] is not None
+        count = len(written)
+        await anyio.sleep(400)
+        assert len(written) == count
+        await handler.cancel_run()
+
+
+async def test_c2_the_block_saves_at_the_end_whatever_happened_last(file: Path) -> None:
+    async with checkpointed(Batch(), file, every=1000, items=3) as handler:
+        assert await handler == [0, 1, 2]
+        await handler.ctx.store.set("late", 5)
+    assert saved_in(file)["state"] == {"last": 2, "late": 5}
+
+
+async def test_c2_leaving_the_block_by_an_exception_cancels_the_run_and_saves_it(
+    file: Path,
+) -> None:
+    problem = LookupError("in the block")
+    with pytest.raises(LookupError) as caught:  # noqa: PT012
+        async with checkpointed(Batch(), file, every=1000, items=4) as handler:
+            await anyio.sleep(1.5)
+            raise problem
+    assert caught.value is problem
+    assert type(handler.get_stop_event()) is WorkflowCancelledEvent
+    did: list[int] = []
+    assert await run_with_checkpoints(Batch(did), file) == [0, 1, 2, 3]
+    assert did == [1, 2, 3]
+
+
+async def test_c2_leaving_it_normally_waits_for_the_run_and_raises_its_failure(file: Path) -> None:
+    async with checkpointed(Batch(), file, items=2) as handler:
+        pass
+    assert handler.is_done()
+    with pytest.raises(WorkflowTimeoutError):
+        async with checkpointed(Batch(timeout=1.5), file, items=2):
+            pass
+    async with checkpointed(Batch(), file) as handler:
+        assert await handler == [0, 1]
+
+
+async def test_c2_the_block_may_be_in_an_async_generator(file: Path) -> None:
+    """It holds no cancel scope open, as a server that streams needs it."""
+
+    async def progress() -> AsyncIterator[Event]:
+        async with checkpointed(Batch(), file, items=3) as handler:
+            async for event in handler.stream_events():
+                yield event
+
+    seen: list[Event] = []
+    async with aclosing(progress()) as events:
+        async for event in events:
+            seen.append(event)
+            if len(seen) == 2:
+                break
+    assert texts(seen) == [0, 1]
+    assert names_beside(file) == ["job.json"]
+    assert await run_with_checkpoints(Batch(), file) == [0, 1, 2]
+
+
+async def test_c2_a_second_run_on_the_file_is_refused_at_once(file: Path) -> None:
+    link = file.with_name("link.json")
+    link.symlink_to(file)
+    did: list[int] = []
+    async with checkpointed(Batch(did), file, items=2) as handler:
+        for path in (file, link, str(file)):
+            with pytest.raises(CheckpointInUseError, match="a run in this process") as caught:
+                async with checkpointed(Batch(did), path, items=2):
+                    pytest.fail("it began")
+            assert (caught.value.path, caught.value.pid) == (str(file), os.getpid())
+        assert await handler == [0, 1]
+    assert did == [0, 1]
+    assert await run_with_checkpoints(Batch(), link, items=1) == [0]
+    assert link.is_symlink()
+
+
+async def test_c2_a_save_that_fails_cancels_the_run_and_raises_its_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if full and anyio.current_time() > start + 2.5:
+            raise OSError(28, "disk full")
+        real(fd)
+
+    start = anyio.current_time()
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="disk full") as caught:  # noqa: PT012
+        async with checkpointed(Batch(), file, items=9) as handler:
+            events = await read(handler)
+            assert type(events[-1]) is WorkflowCancelledEvent
+            with pytest.raises(WorkflowCancelledByUser, match="could not be saved"):
+                await handler
+            full = False
+    assert caught.value.errno == 28
+    assert handler.ctx.has_work_left
+    assert names_beside(file) == ["job.json"]
+    # The last attempt, when the run had ended, lost nothing.
+    did: list[int] = []
+    assert await run_with_checkpoints(Batch(did), file) == [*range(9)]
+    assert did[0] == await handler.ctx.store.get("last") + 1
+
+
+async def test_c2_a_last_save_that_fails_raises_its_error_and_leaves_the_one_before(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(28, "disk full")
+
+    with pytest.raises(OSError, match="disk full"):  # noqa: PT012
+        async with checkpointed(Batch(), file, items=2) as handler:
+            assert await handler == [0, 1]
+            before = file.read_text("utf-8")  # noqa: ASYNC240
+            monkeypatch.setattr(os, "fsync", fail)
+    assert file.read_text("utf-8") == before  # noqa: ASYNC240
+    monkeypatch.undo()
+    assert names_beside(file) == ["job.json"]
+
+
+async def test_c1_a_file_system_that_does_not_answer_holds_up_no_end(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = anyio.to_thread.run_sync
+
+    async def hang(func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if anyio.current_time() > start + 1:
+            await anyio.sleep_forever()
+        return await real(func, *args, **options)
+
+    start = anyio.current_time()
+    monkeypatch.setattr(anyio.to_thread, "run_sync", hang)
+    with pytest.raises(TimeoutError, match="did not answer within 60 s"):
+        await run_with_checkpoints(Batch(), file, items=100)
+    assert anyio.current_time() - start < 300
+
+
+async def test_c2_a_file_that_cannot_be_read_is_released(file: Path) -> None:
+    file.write_text("no JSON")  # noqa: ASYNC240
+    for _ in range(2):
+        with pytest.raises(ContextSerdeError):
+            await run_with_checkpoints(Batch(), file, items=1)
+    assert names_beside(file) == ["job.json"]
+    file.unlink()  # noqa: ASYNC240
+    with pytest.raises(EventValidationError):
+        await run_with_checkpoints(Batch(), file, itmes=1)
+    assert names_beside(file) == []
+
+
+async def test_c2_an_answer_to_one_wait_is_saved_at_once(file: Path, written: list[float]) -> None:
+    async with checkpointed(Approve(), file, every=0) as handler:
+        await anyio.sleep(5)
+        [wait] = handler.open_waits()
+        count = len(written)
+        await handler.send_event(Approval(ok=True), wait=wait.id)
+        await anyio.sleep(1)
+        assert len(written) > count
+        [work] = saved_in(file)["work"]["work"]
+        assert work["waits"][0]["answer"] is not None
+        await handler.cancel_run()
+
+
+async def test_w4_a_question_that_on_event_has_seen_is_one_that_was_read_after_a_kill(
+    file: Path,
+) -> None:
+    asked: list[Event] = []
+    copies: list[str] = []
+
+    async def watch() -> None:
+        await anyio.sleep(50)  # nothing has happened for a long time
+        copies.append(file.read_text("utf-8"))  # noqa: ASYNC240
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        await run_with_checkpoints(Approve(), file, on_event=asked.append)
+    assert len(asked) == 1
+    file.write_text(copies[0], "utf-8")  # noqa: ASYNC240
+    with anyio.move_on_after(50):
+        await run_with_checkpoints(Approve(), file, on_event=asked.append)
+    assert len(asked) == 1

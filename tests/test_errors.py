@@ -9,6 +9,7 @@ import pytest
 
 from anyio_workflows import errors
 from anyio_workflows.errors import (
+    CheckpointInUseError,
     ContextSerdeError,
     ContextStateError,
     EventValidationError,
@@ -73,6 +74,18 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         WorkflowCancelledByUser("cancel_run() was called"),
         {"reason": "cancel_run() was called"},
         "the run was cancelled: cancel_run() was called",
+    ),
+    (
+        CheckpointInUseError("/tmp/job.json", 0),
+        {"path": "/tmp/job.json", "pid": 0},
+        "/tmp/job.json is in use by a run in process 0; wait for the end of that one, or give this run a "
+        "file of its own",
+    ),
+    (
+        CheckpointInUseError("/tmp/job.json"),
+        {"path": "/tmp/job.json", "pid": None},
+        "/tmp/job.json is in use by a run in another process; wait for the end of that one, or give this "
+        "run a file of its own",
     ),
     (
         WorkflowStalledError({"one": "returned None", "two": "has not run"}),

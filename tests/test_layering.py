@@ -79,7 +79,8 @@ ALLOWED = {
     "steps events errors",
     # persist
     "snapshot": "_continuation _records _json _named_types graph state events errors",
-    "checkpoint": f"{PUBLIC} __init__",
+    "_snapshot_file": "errors",
+    "checkpoint": f"{PUBLIC} _backend _engine _snapshot_file",
     # try it
     "testing._clock": "errors",
     "testing._runner": PUBLIC,

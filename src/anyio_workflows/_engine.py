@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -199,6 +199,7 @@ class Run:
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
         taken_by = self.dispatch.send(event, target, recoveries)
+        self.narrator.changed()  # an answer is no step that begins
         self._crew.hire()
         return taken_by
 
@@ -210,12 +211,18 @@ class Run:
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {wait_id!r}")
         waiting = self.ledger.answer(event, wait_id, step)
         self._crew.hire()
+        self.narrator.changed()
         return (waiting,)
 
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""
         if not self.ended:
             self.narrator.listen()
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call a function whenever something has happened that a snapshot would tell (C2)."""
+        if not self.ended:
+            self.narrator.watch(on_change)
 
     def check_open(self, what: str) -> None:
         """Refuse what makes no sense once the outcome is decided."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +39,7 @@ class Narrator:
         ledger: Who is owed what.
         verbose: Whether to tell in words.
         has_audience: Whether anybody listens; ask before telling anything about a step.
+        on_change: Called when something has happened that a snapshot would tell.
     """
 
     run: object
@@ -46,6 +47,7 @@ class Narrator:
     ledger: Ledger
     verbose: bool
     has_audience: bool = attrs.field(init=False)
+    on_change: Callable[[], None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.has_audience = self.verbose
@@ -59,6 +61,16 @@ class Narrator:
         for work, state in self._going_on():
             self._state(work, state)
 
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call a function whenever something has happened, from now on."""
+        self.has_audience, self.on_change = True, on_change
+        self.ledger.posts.tell = self._state
+
+    def changed(self) -> None:
+        """Tell that something has happened."""
+        if self.on_change is not None:
+            self.on_change()
+
     def end_states(self) -> None:
         """Tell that what is still going on is over, with the run."""
         if self.stream.internal_wanted:
@@ -66,7 +78,7 @@ class Narrator:
                 self._state(work, StepState.NOT_RUNNING)
             # Steps that were given up may end yet, when the terminal event has been published.
             self.stream.internal_wanted = False
-            self.ledger.posts.tell = None
+        self.ledger.posts.tell = None
 
     def _going_on(self) -> Iterator[tuple[Work, StepState]]:
         """Yield the work that is queued or being executed, with its state."""
@@ -148,6 +160,7 @@ class Narrator:
         outcome: ExecutionOutcome = "cancelled",
         result: Any = None,
     ) -> None:
+        self.changed()
         if self.stream.internal_wanted:
             over = state is StepState.NOT_RUNNING
             self.stream.write(

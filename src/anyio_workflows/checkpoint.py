@@ -1,33 +1,45 @@
 """Checkpoints: a run that goes on in another process where one was killed.
 
-    result = await run_with_checkpoints(MyWorkflow(timeout=None), "job.json", topic="tea")
+    async with checkpointed(MyWorkflow(timeout=None), "job.json", topic="tea") as handler:
+        async for event in handler.stream_events():
+            ...
 
 Started again with the same file, it goes on from there. Finished steps are not executed again; those
-that were in progress when the process died start over. By hand, the same is
-`async for ev in handler.stream_events(expose_internal=True)`, with `handler.ctx.to_dict()` saved
-when a `StepStateChanged` comes by.
+that were in progress when the process died start over. `run_with_checkpoints()` is the same for runs
+that need no handler. By hand it is `async for ev in handler.stream_events(expose_internal=True)`,
+with `save_checkpoint(handler.ctx, ...)` at each `StepStateChanged`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
+import attrs
 
+from ._backend import find_home
+from ._engine import Run
+from ._snapshot_file import SnapshotFile, replace
 from .context import Context
 from .errors import ContextSerdeError, WorkflowConfigurationError, shortened
-from .events import Event, InternalDispatchEvent, StartEvent
+from .events import Event, StartEvent
 from .handler import ResultT, WorkflowHandler
 from .steps import is_positive_number
 from .workflow import Workflow
 
-__all__ = ["load_checkpoint", "run_with_checkpoints", "save_checkpoint"]
+__all__ = ["checkpointed", "load_checkpoint", "run_with_checkpoints", "save_checkpoint"]
+
+T = TypeVar("T")
+
+_LONGEST_SAVE = 60.0
+"""Seconds after which a save has failed: a disk that does not answer holds up no end of a run."""
 
 
 async def run_with_checkpoints(
@@ -49,8 +61,7 @@ async def run_with_checkpoints(
 
     Args:
         workflow: The workflow.
-        path: The file of the snapshots. Each is written beside it and then takes its place, so that
-            there is a complete one at any moment.
+        path: The file of the snapshots, as for `checkpointed()`.
         every: Seconds between two snapshots at least; what happens in that time is done again after
             a kill.
         on_event: Called with each event of the public stream. A question counts as read, so that it is
@@ -63,54 +74,64 @@ async def run_with_checkpoints(
         What `await workflow.run()` returns.
 
     Raises:
-        ContextSerdeError: If the file holds no snapshot of this workflow, or something in the run
-            cannot be written as JSON.
+        BaseException: As `checkpointed()` and `await workflow.run()` do.
+    """
+    block = checkpointed(
+        workflow, path, every=every, types=types, start_event=start_event, **fields
+    )
+    async with block as handler:
+        events = handler.stream_events()
+        events.acknowledge()  # what is read counts when `on_event` has returned (W4)
+        async for event in events:
+            if on_event is not None:
+                on_event(event)
+                events.acknowledge()
+        return await handler
+
+
+def checkpointed(
+    workflow: Workflow[ResultT],
+    path: str | os.PathLike[str],
+    *,
+    every: float = 1.0,
+    types: Iterable[type] = (),
+    start_event: StartEvent | None = None,
+    **fields: Any,
+) -> AbstractAsyncContextManager[WorkflowHandler[ResultT]]:
+    """Run a workflow in a block, saving snapshots; go on from the saved one if there is one (C2).
+
+    `async with checkpointed(...) as handler:` gives the handler, to stream from, to answer and to
+    cancel. A question counts as read when it was taken from its stream, unless the iterator is told
+    with `acknowledge()` (W4). The block owns the run as that of `async with handler` does: leaving it normally waits for
+    the run and raises its failure, leaving it by an exception cancels the run. Either way, what is
+    left to do is saved then. After a stop event or a failure the file holds the state alone, and the
+    next run starts anew with it.
+
+    If a snapshot cannot be saved the run is cancelled, another attempt is made when it has ended, and
+    the block raises the error of the first; `handler.ctx` still has what was not saved.
+
+    Args:
+        workflow: The workflow.
+        path: The file of the snapshots. Each is written beside it and then takes its place, so that
+            there is a complete one at any moment.
+        every: Seconds between two snapshots at least. They are saved while something happens in the
+            run; what happens in that time is done again after a kill.
+        types: Types that state and events may hold, besides those that the workflow declares.
+        start_event: The event to start with, if there is no work left from an earlier run.
+        **fields: The fields of the start event, instead.
+
+    Raises:
+        CheckpointInUseError: On entering, if another run saves in this file, here or in another
+            process.
+        ContextSerdeError: On entering, if the file holds no snapshot of this workflow; on leaving, if
+            something in the run cannot be written as JSON.
         WorkflowConfigurationError: If `every` is no number of seconds.
-        OSError: If the file cannot be read or written.
-        BaseException: As `await workflow.run()` does.
+        OSError: If the file cannot be read or written. `TimeoutError` if that takes over a minute.
+        BaseException: As `async with workflow.run()` does.
     """
     if not is_positive_number(every, or_zero=True):
         raise WorkflowConfigurationError(f"every must be a number of seconds, not {every!r}")
-    types = tuple(types)
-    ctx = await load_checkpoint(workflow, path, types)
-    if ctx.has_work_left:
-        start_event, fields = None, {}
-    handler = workflow.run(ctx=ctx, start_event=start_event, **fields)
-    try:
-        async with handler:
-            await _drain(handler, path, every, on_event, types)
-            return await handler
-    finally:
-        with anyio.CancelScope(shield=True):
-            await save_checkpoint(ctx, path, types)
-
-
-async def _drain(
-    handler: WorkflowHandler[Any],
-    path: str | os.PathLike[str],
-    every: float,
-    on_event: Callable[[Event], object] | None,
-    types: tuple[type, ...],
-) -> None:
-    """Read the stream to its end, and save when something has happened, if it is time."""
-    events = handler.stream_events(expose_internal=True)
-    events.acknowledge()
-    saved, due = -math.inf, math.inf
-    while True:
-        event: Event | str | None = None
-        with anyio.CancelScope(deadline=due):
-            event = await anext(events, "the end")
-        now = anyio.current_time()
-        if isinstance(event, str):
-            return
-        if event is None:
-            await save_checkpoint(handler.ctx, path, types)
-            saved, due = anyio.current_time(), math.inf
-            continue
-        due = min(due, max(now, saved + every))
-        if on_event is not None and not isinstance(event, InternalDispatchEvent):
-            on_event(event)
-            events.acknowledge()
+    return _Block(workflow, SnapshotFile(path), every, tuple(types), start_event, fields)
 
 
 async def load_checkpoint(
@@ -143,28 +164,169 @@ async def save_checkpoint(
 ) -> None:
     """Save a snapshot of a run: at once, or not at all.
 
+    Does not look whether somebody else saves in this file; `checkpointed()` does.
+
     Raises:
         ContextSerdeError: If it holds a value that cannot be written as JSON.
         OSError: If the file cannot be written.
     """
-    text = json.dumps(ctx.to_dict(types))
-    await anyio.to_thread.run_sync(_replace, Path(path), text)
+    data = ctx.to_dict(types)
+    await _in_thread(lambda: replace(Path(path), json.dumps(data)))
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside `path`, and put it in its place when it is on the disk."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name has to be on the disk as well
-        folder = os.open(path.parent, os.O_RDONLY)
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Call a function in a worker thread, and wait for it even if that is cancelled, natively too.
+
+    Raises:
+        TimeoutError: If it takes too long. It goes on in its thread then.
+    """
+    returned: list[T] = []
+    raised: list[Exception] = []
+
+    async def wait() -> None:
+        with anyio.move_on_after(_LONGEST_SAVE, shield=True):
+            try:
+                limiter = anyio.CapacityLimiter(1)
+                found = await anyio.to_thread.run_sync(
+                    call, abandon_on_cancel=True, limiter=limiter
+                )
+                returned.append(found)
+            except Exception as error:
+                raised.append(error)
+
+    async with anyio.create_task_group() as group:  # which outlasts asyncio's own cancellation
+        group.start_soon(wait)
+    if raised:
+        raise raised[0]
+    if not returned:
+        raise TimeoutError(f"the file system did not answer within {_LONGEST_SAVE:g} s")
+    return returned[0]
+
+
+# --- The block ----------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[ResultT]):
+    """No async generator: one that is left open would want to be closed in its task."""
+
+    _workflow: Workflow[ResultT]
+    _file: SnapshotFile
+    _every: float
+    _types: tuple[type, ...]
+    _start_event: StartEvent | None
+    _fields: dict[str, Any]
+    _handler: WorkflowHandler[ResultT] = attrs.field(init=False)
+    _saver: _Saver = attrs.field(init=False)
+
+    async def __aenter__(self) -> WorkflowHandler[ResultT]:
         try:
-            os.fsync(folder)
+            await _in_thread(self._file.open)
+            ctx = await load_checkpoint(self._workflow, self._file.path, self._types)
+            start_event, fields = self._start_event, self._fields
+            if ctx.has_work_left:
+                start_event, fields = None, {}
+            home = find_home()
+            self._handler = self._workflow.run(ctx=ctx, start_event=start_event, **fields)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await _in_thread(self._file.close)
+            raise
+        assert home is not None
+        self._saver = _Saver(ctx, self._handler._run, self._file, self._every, self._types)
+        self._handler._watch(self._saver.note_change)
+        # In a task of the loop: the block holds no cancel scope open, and can be left anywhere.
+        home.start(self._saver.serve, self._saver.ended.set)
+        return self._handler
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._handler.__aexit__(exc_type, exc, traceback)
         finally:
-            os.close(folder)
+            await self._saver.finish()
+
+
+@attrs.define(eq=False)
+class _Saver:
+    """Saves the snapshots of a run, one after the other, in a task of its own.
+
+    Attributes:
+        ended: Set when the last one is saved and the file is released.
+    """
+
+    _ctx: Context[Any]
+    _run: Run
+    _file: SnapshotFile
+    _every: float
+    _types: tuple[type, ...]
+    ended: anyio.Event = attrs.field(factory=anyio.Event)
+    _changed: anyio.Event = attrs.field(factory=anyio.Event)
+    _leaving: anyio.Event = attrs.field(factory=anyio.Event)
+    _saves: int = 0
+    _error: Exception | None = None
+
+    def note_change(self) -> None:
+        """Note that something has happened in the run."""
+        if not self._changed.is_set():
+            self._changed.set()
+
+    async def finish(self) -> None:
+        """Save for the last time, and raise what went wrong with any save."""
+        self._leaving.set()
+        self._changed.set()
+        interruption: BaseException | None = None
+        while not self.ended.is_set():  # that takes as long as `_in_thread()` at most
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self.ended.wait()
+            except anyio.get_cancelled_exc_class() as exc:  # asyncio's own
+                interruption = exc
+        if self._error is not None:
+            raise self._error
+        if interruption is not None:
+            raise interruption
+
+    async def serve(self) -> None:
+        """Save whenever something has happened, and at the end."""
+        try:
+            await self._save_changes()
+        except anyio.get_cancelled_exc_class():
+            pass  # the event loop ends
+        for act in (self._save, self._release):
+            try:
+                with anyio.CancelScope(shield=True):
+                    await act()
+            except anyio.get_cancelled_exc_class():  # asyncio's own; it is done nevertheless
+                pass
+
+    async def _release(self) -> None:
+        try:
+            await _in_thread(self._file.close)
+        except OSError as error:
+            self._error = self._error or error
+
+    async def _save_changes(self) -> None:
+        while not self._leaving.is_set() and self._error is None:
+            await self._changed.wait()
+            if self._leaving.is_set():
+                return
+            self._changed = anyio.Event()
+            await self._save()
+            with anyio.move_on_after(self._every):
+                await self._leaving.wait()
+        await self._leaving.wait()
+
+    async def _save(self) -> None:
+        self._saves += 1
+        try:
+            data, number = self._ctx.to_dict(self._types), self._saves
+            await _in_thread(lambda: self._file.write(number, json.dumps(data)))
+        except Exception as error:
+            if self._error is None:
+                self._error = error
+                self._run.cancel(f"its snapshot could not be saved: {error}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "CheckpointInUseError",
     "ContextSerdeError",
     "ContextStateError",
     "EventValidationError",
@@ -166,6 +168,29 @@ class ContextSerdeError(WorkflowError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
+
+
+class CheckpointInUseError(WorkflowError):
+    """Another run saves its snapshots in the same file (C2).
+
+    Attributes:
+        path: The file.
+        pid: The id of the process that uses it, if that is known.
+    """
+
+    def __init__(self, path: str, pid: int | None = None) -> None:
+        self.path = path
+        self.pid = pid
+        super().__init__(path, pid)
+
+    def __str__(self) -> str:
+        who = "another process" if self.pid is None else f"process {self.pid}"
+        if self.pid == os.getpid():
+            who = "this process"
+        return (
+            f"{self.path} is in use by a run in {who}; wait for the end of that one, or give this "
+            "run a file of its own"
+        )
 
 
 class WorkflowStalledError(WorkflowError):

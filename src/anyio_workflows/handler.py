@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -15,7 +15,7 @@ from ._stream import EventIterator
 from ._work import OpenWait, StepStatistics
 from .context import Context, context_of, current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
-from .events import Event, StopEvent
+from .events import Event, InputRequiredEvent, StopEvent
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -59,6 +59,27 @@ class RunStatistics:
     reader_waiting: bool
 
 
+@attrs.define(eq=False)
+class _WatchedIterator(EventIterator):
+    """Tells when a question was read, or acknowledged: a snapshot says which were (W4)."""
+
+    _on_change: Callable[[], None] = attrs.field(kw_only=True)
+    _has_question: bool = attrs.field(default=False, kw_only=True)
+
+    async def __anext__(self) -> Event:
+        event = await super().__anext__()
+        if isinstance(event, InputRequiredEvent):
+            self._has_question = True
+            self._on_change()
+        return event
+
+    def acknowledge(self) -> None:
+        super().acknowledge()
+        if self._has_question:
+            self._has_question = False
+            self._on_change()
+
+
 class WorkflowHandler(Generic[ResultT]):
     """A run that was started: await it for the result, iterate over it for its events.
 
@@ -71,6 +92,7 @@ class WorkflowHandler(Generic[ResultT]):
         self._run = run
         self._context = context_of(run.continuation)
         self._cancelled_by_owner = self._failure_raised = False
+        self._on_change: Callable[[], None] | None = None
 
     @property
     def run_id(self) -> str:
@@ -151,7 +173,15 @@ class WorkflowHandler(Generic[ResultT]):
         """
         if expose_internal:
             self._run.listen()
+        if self._on_change is not None:
+            stream, on_change = self._run.stream, self._on_change
+            return _WatchedIterator(stream, expose_internal, self, on_change=on_change)
         return EventIterator(self._run.stream, expose_internal, self)
+
+    def _watch(self, on_change: Callable[[], None]) -> None:
+        """Call a function whenever something has happened that a snapshot would tell (C2)."""
+        self._on_change = on_change
+        self._run.watch(on_change)
 
     def open_waits(self) -> list[OpenWait]:
         """Return the waits that can be answered now, in the order in which they began.
