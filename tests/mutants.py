@@ -107,15 +107,15 @@ MUTANTS = [
     Mutant(
         "lose an event on a cancelled read",
         "_stream.py",
-        "            self._begun = True\n",
-        "            self._begun = True\n            await checkpoint()\n",
+        "                if self._expose_internal or",
+        "                await checkpoint()\n                if self._expose_internal or",
         "S3: the event is taken, then the read is cancelled",
     ),
     Mutant(
         "let two readers wait",
         "_stream.py",
-        "            self._refuse_second_reader()\n        if not self.unread",
-        "            pass\n        if not self.unread",
+        "            self._refuse_second_reader()\n        unread = self.unread",
+        "            pass\n        unread = self.unread",
         "S3: the second reader takes the wake-up of the first",
     ),
     Mutant(

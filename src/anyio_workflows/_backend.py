@@ -49,6 +49,13 @@ class Home(Protocol):
         """
         ...
 
+    def call_soon(self, func: Callable[[], object]) -> None:
+        """Call `func` in the loop, soon; from any thread, and in the midst of anything.
+
+        A loop that has ended calls nothing any more.
+        """
+        ...
+
     def host_cancelled(self) -> bool:
         """Tell whether the host is being cancelled by the end of its loop, or natively."""
         ...
@@ -93,6 +100,10 @@ class _AsyncioHome:
         _background_tasks.add(self._host)
         self._host.add_done_callback(end)
 
+    def call_soon(self, func: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            self.token.call_soon_threadsafe(func)
+
     def host_cancelled(self) -> bool:
         return self._host is not None and self._host.cancelling() > 0
 
@@ -130,6 +141,10 @@ class _TrioHome:
 
         # A system task would get the loop's context variables, not the caller's.
         self._host = self._lowlevel.spawn_system_task(run_host, context=copy_context())
+
+    def call_soon(self, func: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            self.token.run_sync_soon(func)
 
     def host_cancelled(self) -> bool:
         nursery = self._host.parent_nursery if self._host is not None else None

@@ -51,6 +51,10 @@ class RunPort(Protocol):
         """Route an event; returns the names of the steps that took it."""
         ...
 
+    async def drain(self, limit: int) -> None:
+        """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
+        ...
+
     def check_open(self, what: str) -> None:
         """Raise if the outcome is decided."""
         ...

@@ -186,6 +186,10 @@ class Run:
             self.ledger.input_asked = True
         self.stream.write(event)
 
+    async def drain(self, limit: int) -> None:
+        """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
+        await self.stream.drain(limit)
+
     def send(
         self, event: Event, step: str | None = None, sender: Work | None = None
     ) -> tuple[str, ...]:

@@ -56,6 +56,9 @@ class EventStream:
     _rest: deque[Event]
     _wakeup: anyio.Event | None
     _next_checkpoint: int
+    _readers: set[int]
+    _drains: dict[anyio.Event, int]
+    _drain_limit: int
 
     def __init__(self, home: Home) -> None:
         self.closed = self.consumed = self.internal_wanted = False
@@ -63,6 +66,9 @@ class EventStream:
         self._ends = self._wakeup = self.acknowledged = None
         self.unread = self.read = 0
         self._next_checkpoint = _READS_PER_CHECKPOINT
+        self._readers = set()
+        self._drains = {}
+        self._drain_limit = -1
 
     def write(self, event: Event) -> None:
         """Append an event; never waits (S1)."""
@@ -93,6 +99,7 @@ class EventStream:
         self.closed = True
         if self._wakeup is not None:
             self._wakeup.set()
+        self._end_drains()
 
     @property
     def written(self) -> int:
@@ -125,13 +132,16 @@ class EventStream:
             raise WorkflowRuntimeError("All the streamed events have already been consumed.")
         if self._wakeup is not None:
             self._refuse_second_reader()
-        if not self.unread:
+        unread = self.unread
+        if not unread:
             return None
         if self.read >= self._next_checkpoint:
             self._next_checkpoint = self.read + _READS_PER_CHECKPOINT
             return None
-        self.unread -= 1
+        self.unread = unread = unread - 1
         self.read += 1
+        if unread <= self._drain_limit:
+            self._end_drains()
         if self._ends is not None:
             return self._ends[1].receive_nowait()
         event = self._rest.popleft()
@@ -155,6 +165,40 @@ class EventStream:
         finally:
             self._wakeup = None
 
+    # --- Writing at the reader's pace (S6) ------------------------------------------------------
+
+    def begin_reading(self, reader: int) -> None:
+        """Note that an iteration reads; `reader` identifies it."""
+        self._readers.add(reader)
+
+    def end_reading(self, reader: int) -> None:
+        """Note that an iteration was left or dropped: in any thread, and in the midst of anything."""
+        self._readers.discard(reader)
+        if self._drains:
+            self._home.call_soon(self._end_drains)
+
+    async def drain(self, limit: int) -> None:
+        """Let others run, and wait until at most `limit` events are unread, or nobody reads."""
+        await checkpoint()
+        if self.closed or self.unread <= limit or not self._readers:
+            return
+        signal = anyio.Event()
+        self._drains[signal] = limit
+        self._drain_limit = max(limit, self._drain_limit)
+        try:
+            if self._readers:  # else the last one was lost just now, in another thread
+                await signal.wait()
+        finally:
+            self._drains.pop(signal, None)
+
+    def _end_drains(self) -> None:
+        """End the drains that wait for nothing any more; and know which one is the next to end."""
+        for signal, limit in list(self._drains.items()):
+            if self.closed or self.unread <= limit or not self._readers:
+                del self._drains[signal]
+                signal.set()
+        self._drain_limit = max(self._drains.values(), default=-1)
+
     def _refuse_second_reader(self) -> None:
         raise WorkflowRuntimeError(
             "another iteration of this run's stream is waiting for an event; a stream has one "
@@ -176,6 +220,7 @@ class EventIterator:
     """The handler: it must live as long as somebody reads its stream."""
     _begun: bool = False
     _exhausted: bool = False
+    _reading: bool = False
 
     if not TYPE_CHECKING:
 
@@ -196,13 +241,20 @@ class EventIterator:
         if self._exhausted or (self._begun and self._stream.consumed):
             self._exhausted = True
             raise StopAsyncIteration
-        while True:
-            while (event := self._stream.take()) is None:
-                await self._stream.wait()
-            self._begun = True
-            if self._expose_internal or not isinstance(event, InternalDispatchEvent):
-                self._exhausted = self._stream.consumed
-                return event
+        if not self._reading:
+            self._reading = True
+            self._begun = not self._stream.consumed
+            self._stream.begin_reading(id(self))
+        try:
+            while True:
+                while (event := self._stream.take()) is None:
+                    await self._stream.wait()
+                if self._expose_internal or not isinstance(event, InternalDispatchEvent):
+                    self._exhausted = self._stream.consumed
+                    return event
+        except BaseException:
+            self._end_reading()
+            raise
 
     def acknowledge(self) -> None:
         """Note that all events read so far have reached their destination.
@@ -216,3 +268,12 @@ class EventIterator:
     async def aclose(self) -> None:
         """End this iteration; the stream is not affected."""
         self._exhausted = True
+        self._end_reading()
+
+    def _end_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._stream.end_reading(id(self))
+
+    def __del__(self) -> None:
+        self._end_reading()

@@ -243,6 +243,36 @@ class Context(Generic[StateT]):
                 raise _not_writable(ev)
             self._in_loop(self._run.write, ev)
 
+    async def drain(self, limit: int = 0) -> None:
+        """Wait until at most `limit` events of the public stream are unread, as long as it is read.
+
+        So a step produces at the pace of the reader instead of filling the memory:
+
+            async for token in provider.stream(prompt):
+                ctx.write_event_to_stream(Token(text=token))
+                await ctx.drain(16)
+
+        The stream is read from the first `anext()` of an iteration until that is exhausted, closed
+        with `aclose()` or dropped; one that was cancelled while it waited for an event does not
+        count until it is asked again. Without a reader, and once the run has ended, this lets
+        others run and returns. An iterator that is kept after a `break` is a reader that takes its
+        time: close it.
+
+        Args:
+            limit: How many events may be unread, internal ones included if somebody asked for them.
+
+        Raises:
+            WorkflowRuntimeError: If `limit` is no int of 0 or more, in another event loop, or in an
+                execution that has been given up.
+        """
+        if type(limit) is not int or limit < 0:
+            raise WorkflowRuntimeError(f"limit must be an int, 0 or more, not {limit!r}")
+        run = self._run
+        if not run.ended and not run.home.is_here():
+            raise _elsewhere()
+        self._check_alive()
+        await run.drain(limit)
+
     def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`, at once.
 
