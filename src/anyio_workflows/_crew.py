@@ -331,7 +331,7 @@ class Crew:
             finally:
                 work.stop = work.clock = None
                 if scope.cancel_called:
-                    context.give_up()
+                    context._give_up()
         if work.dropped:
             return None
         if scope.cancelled_caught or run.home.current_time() >= scope.deadline:
@@ -356,11 +356,15 @@ class Crew:
         if spec.is_async:
             return await spec.call(workflow, context, work.payload, resources)
         # In a tuple, since trio does not take a coroutine from a thread.
-        (result,) = await anyio.to_thread.run_sync(
-            lambda: (spec.call(workflow, context, work.payload, resources),),
-            abandon_on_cancel=True,
-            limiter=anyio.CapacityLimiter(1),
-        )
+        try:
+            (result,) = await anyio.to_thread.run_sync(
+                lambda: (spec.call(workflow, context, work.payload, resources),),
+                abandon_on_cancel=True,
+                limiter=anyio.CapacityLimiter(1),
+            )
+        except anyio.get_cancelled_exc_class():
+            context._give_up()  # the thread may go on
+            raise
         return result
 
 

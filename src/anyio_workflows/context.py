@@ -6,6 +6,7 @@ import re
 import reprlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -293,6 +294,7 @@ class Context(Generic[StateT]):
 
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that are at work, wait, or are to be tried again."""
+        self._check_alive()
         return self._run.ledger.posts.active_steps()
 
     def retry_info(self) -> RetryInfo:
@@ -407,10 +409,12 @@ class Context(Generic[StateT]):
         mine = current_step()
         if mine is not None and mine.belongs_to(child.ctx._run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
-        async for event in child.stream_events():
-            if not isinstance(event, StopEvent):
-                self.write_event_to_stream(event)
-        return await child
+        self._check_alive()
+        with self._until_given_up():
+            async for event in child.stream_events():
+                if not isinstance(event, StopEvent):
+                    self.write_event_to_stream(event)
+            return await child
 
     def _own_work(self, what: str) -> Work:
         raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
@@ -437,6 +441,10 @@ class Context(Generic[StateT]):
 
     def _check_alive(self) -> None:
         """Raise if the execution that it was made for is over, though its thread may go on."""
+
+    def _until_given_up(self) -> AbstractContextManager[None]:
+        """Bound a wait by the life of the attempt, in whose thread it may have been called (T7)."""
+        return nullcontext()
 
     if not TYPE_CHECKING:
 
@@ -495,9 +503,36 @@ class StepContext(Context[Any]):
         """The run that the step belongs to."""
         return self._run
 
-    def give_up(self) -> None:
-        """Note that the attempt was cancelled and has ended, though its thread may go on."""
+    def _give_up(self) -> None:
+        """Note that the attempt was cancelled and has ended, though its thread may go on.
+
+        No cancellation reaches the calls of that thread any more, which are tasks of their own (T7).
+        So the waits among them are ended here, but for those that the ledger knows.
+        """
+        self._run.notice_cancellation()  # so that it is known whether the run ends
         self._given_up = True
+        self._continuation.drop_dead_writers()
+        for scope in _waits.get(self, ()):
+            scope.cancel()
+
+    @contextmanager
+    def _until_given_up(self) -> Generator[None]:
+        scopes = _waits.setdefault(self, [])
+        scope = anyio.CancelScope()
+        scopes.append(scope)
+        try:
+            with scope:
+                yield
+        except anyio.get_cancelled_exc_class():
+            # On asyncio the scopes that the attempt has left still pass for cancelled, so that ours
+            # does not catch what it raised.
+            if self._given_up:
+                self._check_alive()
+            raise
+        finally:
+            scopes.remove(scope)
+        if self._given_up:
+            self._check_alive()
 
     def belongs_to(self, run: RunPort) -> bool:
         """Return whether this is the context of a step of `run`, or of a run started in one."""
@@ -511,7 +546,7 @@ class StepContext(Context[Any]):
         if work is None:
             return super()._own_work(what)
         if work.started is None or work.attempt != self._number:
-            if self._run.ended:
+            if self._run.ended or self._given_up:
                 self._run.check_open(f"a step cannot {what}")
             name = work.post.spec.name
             raise WorkflowRuntimeError(
@@ -520,7 +555,7 @@ class StepContext(Context[Any]):
         return work
 
     def _check_alive(self) -> None:
-        if self._run.ended:
+        if self._run.ended or self._given_up:
             self._run.check_open("the context of a step cannot be used")
         if self._given_up:
             assert self._work is not None
@@ -567,6 +602,12 @@ def current_step() -> StepContext | None:
     if context is None and (run := current_run.get()()) is not None and not run.ended:
         context = StepContext(run)
     return context
+
+
+_waits: weakref.WeakKeyDictionary[StepContext, list[anyio.CancelScope]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The waits in progress that end when the attempt is given up. Not in the context: few have any."""
 
 
 def _elsewhere() -> WorkflowRuntimeError:
