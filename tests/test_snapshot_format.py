@@ -1021,3 +1021,30 @@ def test_p4_random_json_is_refused(name: str, data: Any, versioned: bool) -> Non
     if isinstance(data, dict) and versioned:
         data["version"] = VERSION
     assert refusal(name, data).path.startswith("$")
+
+
+# --- Hostile values in every place ------------------------------------------------------------------
+
+HOSTILE: list[Any] = [
+    16**6000,
+    -(10**400),
+    "a" * 5000,
+    {"$": "c" * 5000, "value": 1},
+    {"$": "set", "value": [n * sys.hash_info.modulus for n in range(1100)]},
+]
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_p4_hostile_values_in_any_place_load_or_are_refused_in_few_words(name: str) -> None:
+    moment, data = MOMENTS[name], golden(name)
+    for holder, key in list(places(data)):
+        good = holder[key]
+        for value in HOSTILE:
+            holder[key] = value
+            try:
+                context = Context.from_dict(moment.make(), data, [Answer])
+            except ContextSerdeError as error:
+                assert len(str(error)) <= 1000  # noqa: PT017
+            else:
+                json.dumps(context.to_dict())
+        holder[key] = good
