@@ -727,7 +727,7 @@ def test_p4_two_types_of_one_name_are_refused():
         return Twin
 
     twin = make()
-    assert "there are two types" in fault(JsonCodec, [twin, make()]).problem
+    assert "cannot tell two types" in fault(JsonCodec, [twin, make()]).problem
     assert through_json(twin(), JsonCodec([twin, twin])) == twin()
 
 

@@ -344,7 +344,7 @@ def test_p4_two_classes_of_one_name_disturb_nobody() -> None:
     assert type(ctx._continuation.state()["it"]) is new
     ctx = Context.from_dict(Flow(), {**data, "state": state}, [new])
     assert type(ctx._continuation.state()["it"]) is new
-    with pytest.raises(ContextSerdeError, match="there are two types"):
+    with pytest.raises(ContextSerdeError, match="cannot tell two types"):
         Context(Flow()).to_dict([old, new])
 
 

@@ -327,8 +327,9 @@ async def test_w5_an_id_that_nothing_has_is_refused(wait: str) -> None:
     await anyio.sleep(1)
     with pytest.raises(
         WorkflowRuntimeError, match=r"has such a wait; open are '1:1:Answer' \(work\)"
-    ):
+    ) as caught:
         await handler.send_event(Answer(text="a"), wait=wait)
+    assert len(str(caught.value)) < 300
     assert ids(handler) == ["1:1:Answer"]
     await handler.cancel_run()
 
@@ -358,7 +359,7 @@ async def test_w5_the_message_names_ten_thousand_waits_in_short() -> None:
 
     handler = Many().run()
     await anyio.sleep(1)
-    with pytest.raises(WorkflowRuntimeError, match="and 991 more") as caught:
+    with pytest.raises(WorkflowRuntimeError, match="and 995 more") as caught:
         await handler.send_event(Answer(), wait="none")
     assert len(str(caught.value)) < 400
     for wait in handler.open_waits()[::-1]:

@@ -48,7 +48,7 @@ from ._stream import EventStream
 from ._words import activities, busy_steps, executions, text_of
 from ._work import Wait, Work
 from .context import check_event, enter_run
-from .errors import WorkflowRuntimeError, WorkflowTimeoutError
+from .errors import WorkflowRuntimeError, WorkflowTimeoutError, short_repr
 from .events import Event, InputRequiredEvent
 
 __all__ = ["Run"]
@@ -212,7 +212,8 @@ class Run:
         check_event(event, "sent")
         self.check_open(f"{type(event).__name__} cannot be sent")
         if not isinstance(wait_id, str):
-            raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {wait_id!r}")
+            what = short_repr(wait_id)
+            raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
         waiting = self.ledger.answer(event, wait_id, step)
         self._crew.hire()
         self.narrator.changed()

@@ -23,10 +23,10 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections import deque
 from collections.abc import Iterator
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -45,7 +45,7 @@ from ._posts import Posts
 from ._specs import StepSpec
 from ._waits import Waits
 from ._work import Collected, Post, StepStatistics, Wait, Work
-from .errors import WorkflowRuntimeError, namesakes, nearest
+from .errors import WorkflowRuntimeError, namesakes, nearest, short_repr, shortened
 from .events import Event
 from .graph import Graph
 
@@ -294,7 +294,7 @@ class Ledger:
             WorkflowRuntimeError: If there is no such open wait, it is of another step, or it does not
                 take the event. The wait stays open.
         """
-        what = f"{type(event).__name__} cannot answer wait {wait_id!r}"
+        what = f"{type(event).__name__} cannot answer wait {shortened(wait_id, 100)!r}"
         wait = self._wait_of(wait_id)
         if wait is None or wait not in self.waits.open:
             state = "no step in progress has such a wait" if wait is None else "it is over"
@@ -309,7 +309,7 @@ class Ledger:
             remark = namesakes([type(event)], [wait.event_type])
             raise WorkflowRuntimeError(f"{what}: {remark or wanted}")
         if (name := wait.unmet(event)) is not None:
-            wanted = f"{name} = {reprlib.repr(wait.requirements[name])}"
+            wanted = f"{name} = {short_repr(wait.requirements[name])}"
             raise WorkflowRuntimeError(f"{what}: step {waiting} requires {wanted}")
         self.waits.give(wait, event)
         return waiting
@@ -320,7 +320,9 @@ class Ledger:
         work = self.owed.get(int(number)) if number.isdecimal() and len(number) < 20 else None
         if work is None or work.history is None:
             return None
-        waits = work.history.waits + work.history.earlier_waits
+        waits = chain(
+            reversed(work.history.waits), work.history.earlier_waits
+        )  # open ones are last
         return next((wait for wait in waits if wait.id == wait_id), None)
 
     # --- Executions ----------------------------------------------------------------------------

@@ -21,10 +21,13 @@ import attrs
 from ._posts import Posts, wake
 from ._specs import StepSpec
 from ._work import Wait, Work
-from .errors import WorkflowRuntimeError
+from .errors import WorkflowRuntimeError, shortened
 from .events import Event
 
 __all__ = ["Index", "Waits"]
+
+_MOST_NAMED = 5
+"""So many open waits a message names."""
 
 _ANY = object()
 """Stands for the value of a wait that has no requirement to be found by."""
@@ -163,9 +166,10 @@ class Waits:
     def open_in_words(self) -> str:
         """Name the open waits, for people."""
         first = ", ".join(
-            f"{wait.id!r} ({wait.work.post.spec.name})" for wait in islice(self.open, 9)
+            f"{shortened(wait.id, 100)!r} ({wait.work.post.spec.name})"
+            for wait in islice(self.open, _MOST_NAMED)
         )
-        more = f" and {len(self.open) - 9} more" if len(self.open) > 9 else ""
+        more = f" and {len(self.open) - _MOST_NAMED} more" if len(self.open) > _MOST_NAMED else ""
         return f"open are {first}{more}" if first else "no wait is open"
 
     def end(self, wait: Wait) -> None:
