@@ -886,19 +886,15 @@ def test_a_step_may_not_take_the_place_of_what_workflow_needs():
         assert repr(name) in text
 
 
-def test_a_subclass_drops_a_step_by_none_or_by_something_that_is_no_step():
+def test_v1_a_subclass_drops_a_step_by_none():
     class WithNone(Base):
         second = None
-
-    class WithMethod(Base):
-        async def second(self, ev: A) -> StopEvent: ...
 
     class Again(WithNone):
         @step
         async def third(self, ev: A) -> StopEvent: ...
 
     assert list(WithNone().graph.steps) == ["first"]
-    assert list(WithMethod().graph.steps) == ["first"]
     assert list(Again().graph.steps) == ["first", "third"]
     assert list(Base().graph.steps) == ["first", "second"]
 

@@ -17,7 +17,7 @@ from ._specs import EventType, Slot, StepSpec, names_of
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
-from .resource import Need, read_need
+from .resource import Need, Resource, ResourceConfig, read_need
 from .state import DictState
 from .steps import StepConfig, step_config
 
@@ -35,12 +35,38 @@ def step_members(cls: type) -> dict[str, Any]:
     """
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        for name, member in {**vars(base), **vars(base).get("_free_steps", {})}.items():
+        for name, member in _own_members(base).items():
             if step_config(member) is not None:
                 members[name] = member
             else:
                 members.pop(name, None)
     return members
+
+
+def _own_members(cls: type) -> dict[str, Any]:
+    return {**vars(cls), **vars(cls).get("_free_steps", {})}
+
+
+def _hidden_steps(cls: type) -> Iterator[str]:
+    """Find members that take the place of an inherited step without being one (V1)."""
+    owners: dict[str, list[tuple[type, Any]]] = {}  # of each name, the nearest first
+    for base in cls.__mro__:
+        for name, member in _own_members(base).items():
+            owners.setdefault(name, []).append((base, member))
+    for name, ((base, member), *hidden) in owners.items():
+        if member is None or step_config(member) is not None:
+            continue
+        owner, below = next((one for one in hidden if _is_settled(one[1])), (base, None))
+        if below is not None:
+            yield (
+                f"{base.__name__}.{name} hides the step {name} of {owner.__name__} without being a "
+                f"step; mark it with @step, or write '{name} = None' to drop the step"
+            )
+
+
+def _is_settled(member: Any) -> bool:
+    """Tell whether a member is a step, or drops one."""
+    return member is None or step_config(member) is not None
 
 
 def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list[str]]:
@@ -67,7 +93,7 @@ def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list
         known |= vars(base).get("_specs", {})
         names |= {name: value for name, value in vars(base).items() if isinstance(value, type)}
     specs: dict[str, StepSpec] = {}
-    faults: list[str] = []
+    faults = list(_hidden_steps(cls))
     unresolved: list[str] = []
     for name, member in step_members(cls).items():
         if name in known and known[name].function is _function_of(member):
@@ -113,7 +139,10 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
     parameters, faults = _sort_params(where, params, hints, context_type)
     slots = parameters.slots
     if not slots and not faults:
-        faults.append("no parameter takes an event; annotate one, as in 'ev: StartEvent'")
+        filled = [name for name in parameters.needs if _event_types(hints[name])[0]]
+        why = f": the resource fills {filled[0]!r}; take the marker away" if filled else ""
+        remedy = why or "; annotate one, as in 'ev: StartEvent'"
+        faults.append(f"no parameter takes an event{remedy}")
     if len(slots) > 1 and any(slot.policy is not None for slot in slots):
         faults.append("a list of events is joined by a step that takes nothing else; split it")
     faults += _catch_faults(slots, config)
@@ -121,7 +150,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
     outputs = _Outputs((), (), False)
     if "return" in hints:
         outputs, fault = _read_outputs(hints["return"])
-        faults += fault
+        faults += [*fault, *_idle_marks("the return annotation", hints["return"])]
     else:
         faults.append("no return annotation; say which events it returns, or '-> None'")
     if faults:
@@ -195,6 +224,7 @@ def _sort_params(
     for param in params:
         name = param.name
         by_name = param.kind in (param.POSITIONAL_OR_KEYWORD, param.KEYWORD_ONLY)
+        used: object = None
         if name not in hints:
             if param.default is param.empty:
                 remedy = "say what it takes, as in 'ev: StartEvent'"
@@ -206,14 +236,18 @@ def _sort_params(
             found.context, found.state_type = name, _state_type(hints[name], faults)
         elif by_name and (need := read_need(hints[name], faults, unresolved)) is not None:
             found.needs[name] = need
+            used = next(m for m in _marks(hints[name]) if isinstance(m, Resource | ResourceConfig))
         elif by_name and (slot := _read_slot(name, hints[name], faults)) is not None:
             found.slots.append(slot)
+            used = _collect_mark(hints[name])
         elif param.default is param.empty:
             shown = inspect.formatannotation(hints[name])
             way = "" if by_name else ", or cannot be given by name"
             faults.append(
                 f"parameter {name!r} is neither an event nor the context but {shown}{way}"
             )
+        if name in hints:
+            faults += _idle_marks(f"parameter {name!r}", hints[name], used)
     if len(context_params) > 1:
         faults.append(f"more than one parameter takes the context: {', '.join(context_params)}")
     if unresolved:
@@ -248,8 +282,8 @@ def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
         policy: All | Take | None = None
     else:
         events, others = _event_types(element)
-        marks = typing.get_args(annotation)[1:] if _is_annotated(annotation) else ()
-        policy = next((mark.policy for mark in marks if isinstance(mark, Collect)), All())
+        mark = _collect_mark(annotation)
+        policy = All() if mark is None else mark.policy
     if not events:
         return None
     faults += [f"parameter {name!r} mixes events with {other}" for other in others]
@@ -278,8 +312,51 @@ def _overlaps(slots: list[Slot], config: StepConfig) -> Iterator[str]:
             )
 
 
-def _is_annotated(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is typing.Annotated
+_MARKS = (Collect, All, Take, Resource, ResourceConfig)
+
+
+def _marks(annotation: Any, outermost: bool = False) -> Iterator[Any]:
+    """Yield the markers of this library in an annotation, made or (by mistake) as mere classes."""
+    while hasattr(annotation, "__value__"):  # `type X = ...`, Python 3.12
+        annotation = annotation.__value__
+    args = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        for mark in args[1:]:
+            if isinstance(mark, _MARKS) or (isinstance(mark, type) and issubclass(mark, _MARKS)):
+                yield mark
+        args = args[:1]
+    elif outermost:
+        return
+    for arg in args:
+        yield from _marks(arg, outermost)
+
+
+def _collect_mark(annotation: Any) -> Collect | None:
+    """Return what says when a list of events is joined."""
+    if _element(annotation) is None:
+        return None
+    return next((m for m in _marks(annotation, outermost=True) if isinstance(m, Collect)), None)
+
+
+def _idle_marks(where: str, annotation: Any, used: object = None) -> Iterator[str]:
+    """Find the markers in an annotation that nothing comes of."""
+    shown = inspect.formatannotation(strip(annotation))
+    for mark in _marks(annotation):
+        if mark is used:
+            continue
+        name = mark.__name__ if isinstance(mark, type) else f"{type(mark).__name__}(...)"
+        kind = mark if isinstance(mark, type) else type(mark)
+        if isinstance(used, kind):
+            remedy = "it has such a marker already; keep one"
+        elif isinstance(mark, type):
+            remedy = f"write {name}(...)"
+        elif kind in (All, Take):
+            remedy = "write Annotated[list[...], Collect(Take(n))]"
+        elif kind is Collect:
+            remedy = "it belongs on a list of events: Annotated[list[...], Collect(...)]"
+        else:
+            remedy = "a parameter takes an event, the context, or a resource"
+        yield f"{where}: {name} has no effect on {shown}; {remedy}"
 
 
 def _element(annotation: Any) -> Any:

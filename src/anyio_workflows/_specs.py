@@ -131,6 +131,10 @@ class StepSpec:
         """Return whether one of the step's parameters takes this event."""
         return self._matches(type(event), slot.accepts)
 
+    def fits_type(self, slot: Slot, event_type: EventType) -> bool:
+        """Return whether one of the step's parameters takes events of exactly this type."""
+        return self._matches(event_type, slot.accepts)
+
     def _matches(self, event_type: EventType, accepted: tuple[EventType, ...]) -> bool:
         if self.config.accept_event_subclasses:
             return issubclass(event_type, accepted)

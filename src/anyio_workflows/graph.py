@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import attrs
@@ -172,13 +174,14 @@ class Graph:
         if not self.steps:
             return ["it has no steps; mark its methods with @step"]
         faults = [*self._start_and_stop_faults(), *self._catch_faults(), *self._state_faults()]
-        checks = {
-            "reachability": self._reachability_faults,
-            "": self._join_faults,
-            "terminal_event": self._terminal_faults,
-            "dead_end": self._dead_end_faults,
-        }
-        for check, find in checks.items():
+        checks = (
+            ("reachability", self._reachability_faults),
+            ("reachability", self._set_faults),
+            ("", self._join_faults),
+            ("terminal_event", self._terminal_faults),
+            ("dead_end", self._dead_end_faults),
+        )
+        for check, find in checks:
             if check not in skip:
                 faults += [
                     fault for spec, fault in find() if check not in spec.config.skip_graph_checks
@@ -296,6 +299,77 @@ class Graph:
                             f"those of {outer.name}; give each level a join and events of its own",
                         )
 
+    def _set_faults(self) -> Iterator[tuple[StepSpec, str]]:
+        """Find sets whose events never meet: a set is made in one branch, or outside of all (F4).
+
+        What is sent comes outside. A type that a step returns is taken to come from there only.
+        """
+        sets = [spec for spec in self.steps.values() if len(spec.slots) > 1]
+        places = list(self._places()) if sets else []
+        for spec in sets:
+            came = {
+                slot: [where for where, counts in places if _number_for(spec, slot, counts)]
+                for slot in spec.slots
+            }
+            if all(came.values()) and not any(_sets_of(spec, counts) for _, counts in places):
+                each = ", ".join(
+                    f"{slot.param!r} ({names_of(slot.accepts)}) comes "
+                    f"{' or '.join(dict.fromkeys(where))}"
+                    for slot, where in came.items()
+                )
+                yield (
+                    spec,
+                    f"step {spec.name} takes events that never meet: {each}. Each element of a list "
+                    "makes sets of its own, and so does what is outside of all lists; join the list "
+                    "first, or take one event at a time and gather them with ctx.collect_events()",
+                )
+
+    def _places(self) -> Iterator[tuple[str, Mapping[EventType, float]]]:
+        """Yield where events can meet, and how many of each type at most."""
+        produced = {t for spec in self.steps.values() for t in spec.produces}
+        outside = {
+            accepted: math.inf
+            for spec in self.steps.values()
+            for accepted in spec.accepts
+            if issubclass(accepted, StartEvent | HumanResponseEvent)
+            or not self._produced(accepted, spec, produced)
+        }
+        yield "outside of all lists", self._numbers(outside)
+        for producer in self.steps.values():
+            for element in producer.returns_list:
+                yield f"in the list of {producer.name}", self._numbers({element: 1})
+
+    def _numbers(self, first: Mapping[EventType, float]) -> Mapping[EventType, float]:
+        """Say how many events of each type there are at most where the `first` ones are there."""
+        numbers = dict(first)
+        executions: dict[StepSpec, float] = {}
+        while True:
+            executions = {
+                spec: self._executions(spec, numbers, executions) for spec in self.steps.values()
+            }
+            found = dict(first)
+            for spec, times in executions.items():
+                for returned in spec.returns if times else ():
+                    found[returned] = _at_most(found.get(returned, 0) + times)
+            if found == numbers:
+                return numbers
+            numbers = found
+
+    def _executions(
+        self,
+        spec: StepSpec,
+        numbers: Mapping[EventType, float],
+        executions: Mapping[StepSpec, float],
+    ) -> float:
+        """Say how often a step is executed at most, from what is known about the others."""
+        if spec.config.catch is not None:
+            causes = [step for step in self.steps.values() if self.catcher_of(step) is spec]
+        elif spec.is_join:
+            causes = [producer for producer, joins in self._joins.items() if spec in joins]
+        else:
+            return _sets_of(spec, numbers)
+        return _at_most(sum(executions.get(cause, 0) for cause in causes))
+
     def _reached(self) -> set[str]:
         """Return the steps that events from outside can lead to."""
         outside = (StartEvent, HumanResponseEvent)
@@ -346,3 +420,24 @@ class Graph:
             or any(taker.name in ends for taker in self.takers(returned))
             for returned in spec.produces
         ) or any(rescuer.name in ends for rescuer in self._rescuers(spec))
+
+
+_MANY = 16
+"""More events than these count as any number: a loop may make them."""
+
+
+def _at_most(number: float) -> float:
+    return number if number <= _MANY else math.inf
+
+
+def _number_for(spec: StepSpec, slot: Slot, numbers: Mapping[EventType, float]) -> float:
+    """Return how many events there are for one parameter of a step."""
+    return sum(number for cls, number in numbers.items() if spec.fits_type(slot, cls))
+
+
+def _sets_of(spec: StepSpec, numbers: Mapping[EventType, float]) -> float:
+    """Return how often a step that takes single events starts with so many of each type."""
+    sharing = Counter(slot.accepts for slot in spec.slots)  # the others take different types
+    shares = (_number_for(spec, s, numbers) / sharing[s.accepts] for s in spec.slots)
+    fewest = min(shares)
+    return fewest if fewest == math.inf else math.floor(fewest)

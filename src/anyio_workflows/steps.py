@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection
 from types import FunctionType
@@ -217,7 +218,13 @@ def _policy_faults(policy: object) -> list[str]:
 
 def step_config(member: object) -> StepConfig | None:
     """Return what `@step` was told about a member of a class; `None` if it is no step."""
-    function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+    function = member
+    if isinstance(member, staticmethod | classmethod):
+        function = member.__func__
+    elif isinstance(member, property):
+        function = member.fget
+    elif isinstance(member, functools.cached_property | functools.partialmethod):
+        function = member.func
     config = getattr(function, "__dict__", {}).get(_MARK)
     return config if isinstance(config, StepConfig) else None
 

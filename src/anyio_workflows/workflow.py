@@ -127,7 +127,8 @@ class Workflow(Generic[ResultT]):
         super().__init_subclass__(**kwargs)
         cls._free_steps = {}
         cls._graph = None
-        if taken := sorted(step_members(cls).keys() & vars(Workflow).keys()):
+        inherited = {name for base in cls.__mro__ for name in step_members(base)}
+        if taken := sorted(inherited & vars(Workflow).keys()):
             faults = [f"a step cannot be called {name!r}, Workflow needs it" for name in taken]
             raise WorkflowValidationError(cls.__name__, faults)
         cls._check_types()
