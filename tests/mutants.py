@@ -45,6 +45,7 @@ SUITE = [
     "test_run_resources.py",
     "test_handler.py",
     "test_ledger.py",
+    "test_narrator.py",
 ]
 """What a mutant has to get past, fast ones first."""
 
@@ -437,6 +438,48 @@ MUTANTS = [
         "                work.recoveries = _merged(found)\n",
         "                work.recoveries = found[0].recoveries\n",
         "X4: a loop through a collected list recovers for ever",
+    ),
+    Mutant(
+        "leave the wait of an earlier attempt open",
+        "_waits.py",
+        "            self.open.discard(earlier)\n            wait.take_over",
+        "            wait.take_over",
+        "W3: a second answer goes to an attempt that is over",
+    ),
+    Mutant(
+        "go on beside a task that waits anew",
+        "_waits.py",
+        "            self._posts.want_no_more(work)\n            wake(work)\n",
+        "            wake(work)\n",
+        "R2: an execution takes its place back while a task of it waits",
+    ),
+    Mutant(
+        "forget who wants to go on",
+        "_posts.py",
+        " + len(p.returning or ())",
+        "",
+        "T9: a run in which an answered step waits for its worker is told to be idle",
+    ),
+    Mutant(
+        "tell nothing of what goes on at the end",
+        "_narrator.py",
+        "            for work, _ in self._going_on():\n",
+        "            for work, _ in ():\n",
+        "I3: what is queued at the end is counted for ever",
+    ),
+    Mutant(
+        "tell nothing of what is withdrawn",
+        "_posts.py",
+        "            self.tell(work, StepState.NOT_RUNNING)\n",
+        "            pass\n",
+        "I3: what is dropped with its batch is counted for ever",
+    ),
+    Mutant(
+        "tell nothing of what was going on before",
+        "_narrator.py",
+        "        for work, state in self._going_on():\n",
+        "        for work, state in ():\n",
+        "I3: who listens to a restored run counts below zero",
     ),
     Mutant(
         "take an execution for busy that waits while it ends",

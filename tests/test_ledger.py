@@ -1205,6 +1205,76 @@ def a_wait(ledger: Ledger, event_type: type[Event], requirements: dict[str, Any]
     return wait
 
 
+def another_attempt(ledger: Ledger, work: Work) -> None:
+    """Let the attempt fail, and the next one begin."""
+    ledger.delay(work, 0.0)
+    assert ledger.posts.end_delays(0.0) == [work]
+    start_next(ledger, work)
+
+
+def test_w3_the_wait_of_an_earlier_attempt_is_open_once() -> None:
+    """When the next attempt has come to it, its answer is no answer to the one before as well."""
+    ledger = one_at_a_time(All())
+    wait = a_wait(ledger, Reply, {})
+    another_attempt(ledger, wait.work)
+    assert list(ledger.waits.open) == [wait]
+    again = Wait(wait.work, Reply, {}, None)
+    ledger.waits.begin(again)
+    assert list(ledger.waits.open) == [again]
+    first = Reply(n=1)
+    assert ledger.route(first) == []
+    assert again.answer is first
+    assert ledger.route(Reply(n=2)) is None, "nobody waits for a second one"
+    assert wait.answer is None
+
+
+def test_w4_a_wait_that_had_timed_out_does_so_at_once() -> None:
+    ledger = one_at_a_time(All())
+    [work] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
+    work.past.earlier_waits = [Wait(work, Reply, {}, None, timed_out=True)]
+    wait = Wait(work, Reply, {}, None)
+    ledger.waits.begin(wait)
+    assert wait.timed_out
+    assert not work.suspended
+    assert not ledger.waits.open
+
+
+def test_r2_an_execution_that_waits_anew_does_not_want_its_place_back_yet() -> None:
+    """One of its tasks was answered and wants to go on, another begins to wait meanwhile."""
+    ledger = one_at_a_time(All())
+    [waiting] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
+    woken: list[str] = []
+    first = Wait(waiting, Reply, {"n": 1}, None, wake=lambda: woken.append("first"))
+    ledger.waits.begin(first)
+    [other] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
+    assert ledger.route(Reply(n=1)) == []
+    assert woken == [], "the only place is taken"
+    assert ledger.posts.busy() == 2, "one at work, one that wants to go on"
+    assert not ledger.is_quiet(besides=other)
+    second = Wait(waiting, Reply, {"n": 2}, None, wake=lambda: woken.append("second"))
+    ledger.waits.begin(second)
+    assert woken == ["first"], "it goes on without a place, beside a task that waits"
+    assert ledger.posts.busy() == 1
+    ledger.finish(other)
+    assert (waiting.post.running, waiting.post.waiting) == (0, 1)
+    assert ledger.route(Reply(n=2)) == []
+    assert woken == ["first", "second"]
+    assert (waiting.post.running, waiting.post.waiting) == (1, 0)
+
+
+def test_w2_a_wait_can_be_aimed_at_where_no_event_of_its_type_is_accepted() -> None:
+    ledger = one_at_a_time(All())
+    spec = ledger.graph.steps["weigh"]
+    with pytest.raises(WorkflowRuntimeError, match="it accepts Berry only"):
+        ledger.check_target(Reply(), "weigh")
+    wait = a_wait(ledger, Reply, {"n": 1})
+    assert ledger.check_target(Reply(n=1), "weigh") is spec
+    with pytest.raises(WorkflowRuntimeError, match="it accepts Berry only"):
+        ledger.check_target(Reply(n=2), "weigh")
+    assert ledger.route(Reply(n=1), spec) == []
+    assert wait.over
+
+
 def test_w2_an_attribute_that_cannot_be_read_is_not_equal() -> None:
     class Ratio(HumanResponseEvent):
         n: int
@@ -1302,6 +1372,22 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
             if all(naively_equal(event, *item) for item in wait.requirements.items())
         ]
         assert found.matching(event) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from([Loose, Reply]), st.integers(0, 3)), max_size=8))
+def test_w2_waits_that_are_over_leave_nothing_in_the_index(drawn: list[Any]) -> None:
+    """A run may ask for ever, each time for another value."""
+    spec = Waiters().graph.steps["strict"]
+    found = Index()
+    waits = [
+        Wait(Work(n, Post(spec, 1), StartEvent()), event_type, {"n": value}, None)
+        for n, (event_type, value) in enumerate(drawn)
+    ]
+    for wait in waits:
+        found.add(wait)
+    for wait in waits:
+        found.discard(wait)
+    assert not any(by_value for by_name in found._index.values() for by_value in by_name.values())
 
 
 # --- Examples ---------------------------------------------------------------------------------
