@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import logging
 import os
 import re
 from typing import Any
@@ -21,6 +22,11 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("suite")
+
+# In development mode asyncio logs what takes longer than 0.1 s: on a slow machine anything does.
+logging.getLogger("asyncio").addFilter(
+    lambda record: not record.getMessage().startswith("Executing ")
+)
 
 
 def pytest_collection_finish() -> None:

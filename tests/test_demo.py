@@ -17,6 +17,7 @@ from anyio_workflows._demo import DemoWorkflow, ProgressEvent, SlowText
 from anyio_workflows.testing import virtual_time
 
 from .conftest import BACKENDS
+from .running import PATIENCE
 
 TEXT = files("anyio_workflows").joinpath("demo_text.txt").read_text("utf-8").split()
 
@@ -190,7 +191,11 @@ def test_trio_is_not_installed(
 def test_in_a_process_of_its_own(backend: str) -> None:
     command = [sys.executable, "-W", "error", "-m", "anyio_workflows", "demo", "--end", "cancel"]
     done = subprocess.run(
-        [*command, "--backend", backend], capture_output=True, text=True, timeout=60, check=False
+        [*command, "--backend", backend],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.stderr == ""
     assert done.returncode == 0

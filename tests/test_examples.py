@@ -29,6 +29,7 @@ from anyio_workflows import (
 )
 
 from .conftest import BACKENDS
+from .running import PATIENCE
 
 TOKENS = ["Call", " me", " Ish", "mael", ".", "\nSome years ago"]
 MODEL = "parrot-1"
@@ -187,7 +188,7 @@ def test_cancelling_hangs_up(backend: str, example: Any, provider: Provider) -> 
     assert [ev.msg for ev in events[1:-1]] == TOKENS
     assert events[-1] == WorkflowCancelledEvent()
     assert str(raised) == "the run was cancelled: cancel_run() was called"
-    assert provider.silent.wait(10)
+    assert provider.silent.wait(PATIENCE)
 
 
 def test_command_line(
@@ -206,7 +207,7 @@ def test_command_line(
     [
         ("overload", "Step 'step_two' failed after 1 attempts: overloaded"),
         ("refuse", "Step 'step_two' failed after 1 attempts: Error code: 401 - no such key"),
-        ("stall", "Workflow timed out after 0.5s"),
+        ("stall", "Workflow timed out after 3.0s"),
     ],
 )
 def test_command_line_tells_of_a_bad_end(
@@ -217,10 +218,10 @@ def test_command_line_tells_of_a_bad_end(
     provider: Provider,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    timeout = "0.5" if then == "stall" else "20"
+    timeout = "3" if then == "stall" else "600"
     argv = ["--base-url", f"{provider.url}/{then}", "--backend", backend, "--timeout", timeout]
     with pytest.raises(SystemExit) as caught:
         example.main(argv)
     assert caught.value.code == 1
     assert capsys.readouterr().out.splitlines()[-1] == last_line
-    assert then != "stall" or provider.silent.wait(10)
+    assert then != "stall" or provider.silent.wait(PATIENCE)

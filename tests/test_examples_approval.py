@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import BACKENDS
+from .running import PATIENCE
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "approval.py"
 
@@ -19,7 +20,12 @@ def approve(backend: str, typed: str, *args: str) -> subprocess.CompletedProcess
     """Run the example as a program in which every warning is an error."""
     command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLE), "--backend", backend]
     return subprocess.run(
-        [*command, *args], input=typed, capture_output=True, text=True, timeout=60, check=False
+        [*command, *args],
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 

@@ -40,7 +40,7 @@ from anyio_workflows.errors import (
 from anyio_workflows.events import UnhandledEvent, WorkflowIdleEvent
 
 from .conftest import BACKENDS
-from .running import Note, check_ending, read, run_virtually, texts
+from .running import PATIENCE, Note, check_ending, read, run_virtually, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -913,7 +913,7 @@ class Threads(First):
     @step
     def sit(self, ctx: Context, ev: Other) -> Scored:
         anyio.from_thread.run_sync(self.in_thread.set)
-        self.release.wait(30)
+        self.release.wait(PATIENCE)
         try:
             ctx.write_event_to_stream(Note(text="late"))
         except WorkflowRuntimeError as exc:

@@ -37,7 +37,7 @@ from anyio_workflows.errors import (
 )
 
 from .conftest import BACKENDS
-from .running import Note, check_ending, read, run_script, run_virtually, texts
+from .running import PATIENCE, Note, check_ending, read, run_script, run_virtually, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -451,7 +451,7 @@ def test_o1_what_has_ended_is_read_in_another_loop(backend: str, elsewhere: str)
     assert handler.is_done()
     thread = threading.Thread(target=run_virtually, args=(elsewhere, later))
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     with pytest.raises(WorkflowRuntimeError, match="already been consumed"):
         run_virtually(elsewhere, lambda: read(handler))
 

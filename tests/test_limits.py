@@ -30,7 +30,7 @@ from anyio_workflows.errors import (
 )
 
 from .conftest import BACKENDS
-from .running import check_ending, run_script, run_virtually
+from .running import PATIENCE, check_ending, run_script, run_virtually
 
 pytestmark = pytest.mark.anyio
 
@@ -413,7 +413,7 @@ def test_r7_several_threads_at_once_each_loop_with_places_of_its_own() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert sorted(results) == sorted([loop for loop, _ in loops] * 5)
     assert set(most) == {1}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import BACKENDS
+from .running import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -20,7 +21,7 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_example_runs_as_it_stands(backend: str) -> None:
     source = CODE[0].replace("anyio.run(main)", f"anyio.run(main, backend={backend!r})")
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", source]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert ran.stdout.splitlines() == [
         "Step one got 'Start the workflow.'",
         "First",

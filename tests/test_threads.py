@@ -35,10 +35,9 @@ from anyio_workflows.errors import (
 )
 
 from .conftest import BACKENDS
-from .running import Note, check_ending, read, run_script, texts
+from .running import PATIENCE, Note, check_ending, read, run_script, texts
 
 T = TypeVar("T")
-PATIENCE = 10
 """Real seconds after which a test that hangs fails."""
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -814,7 +813,7 @@ def test_o2_ended_run_refuses_a_thread_whose_loop_stands_still(backend: str) -> 
     with asyncio.Runner() as runner:
         runner.run(main())
         mine.release.set()
-        refused_at_once = mine.over.wait(0.3)
+        refused_at_once = mine.over.wait(PATIENCE)
         runner.run(until(mine.over.is_set))
     assert [type(outcome) for outcome in mine.outcomes] == [WorkflowRuntimeError] * 4
     assert refused_at_once
@@ -829,16 +828,17 @@ SCRIPT = """
     class Answer(HumanResponseEvent):
         pass
 
-    go, over = threading.Event(), threading.Event()
+    began, go, over = threading.Event(), threading.Event(), threading.Event()
 
     class Mine(Workflow):
         @step
         def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             if ev["what"] == "returns":
                 return StopEvent(result="fine")
+            began.set()
             if ev["what"] == "waits":
                 anyio.from_thread.run(ctx.wait_for_event, Answer)
-            go.wait(10)
+            go.wait({patience})
             try:
                 ctx.write_event_to_stream(Event())
             except WorkflowRuntimeError:
@@ -848,7 +848,8 @@ SCRIPT = """
     async def main():
         assert await Mine().run(what="returns") == "fine"
         handler = Mine().run(what={what!r})
-        await anyio.sleep(0.05)
+        while not began.is_set() or {what!r} == "waits" and not handler.statistics().steps["work"].waiting:
+            await anyio.sleep(0.01)
         if {cancel}:
             await handler.cancel_run()
             go.set()
@@ -856,7 +857,7 @@ SCRIPT = """
 
     anyio.run(main, backend={backend!r})
     go.set()
-    assert {what!r} == "waits" or over.wait(10)  # trio's threads are daemons
+    assert {what!r} == "waits" or over.wait({patience})  # trio's threads are daemons
 """
 
 
@@ -866,7 +867,7 @@ SCRIPT = """
 def test_o2_program_with_abandoned_threads_ends_without_a_warning(
     backend: str, what: str, cancel: bool
 ) -> None:
-    done = run_script(SCRIPT.format(what=what, cancel=cancel, backend=backend))
+    done = run_script(SCRIPT.format(what=what, cancel=cancel, backend=backend, patience=PATIENCE))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused"] * (what == "blocks")
     if backend == "asyncio" and what == "waits" and not cancel:
