@@ -80,6 +80,7 @@ WAITS: dict[str, Act] = {
     "relay_events": lambda ctx, child: anyio.from_thread.run(ctx.relay_events, child),
 }
 READS: dict[str, Act] = {
+    "drain": lambda ctx, child: anyio.from_thread.run(ctx.drain),
     "get": lambda ctx, child: anyio.from_thread.run(ctx.store.get, "n", None),
     "get_state": lambda ctx, child: anyio.from_thread.run(ctx.store.get_state),
     "running_steps": lambda ctx, child: anyio.from_thread.run(ctx.running_steps),
@@ -409,4 +410,34 @@ def test_t7_a_call_that_has_all_it_needs_is_not_cut_short(backend: str) -> None:
         assert await race.handler.ctx.store.get_state() == {"n": 1, "late": True}
 
     late = Late("set")
+    run(backend, main)
+
+
+@pytest.mark.parametrize("how", GIVEN_UP)
+def test_t7_a_late_thread_does_not_wait_for_a_slow_reader(
+    backend: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall_behind(ctx: Context, child: WorkflowHandler[Any]) -> None:
+        ctx.write_event_to_stream(Item())
+        ctx.write_event_to_stream(Item())
+        assert reading.wait(PATIENCE)
+        anyio.from_thread.run(ctx.drain)
+
+    async def main() -> None:
+        race = Race(late, how)
+        await until(late.entered.is_set)
+        late.release.set()
+        events = race.handler.stream_events()
+        await anext(events)
+        reading.set()
+        await race.cut_off()
+        await late.until_over()
+        assert race.handler.ctx.is_running
+        assert isinstance(late.outcomes["fall behind"], BaseException)
+        race.may_end.set()
+        assert isinstance([event async for event in events][-1], StopEvent)
+
+    monkeypatch.setitem(ALL, "fall behind", fall_behind)
+    reading = threading.Event()
+    late = Late("fall behind")
     run(backend, main)

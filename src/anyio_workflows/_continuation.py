@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import attrs
@@ -51,7 +53,9 @@ class RunPort(Protocol):
         """Route an event; returns the names of the steps that took it."""
         ...
 
-    async def drain(self, limit: int) -> None:
+    async def drain(
+        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
         ...
 

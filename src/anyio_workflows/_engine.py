@@ -25,7 +25,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import anyio
@@ -186,9 +186,11 @@ class Run:
             self.ledger.input_asked = True
         self.stream.write(event)
 
-    async def drain(self, limit: int) -> None:
+    async def drain(
+        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
-        await self.stream.drain(limit)
+        await self.stream.drain(limit, while_allowed)
 
     def send(
         self, event: Event, step: str | None = None, sender: Work | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -177,8 +178,13 @@ class EventStream:
         if self._drains:
             self._home.call_soon(self._end_drains)
 
-    async def drain(self, limit: int) -> None:
-        """Let others run, and wait until at most `limit` events are unread, or nobody reads."""
+    async def drain(
+        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Let others run, and wait until at most `limit` events are unread, or nobody reads.
+
+        `while_allowed()` bounds the wait.
+        """
         await checkpoint()
         if self.closed or self.unread <= limit or not self._readers:
             return
@@ -187,7 +193,8 @@ class EventStream:
         self._drain_limit = max(limit, self._drain_limit)
         try:
             if self._readers:  # else the last one was lost just now, in another thread
-                await signal.wait()
+                with while_allowed():
+                    await signal.wait()
         finally:
             self._drains.pop(signal, None)
 

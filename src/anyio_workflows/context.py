@@ -272,7 +272,7 @@ class Context(Generic[StateT]):
         if not run.ended and not run.home.is_here():
             raise _elsewhere()
         self._check_alive()
-        await run.drain(limit)
+        await run.drain(limit, self._until_given_up)
 
     def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`, at once.
@@ -409,7 +409,6 @@ class Context(Generic[StateT]):
         mine = current_step()
         if mine is not None and mine.belongs_to(child.ctx._run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
-        self._check_alive()
         with self._until_given_up():
             async for event in child.stream_events():
                 if not isinstance(event, StopEvent):
@@ -509,7 +508,6 @@ class StepContext(Context[Any]):
         No cancellation reaches the calls of that thread any more, which are tasks of their own (T7).
         So the waits among them are ended here, but for those that the ledger knows.
         """
-        self._run.notice_cancellation()  # so that it is known whether the run ends
         self._given_up = True
         self._continuation.drop_dead_writers()
         for scope in _waits.get(self, ()):
@@ -517,6 +515,7 @@ class StepContext(Context[Any]):
 
     @contextmanager
     def _until_given_up(self) -> Generator[None]:
+        self._check_alive()
         scopes = _waits.setdefault(self, [])
         scope = anyio.CancelScope()
         scopes.append(scope)
