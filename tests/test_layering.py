@@ -26,7 +26,7 @@ PUBLIC = "errors events retry_policy collect resource steps graph workflow conte
 ALLOWED = {
     # leaves
     "_annotations": "",
-    "_constructors": "",
+    "_constructors": "_kinds",
     "_backend": "",
     "_retries": "",
     "_version": "",

@@ -844,3 +844,79 @@ async def test_t4_a_late_timeout_accuses_no_step_if_all_wait() -> None:
     assert (await timeout_text(handler)).endswith(
         "\n  noticed 2 s late, as something blocked the event loop until then"
     )
+
+
+# --- 14. An await is forgotten in a 'def' step, or before what an event is to hold -----------------------------
+
+
+async def never_awaited() -> None: ...
+
+
+FORGOTTEN = "expected Any, got <...> (coroutine); is an 'await' missing?"
+FROM_THREAD = " In a 'def' step: anyio.from_thread.run(ctx.wait_for_event, ...)"
+
+
+class Holds(Event):
+    anything: Any
+    maybe: Any | None = None
+
+
+class Awaits(Event):
+    later: Awaitable[Any]
+    unseen: Unseen = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (lambda it: StopEvent(result=it), "StopEvent.result"),
+        (lambda it: StopEvent(it), "StopEvent.result"),
+        (lambda it: StopEvent(more=it), "StopEvent.more"),
+        (lambda it: StartEvent(topic=it), "StartEvent.topic"),
+        (lambda it: Holds(anything=it), "Holds.anything"),
+        (lambda it: Holds(anything=1).replace(anything=it), "Holds.anything"),
+        (lambda it: HumanResponseEvent(answer=it), "HumanResponseEvent.answer"),
+    ],
+)
+def test_e3_a_coroutine_is_no_value_of_an_event(make: Any, where: str) -> None:
+    StopEvent(), Holds(anything=1)
+    for _ in range(2):
+        it = never_awaited()
+        text = event_text(lambda: make(it))  # noqa: B023
+        it.close()
+        assert without_ids(EventValidationError("", "", text)).endswith(f"{where}: {FORGOTTEN}")
+
+
+def test_e3_a_coroutine_may_be_where_it_is_annotated_and_other_awaitables_anywhere() -> None:
+    class Later:
+        def __await__(self) -> Any: ...
+
+    for _ in range(2):
+        it = never_awaited()
+        assert Awaits(later=it).later is it
+        assert Awaits(later=it, unseen=it).unseen is it
+        it.close()
+        later = Later()
+        assert StopEvent(later).result is Holds(anything=later).anything is later
+
+
+async def test_e8_an_async_method_of_the_context_is_called_in_a_def_step() -> None:
+    class Threaded(Workflow):
+        @step
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            made.append(ctx.store.get("x") if ev.how == "store" else ctx.wait_for_event(Answer))
+            return made[-1] if ev.how == "returned" else StopEvent(result=made[-1])
+
+    made: list[Any] = []
+    texts = {}
+    for how in ("result", "returned", "store"):
+        _, last = await check_ending(Threaded().run(how=how))
+        texts[how] = without_ids(last["exception"])
+        made.pop().close()
+    assert texts == {
+        "result": f"StopEvent.result: {FORGOTTEN}{FROM_THREAD}",
+        "returned": "step work returned <...> (coroutine), but declares StopEvent; is an 'await' "
+        f"missing?{FROM_THREAD}",
+        "store": f"StopEvent.result: {FORGOTTEN} In a 'def' step: anyio.from_thread.run("
+        "ctx.store.get, ...)",
+    }

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from types import CoroutineType
 from typing import Any
 
 import attrs
+
+from ._kinds import ANYTHING
 
 __all__ = ["Copies", "default_of", "stores_only", "write_constructor"]
 
@@ -62,6 +65,7 @@ def write_constructor(
     names: dict[str, Any] = {
         "__name__": __name__,
         "__missing": _MISSING,
+        "__Coroutine": CoroutineType,
         "__cls": cls,
         "__general": general,
     }
@@ -71,15 +75,19 @@ def write_constructor(
     for name, kind in kinds.items():
         parameters.append(f"{name}=__missing")
         names[f"__{name}_kind"] = kind
+        # A coroutine passes for nothing but what is annotated as one: an 'await' was forgotten.
+        wrong = f"not isinstance({name}, __{name}_kind)"
+        if kind is ANYTHING:
+            wrong = f"type({name}) is __Coroutine"
         default = fields[name].default
         copies = isinstance(getattr(default, "factory", None), Copies)
         if default is attrs.NOTHING or (isinstance(default, _FACTORY) and not copies):
-            doubts.append(f"{name} is __missing or not isinstance({name}, __{name}_kind)")
+            doubts.append(f"{name} is __missing or {wrong}")
             stores.append(f"__stored[{name!r}] = {name}")
         else:
             names[f"__{name}_default"] = default.factory if copies else default
             value = f"__{name}_default()" if copies else f"__{name}_default"
-            doubts.append(f"{name} is not __missing and not isinstance({name}, __{name}_kind)")
+            doubts.append(f"{name} is not __missing and {wrong}")
             stores.append(f"__stored[{name!r}] = {value} if {name} is __missing else {name}")
     source = [
         f"def __init__({', '.join(parameters)}, **__others):",

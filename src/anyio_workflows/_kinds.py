@@ -11,7 +11,10 @@ import attrs
 
 from ._annotations import strip
 
-__all__ = ["classes_in", "kind_of"]
+__all__ = ["ANYTHING", "classes_in", "kind_of"]
+
+ANYTHING = (object,)
+"""What `isinstance` takes for `Any`; by identity, to tell it from what cannot be checked."""
 
 
 class _Kind:
@@ -88,12 +91,12 @@ def kind_of(annotation: Any) -> Any:
         return dict
     if origin is tuple and args[-1:] != (Ellipsis,):
         return _Tuple(tuple(kind_of(arg) for arg in args))
+    if annotation is Any:
+        return ANYTHING
     container = origin or _WIDER.get(annotation, annotation)
     try:
         isinstance(None, container)
     except TypeError:  # a protocol, a type variable, `Any` before Python 3.11, ...
-        return object
-    if container is Any:
         return object
     if args and getattr(container, "__module__", "") in ("builtins", "collections.abc"):
         return _container_kind(container, args)
@@ -105,7 +108,7 @@ def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
         return _Pairs(container, kind_of(args[0]), kind_of(args[1]))
     if issubclass(container, Collection) and (len(args) == 1 or args[-1] is Ellipsis):
         item = kind_of(args[0])
-        return container if item is object else _Items(container, item)
+        return container if item in (object, ANYTHING) else _Items(container, item)
     return container
 
 

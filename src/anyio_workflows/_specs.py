@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from .collect import All, Take
-from .errors import namesakes
+from .errors import await_missing, namesakes
 from .events import Event
 from .resource import Need
 from .steps import StepConfig
@@ -193,7 +193,7 @@ class StepSpec:
             return None
         got = f"{reprlib.repr(result)} ({type(result).__qualname__})"
         is_awaitable = hasattr(type(result), "__await__")
-        remedy = "is an 'await' missing?" if is_awaitable else "return one of those"
+        remedy = await_missing(result, not self.is_async) if is_awaitable else "return one of those"
         items: Any = result if issubclass(type(result), list) else [result]
         remedy = namesakes(map(type, items), self.produces) or remedy
         return f"step {self.name} returned {got}, but declares {self.declared}; {remedy}"

@@ -266,6 +266,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if names else "there are none"
 
 
+def await_missing(value: object, in_thread: bool = True) -> str:
+    """Say how to come by what an awaitable is to give, also in a thread, if it may be one."""
+    owner, _, method = str(getattr(value, "__qualname__", "")).rpartition(".")
+    place = {"Context": "ctx", "StateStore": "ctx.store"}.get(owner)
+    remark = "is an 'await' missing?"
+    if place is not None and in_thread:
+        remark += f" In a 'def' step: anyio.from_thread.run({place}.{method}, ...)"
+    return remark
+
+
 def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
     """Tell two classes of one name apart: one that was given, and another that is known (E8).
 

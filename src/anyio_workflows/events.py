@@ -14,14 +14,15 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
 import attrs
 
 from ._annotations import local_names, resolve
 from ._constructors import Copies, default_of, stores_only, write_constructor
-from ._kinds import classes_in, kind_of
-from .errors import EventValidationError, namesakes, nearest
+from ._kinds import ANYTHING, classes_in, kind_of
+from .errors import EventValidationError, await_missing, namesakes, nearest
 
 __all__ = [
     "Event",
@@ -176,7 +177,7 @@ class Event:
         if given:
             values |= _by_position(cls, given, values)
         for name, value in values.items():
-            if not isinstance(value, kinds.get(name, ())):
+            if not isinstance(value, kinds.get(name, ())) or type(value) is CoroutineType:
                 values = self._sort_out(kinds, values)
                 break
         try:
@@ -205,6 +206,8 @@ class Event:
                 if not isinstance(value, dict):
                     raise EventValidationError(cls.__name__, name, _TAKEN)
                 extra = {**value, **extra}
+            elif type(value) is CoroutineType and kinds.get(name, ANYTHING) is ANYTHING:
+                raise _wrong_type(cls, name, value)
             elif name not in kinds:
                 extra[name] = value
             elif isinstance(value, kinds[name]):
@@ -604,12 +607,12 @@ def _types(cls: type[Event]) -> dict[str, Any]:
 def _wrong_type(
     cls: type[Event], keyword: str, value: object, what: str = ""
 ) -> EventValidationError:
-    field = next(f for f in _fields(cls) if _keyword(f) == keyword)
-    written = field.type
+    field = next((f for f in _fields(cls) if _keyword(f) == keyword), None)
+    written = Any if field is None else field.type
     expected = written if isinstance(written, str) else inspect.formatannotation(written)
     problem = f"expected {expected}, got {what}{reprlib.repr(value)} ({type(value).__qualname__})"
-    if hasattr(type(value), "__await__"):
-        problem += "; is an 'await' missing?"
+    if field is None or hasattr(type(value), "__await__"):
+        problem += f"; {await_missing(value)}"
     elif what and value is None:
         problem += f"; annotate it with '{expected} | None'"
     elif remark := namesakes(_classes_of(value), classes_in(_types(cls).get(field.name))):
