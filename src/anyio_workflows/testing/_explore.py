@@ -81,6 +81,8 @@ def _explore(check: _Check, max_examples: int, seed: int | None) -> None:
     )
 
     def explore(script: Script) -> None:
+        if check.has_spun:  # each play takes long, and `_shorten()` leaves out what it can
+            raise check.violations[-1]
         check.play(script)
 
     test = hypothesis.given(script=scripts(check.scope()))(settings(explore))
@@ -192,6 +194,7 @@ class _Check:
         self._completes = completes
         self._undisturbed = 0.0
         self.violations: list[TerminationViolation] = []
+        self.has_spun = False
 
     def scope(self) -> Scope:
         """Play the empty script, to learn what others can speak about."""
@@ -222,6 +225,7 @@ class _Check:
         """
         __tracebackhide__ = True
         record = self._stage.play(script, self._backend)
+        self.has_spun = self.has_spun or record.spinning
         found = find_violations(record)
         for _ in range(TRIES):
             if found or not _may_be_a_slow_thread(record):
