@@ -381,6 +381,13 @@ MEET = {
         "join": node(list[C], B),
         "both": pair(A, B),
     },
+    "after an inner join, and outside": {
+        "fan": node(StartEvent, list[A]),
+        "inner": node(A, list[C]),
+        "join": node(list[C], B),
+        "top": node(StartEvent, B),
+        "both": pair(A, B),
+    },
     "after both joins": {
         "fan": node(StartEvent, list[C]),
         "a": node(list[C], A),

@@ -344,16 +344,16 @@ class Graph:
         numbers = dict(first)
         executions: dict[StepSpec, float] = {}
         while True:
-            executions = {
+            executed = {
                 spec: self._executions(spec, numbers, executions) for spec in self.steps.values()
             }
             found = dict(first)
-            for spec, times in executions.items():
+            for spec, times in executed.items():
                 for returned in spec.returns if times else ():
                     found[returned] = _at_most(found.get(returned, 0) + times)
-            if found == numbers:
+            if (found, executed) == (numbers, executions):
                 return numbers
-            numbers = found
+            numbers, executions = found, executed
 
     def _executions(
         self,
