@@ -353,12 +353,18 @@ class Crew:
         The ledger bounds the number of threads, and one that is abandoned holds no place.
         """
         spec, workflow = work.post.spec, self._run.workflow
+
+        def call() -> Any:
+            if resources:
+                return spec.call(workflow, context, work.payload, resources)
+            return spec.invoke(workflow, context, work.payload)
+
         if spec.is_async:
-            return await spec.call(workflow, context, work.payload, resources)
+            return await call()
         # In a tuple, since trio does not take a coroutine from a thread.
         try:
             (result,) = await anyio.to_thread.run_sync(
-                lambda: (spec.call(workflow, context, work.payload, resources),),
+                lambda: (call(),),
                 abandon_on_cancel=True,
                 limiter=anyio.CapacityLimiter(1),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import types
@@ -159,7 +160,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         name=name,
         function=function,
         is_method=is_method,
-        is_async=inspect.iscoroutinefunction(function),
+        is_async=_is_async(function),
         slots=tuple(slots),
         context_param=parameters.context,
         state_type=parameters.state_type,
@@ -169,6 +170,17 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         returns_none=outputs.none,
         config=config,
     )
+
+
+def _is_async(function: Any) -> bool:
+    """Tell whether a function is async, or wraps one that is, as decorators do (R5)."""
+    while function is not None:
+        for called in (function, getattr(type(function), "__call__", None)):  # noqa: B004
+            if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+                return True
+        is_partial = isinstance(function, functools.partial)
+        function = function.func if is_partial else getattr(function, "__wrapped__", None)
+    return False
 
 
 def _hints(

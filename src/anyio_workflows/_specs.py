@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from types import AsyncGeneratorType
 from typing import Any
 
 import attrs
@@ -62,7 +64,7 @@ class StepSpec:
         name: The name of the step in its workflow.
         function: The step function as it was written.
         is_method: Whether its first argument is the workflow.
-        is_async: Whether it is an `async def`; otherwise it runs in a thread.
+        is_async: Whether it is an `async def`, or wraps one; otherwise it runs in a thread.
         slots: The parameters that take events.
         returns: The event types it may return.
         returns_list: The event types it may return in a list.
@@ -74,6 +76,7 @@ class StepSpec:
         is_join: Whether it takes the events of a batch, in a list.
         is_plain: Whether one event is enough to start it.
         is_simple: Whether an execution is nothing but a call: no thread, no timeout, no resources.
+        target: What is called: the function, or a coroutine function that awaits what it returns.
         batch_size: How many events start it, if it is a join that does not wait for all.
         cancels_batch: Whether it is a join that cancels what is left of its batch.
         invoke: Calls the function as `call()` does, with the workflow, the context and the event;
@@ -96,6 +99,9 @@ class StepSpec:
     is_plain: bool = _derived(lambda spec: len(spec.slots) == 1 and not spec.is_join)
     is_simple: bool = _derived(
         lambda spec: spec.is_async and spec.config.timeout is None and not spec.needs
+    )
+    target: Callable[..., Any] = _derived(  # noqa: RUF009 - it makes a field
+        lambda spec: _awaiting(spec.function) if spec.is_async else spec.function
     )
     batch_size: float = _derived(lambda spec: min(map(_size_of, spec.slots), default=math.inf))
     cancels_batch: bool = _derived(lambda spec: any(map(_cancels, spec.slots)))
@@ -145,11 +151,9 @@ class StepSpec:
 
         That takes 0.2 us instead of 0.5.
         """
-        function = self.function
-        code = function.__code__
-        names = code.co_varnames[self.is_method : code.co_argcount]
+        function = self.target
         first = [name for name in (self.context_param, self.slots[0].param) if name is not None]
-        if not self.is_plain or list(names[: len(first)]) != first:
+        if not self.is_plain or not _takes_by_position(self.function, self.is_method, first):
             return self.call
         if self.context_param is None:
             if self.is_method:
@@ -178,8 +182,8 @@ class StepSpec:
         if resources:
             arguments.update(resources)
         if self.is_method:
-            return self.function(workflow, **arguments)
-        return self.function(**arguments)
+            return self.target(workflow, **arguments)
+        return self.target(**arguments)
 
     def result_fault(self, result: object) -> str | None:
         """Return what is wrong with something that the step returned; `None` if nothing is (R4)."""
@@ -192,11 +196,48 @@ class StepSpec:
         if fits:
             return None
         got = f"{reprlib.repr(result)} ({type(result).__qualname__})"
-        is_awaitable = hasattr(type(result), "__await__")
-        remedy = await_missing(result, not self.is_async) if is_awaitable else "return one of those"
+        remedy = "return one of those"
+        if hasattr(type(result), "__await__"):
+            remedy = await_missing(result, not self.is_async)
+        elif issubclass(type(result), AsyncGeneratorType):
+            remedy = "it yields; return one event, and use ctx.send_event() for more"
         items: Any = result if issubclass(type(result), list) else [result]
         remedy = namesakes(map(type, items), self.produces) or remedy
         return f"step {self.name} returned {got}, but declares {self.declared}; {remedy}"
+
+
+def _awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a coroutine function that awaits what a wrapper of an async function returns (R5).
+
+    A wrapper may know the answer itself, from a cache for instance: what is not awaitable is taken
+    as it is.
+    """
+    if inspect.iscoroutinefunction(function):
+        return function
+
+    @functools.wraps(function)
+    async def await_result(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    return await_result
+
+
+def _takes_by_position(function: Callable[..., Any], is_method: bool, names: list[str]) -> bool:
+    """Tell whether a function declares these parameters first, and can be given them unnamed.
+
+    A wrapper declares those of the function it wraps, but may call its own otherwise.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[is_method:][: len(names)]
+    if [param.name for param in parameters] != names:
+        return False
+    if any(param.kind is param.KEYWORD_ONLY for param in parameters):
+        return False
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*range(is_method + len(names)))
+    except TypeError:
+        return False
+    return True
 
 
 def names_of(event_types: Iterable[EventType]) -> str:

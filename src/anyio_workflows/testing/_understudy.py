@@ -61,7 +61,7 @@ def _enter(spec: StepSpec) -> Execution | None:
 
 
 def _wrap_async(spec: StepSpec) -> Callable[..., Any]:
-    function = spec.function
+    function = spec.target
 
     @functools.wraps(function)
     async def understudy(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def _wrap_async(spec: StepSpec) -> Callable[..., Any]:
 
 
 def _wrap_sync(spec: StepSpec) -> Callable[..., Any]:
-    function = spec.function
+    function = spec.target
 
     @functools.wraps(function)
     def understudy(*args: Any, **kwargs: Any) -> Any:
