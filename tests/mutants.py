@@ -204,9 +204,16 @@ MUTANTS = [
     Mutant(
         "do not wake the host",
         "_engine.py",
-        "        if self._decided is not None:\n            self._decided.set()\n",
-        "",
+        "            self._queueing.cancel()\n        self.wake_host()\n",
+        "            self._queueing.cancel()\n",
         "T1: the run is decided, and waits for ever",
+    ),
+    Mutant(
+        "start no worker for what a callback of the loop has sent",
+        "_engine.py",
+        "            else:\n                self._crew.staff()\n",
+        "",
+        "R3: an event that is sent where there is no current task waits for ever",
     ),
     Mutant(
         "accept writes after the end",

@@ -101,6 +101,10 @@ class Employer(RunPort, Protocol):
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         ...
 
+    def wake_host(self) -> None:
+        """Have the host look whether all that is owed has a worker."""
+        ...
+
     def take_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         ...
@@ -149,6 +153,10 @@ class Crew:
     def open(self, group: TaskGroup) -> None:
         """Begin work, in the run's task group."""
         self._group = group
+        self.staff()
+
+    def staff(self) -> None:
+        """See to it that all that is owed has a worker."""
         self.hire()
         if self._run.ledger.posts.next_due < math.inf:
             self.tend_delays()
@@ -170,13 +178,25 @@ class Crew:
             self._recruit(self._watch_clock)
 
     def _recruit(self, duty: Callable[[], Awaitable[None]]) -> None:
-        """Start a task of the crew, unless the run is ending."""
+        """Start a task of the crew, unless the run is ending.
+
+        Called in a callback of asyncio's loop, it has the host do so: AnyIO may refuse to start tasks
+        there, since it sees no current task.
+        """
         run = self._run
         if self._group is None or run.outcome is not None or run.being_cancelled():
             return
-        self.size += 1
         recruit = self._recruits[duty] = self._serve(duty)
-        self._group.create_task(recruit, name=self._name, context=self.variables())
+        self.size += 1
+        try:
+            self._group.create_task(recruit, name=self._name, context=self.variables())
+        except BaseException as exc:
+            recruit.close()
+            del self._recruits[duty]
+            self.size -= 1
+            if not isinstance(exc, anyio.NoEventLoopError):
+                raise
+            run.wake_host()
 
     async def wait_until_gone(self) -> None:
         """Wait until no worker is alive, when the run's task group has been cancelled."""

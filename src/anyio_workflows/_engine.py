@@ -99,7 +99,7 @@ class Run:
     _handler_gone: bool
     _later_failures: list[str]
     _queueing: anyio.CancelScope | None
-    _decided: anyio.Event | None
+    _news: anyio.Event | None
     _done: anyio.Event | None
 
     def __init__(
@@ -144,7 +144,7 @@ class Run:
         self._starting = True
         self._handler_gone = False
         self._later_failures = []
-        self._queueing = self._decided = self._done = None
+        self._queueing = self._news = self._done = None
         continuation.begin(self)
         self._crew.deliver(restored)
         if start_event is not None:
@@ -301,8 +301,12 @@ class Run:
         self.outcome = outcome
         if self._queueing is not None:
             self._queueing.cancel()
-        if self._decided is not None:
-            self._decided.set()
+        self.wake_host()
+
+    def wake_host(self) -> None:
+        """Have the host look whether the outcome is decided, and all that is owed has a worker."""
+        if self._news is not None:
+            self._news.set()
 
     def _earlier_cause(self) -> Outcome | None:
         """Return the outcome that nobody has noticed yet, if there is one."""
@@ -318,8 +322,11 @@ class Run:
             )
             return Outcome.timed_out(error)
         if self.home.host_cancelled() and not self._group_cancelled():
-            return Outcome.cancelled("its event loop ended")
+            return self._loop_ended()
         return None
+
+    def _loop_ended(self) -> Outcome:
+        return Outcome.loop_ended(self.ledger.posts.active_steps())
 
     def _group_cancelled(self) -> bool:
         return self._group is not None and self._group.cancel_scope.cancel_called
@@ -360,12 +367,14 @@ class Run:
         self.dispatch.note_if_idle()  # a run that goes on from a snapshot may have nothing to do
 
     async def _wait_until_decided(self) -> None:
-        if self.outcome is None:
-            self._decided = anyio.Event()
+        while self.outcome is None:
+            self._news = anyio.Event()
             try:
-                await self._decided.wait()
+                await self._news.wait()
             except anyio.get_cancelled_exc_class():
                 self.take_cancellation()
+            else:
+                self._crew.staff()
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""
@@ -410,7 +419,8 @@ class Run:
         """Publish the terminal event and end the run (rule 2)."""
         if self.ended:
             return
-        self.cancel("its event loop ended")
+        if self.outcome is None:
+            self.decide(self._loop_ended())
         assert self.outcome is not None
         if self.outcome.error is not None and self._later_failures:
             add_note(self.outcome.error, "\n  ".join(["after that:", *self._later_failures]))
@@ -427,12 +437,20 @@ class Run:
         if self._done is not None:
             self._done.set()
         self.narrator.say("Run ended: %s", self.outcome.summary)
+        self._report_if_forgotten(self.outcome)
         self._report_if_unseen()
         if not self._crew.size:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
             del self.continuation, self.narrator, self.dispatch, self._crew
             self.keeper = None
+
+    def _report_if_forgotten(self, outcome: Outcome) -> None:
+        """Log that the event loop ended before anybody awaited the run; its parent does (O8)."""
+        if outcome.interrupted is not None and self._done is None and self.parent is None:
+            steps = ", ".join(outcome.interrupted) or "none"
+            what = "cancelled, because its event loop ended and nobody had awaited it"
+            logger.info("%s: %s; active steps: %s", self, what, steps)
 
     def _report_if_unseen(self) -> None:
         """Log a failure that nobody can see any more, once (O6)."""

@@ -30,6 +30,7 @@ class Outcome:
         leaves: Whether what is owed stays owed to a run that goes on from here (`"work"`), or can be
             owed again with `ctx.retry_failed()` (`"failed work"`); else `None` (P3).
         failed_work: The number of the work whose execution failed.
+        interrupted: The steps that were active when the event loop ended, if that ended the run.
     """
 
     event: StopEvent
@@ -38,6 +39,7 @@ class Outcome:
     traceback: TracebackType | None = None
     leaves: Literal["work", "failed work"] | None = None
     failed_work: int | None = None
+    interrupted: list[str] | None = None
 
     @property
     def is_cancellation(self) -> bool:
@@ -56,6 +58,11 @@ class Outcome:
         summary = f"it was cancelled, {reason}"
         event = WorkflowCancelledEvent()
         return cls(event, error, summary, leaves="work")
+
+    @classmethod
+    def loop_ended(cls, active_steps: list[str]) -> Outcome:
+        """The run was cancelled with its event loop."""
+        return attrs.evolve(cls.cancelled("its event loop ended"), interrupted=active_steps)
 
     @classmethod
     def timed_out(cls, error: WorkflowTimeoutError) -> Outcome:

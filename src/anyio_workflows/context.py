@@ -427,14 +427,18 @@ class Context(Generic[StateT]):
             return func(*args)
         if run.ended:  # its loop may stand still
             run.check_open("the context of a step cannot be used")
+        arrived: list[bool] = []
         try:
-            return anyio.from_thread.run_sync(self._call_here, func, *args)
-        except (RuntimeError, anyio.RunFinishedError) as exc:
+            return anyio.from_thread.run_sync(self._call_here, arrived, func, *args)
+        except RuntimeError as exc:
+            if arrived:  # then it is an error of the call, not of the way there
+                raise
             raise _elsewhere() from exc
 
-    def _call_here(self, func: Callable[..., T], *args: Any) -> T:
+    def _call_here(self, arrived: list[bool], func: Callable[..., T], *args: Any) -> T:
         if not self._run.home.is_here():
             raise RuntimeError("another event loop")
+        arrived.append(True)
         self._check_alive()
         return func(*args)
 
