@@ -211,7 +211,7 @@ MUTANTS = [
     Mutant(
         "start no worker for what a callback of the loop has sent",
         "_engine.py",
-        "            else:\n                self._crew.staff()\n",
+        "            if self.outcome is None:\n                self._crew.staff()\n",
         "",
         "R3: an event that is sent where there is no current task waits for ever",
     ),

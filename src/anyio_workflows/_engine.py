@@ -123,7 +123,7 @@ class Run:
         restored: list[Work] = []
         if (left := continuation.owed()) is not None:
             self.ledger, restored = restore(left, continuation.graph, home.current_time())
-            for _, question in self.ledger.questions:
+            for _, question in self.ledger.questions or ():
                 self.stream.write(question)
         self.outcome = None
         self.ended = self.observed = False
@@ -373,7 +373,7 @@ class Run:
                 await self._news.wait()
             except anyio.get_cancelled_exc_class():
                 self.take_cancellation()
-            else:
+            if self.outcome is None:
                 self._crew.staff()
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:

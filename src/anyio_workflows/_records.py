@@ -211,7 +211,7 @@ def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
         ],
         questions=[
             QuestionRecord(number, event)
-            for number, event in ledger.questions
+            for number, event in ledger.questions or ()
             if number > events_read
         ],
         events_read=events_read,
@@ -308,7 +308,7 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
     ledger.input_asked = record.input_asked
     ledger.last_finished = record.last_finished
     unread = [one.event for one in record.questions if one.number > record.events_read]
-    ledger.questions.extend(enumerate(unread, start=1))
+    ledger.questions = deque(enumerate(unread, start=1)) if unread else None
     ledger.sets = _restore_sets(record.sets, graph)
     for each in record.buffers:
         buffer = ledger.buffers.kept[each.step, each.buffer_id] = Buffer(each.expected)

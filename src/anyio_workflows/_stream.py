@@ -100,7 +100,8 @@ class EventStream:
         self.closed = True
         if self._wakeup is not None:
             self._wakeup.set()
-        self._end_drains()
+        if self._drains:
+            self._end_drains()
 
     @property
     def written(self) -> int:

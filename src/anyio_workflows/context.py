@@ -18,7 +18,7 @@ from ._continuation import Continuation, RunPort
 from ._retries import RetryInfo
 from ._suspension import suspend
 from ._work import OpenWait, Wait, Work
-from .errors import ContextStateError, WorkflowRuntimeError, namesakes
+from .errors import Absent, ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
@@ -47,7 +47,7 @@ T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
-_SETTING = re.compile("'StepContext' object has no attribute '([^']*)'")
+_SETTING = re.compile("'StepContext' object (?:has no )?attribute '([^']*)'")
 """The text of Python for an attribute that cannot be set, as the class has slots."""
 
 
@@ -450,11 +450,7 @@ class Context(Generic[StateT]):
         return nullcontext()
 
     if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            what = f"a context has no attribute {name!r}"
-            raise AttributeError(f"{what}; {_instead(name)}", name=name, obj=self)
-
+        # No `__getattr__`: it would make each use of a context dearer, 0.15 us a streamed event.
         def __setattr__(self, name: str, value: object) -> None:
             try:
                 super().__setattr__(name, value)
@@ -480,9 +476,23 @@ def _instead(name: str) -> str:
     return f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
 
 
+# Asked of contexts by those who know another library; other names get advice in steps only.
+for _name in ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state"):
+    setattr(Context, _name, Absent(_name, _instead(_name)))
+
+
 def advice(error: BaseException) -> str:
-    """Say what to do instead of setting an attribute of a step's context; empty for other errors."""
-    found = _SETTING.match(str(error)) if type(error) is AttributeError else None
+    """Say what to do instead of asking a step's context for an attribute that it does not have.
+
+    Returns:
+        A sentence; empty for other errors, and for those that have it already.
+    """
+    if type(error) is not AttributeError:
+        return ""
+    if isinstance(error.obj, Context) and error.name is not None:
+        instead = _instead(error.name)
+        return "" if instead in str(error) else instead
+    found = _SETTING.match(str(error))  # Python notes no `obj` with this one
     return f"a context takes no attributes; {_instead(found[1])}" if found else ""
 
 
@@ -571,7 +581,7 @@ class StepContext(Context[Any]):
 def context_of(continuation: Continuation) -> Context[Any]:
     """Return a context that stands outside of the steps."""
     context: Context[Any] = Context.__new__(Context)
-    context._continuation = continuation
+    object.__setattr__(context, "_continuation", continuation)  # 0.4 us less
     return context
 
 
@@ -601,8 +611,10 @@ def current_step() -> StepContext | None:
 
     A task that outlives its step gets a context of the run, until the run ends.
     """
+    if (find_run := current_run.get()) is _nothing:
+        return None
     context = current_context.get()()
-    if context is None and (run := current_run.get()()) is not None and not run.ended:
+    if context is None and (run := find_run()) is not None and not run.ended:
         context = StepContext(run)
     return context
 

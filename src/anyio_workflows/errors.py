@@ -251,6 +251,21 @@ _LONGEST_NAME = 200
 _MOST_NAMES = 20
 
 
+class Absent:
+    """A descriptor for an attribute that a class has not, and that says what to use instead.
+
+    `hasattr()` is false, and help() tells.
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name, self._instead = name, instead
+        self.__doc__ = f"Not there: {instead}."
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"
+        raise AttributeError(message, name=self._name, obj=instance)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest of `known`, or all of them.
 

@@ -22,7 +22,7 @@ import attrs
 from ._annotations import local_names, resolve
 from ._constructors import Copies, default_of, stores_only, write_constructor
 from ._kinds import ANYTHING, classes_in, kind_of
-from .errors import EventValidationError, await_missing, namesakes, nearest
+from .errors import Absent, EventValidationError, await_missing, namesakes, nearest
 
 __all__ = [
     "Event",
@@ -327,18 +327,6 @@ def _refuse_deleting(self: Event, name: str) -> None:
     raise FrozenInstanceError(_refusal(self, name, "deleted"))
 
 
-class _AbsentMethod:
-    """What a model class of another library has, and help() is to say that an event has not."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.__doc__ = f"Not there: {_ABSENT[name]}."
-
-    def __get__(self, event: Event | None, cls: type[Event]) -> Any:
-        message = f"{cls.__name__!r} has no {self._name!r}; {_ABSENT[self._name]}"
-        raise AttributeError(message, name=self._name, obj=cls)
-
-
 _AS_DICT = "dict(ev) gives the fields of an event"
 _AS_JSON = "json.dumps(dict(ev)) writes an event whose fields JSON knows"
 _A_COPY = "ev.replace(field=...) makes a changed copy of an event"
@@ -352,7 +340,7 @@ _ABSENT: Mapping[str, str] = {
 """What events of other libraries have -> what is used here."""
 
 for _name in ("model_validate", "model_validate_json"):  # asked of classes, not of instances
-    setattr(Event, _name, _AbsentMethod(_name))
+    setattr(Event, _name, Absent(_name, _ABSENT[_name]))
 _GENERAL = Event._constructor = Event.__init__
 Event._extra = {}  # what an instance has whose constructor was written for its class
 _METHODS = frozenset({"get", "keys", "values", "items", "replace"})
