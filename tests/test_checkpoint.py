@@ -477,6 +477,69 @@ async def test_c2_a_last_save_that_fails_raises_its_error_and_leaves_the_one_bef
     assert names_beside(file) == ["job.json"]
 
 
+class Opaque(Event):
+    client: object
+
+
+class BrokenAndFailing(Workflow):
+    """Fails in a step that was started by something that is no plain data."""
+
+    @step
+    async def begin(self, ev: StartEvent) -> Opaque:
+        return Opaque(client=object())
+
+    @step
+    async def work(self, ev: Opaque) -> StopEvent:
+        raise LookupError("the step's own")
+
+
+def unsaved(error: BaseException) -> list[str]:
+    """Return the notes that tell that a snapshot could not be saved."""
+    return [note for note in getattr(error, "__notes__", ()) if "could not be saved" in note]
+
+
+@pytest.mark.parametrize("short_form", [True, False])
+async def test_c2_the_failure_of_a_run_is_not_hidden_by_the_last_save(
+    file: Path, short_form: bool
+) -> None:
+    with pytest.raises(LookupError, match="the step's own") as caught:  # noqa: PT012
+        if short_form:
+            await run_with_checkpoints(BrokenAndFailing(), file)
+        else:
+            async with checkpointed(BrokenAndFailing(), file):
+                pass
+    (note,) = unsaved(caught.value)
+    assert "ContextSerdeError: $.failed.work[0].events[0].client" in note
+    assert caught.value.__context__ is None
+    assert names_beside(file) == []
+
+
+async def test_c2_nor_is_what_the_block_makes_of_that_failure(file: Path) -> None:
+    with pytest.raises(RuntimeError, match="wrapped") as caught:  # noqa: PT012
+        async with checkpointed(BrokenAndFailing(), file) as handler:
+            try:
+                await handler
+            except LookupError as error:
+                raise RuntimeError("wrapped") from error
+    assert len(unsaved(caught.value)) == 1
+
+
+async def test_c2_a_save_that_fails_is_raised_when_nothing_else_is(file: Path) -> None:
+    with pytest.raises(ContextSerdeError, match="client"):  # noqa: PT012
+        async with checkpointed(BrokenAndFailing(), file) as handler:
+            with pytest.raises(LookupError):
+                await handler
+
+
+async def test_c2_a_save_that_fails_is_raised_when_the_block_is_left_for_another_reason(
+    file: Path,
+) -> None:
+    with pytest.raises(ContextSerdeError, match="client"):  # noqa: PT012
+        async with checkpointed(Broken(), file):
+            await anyio.sleep(0.5)
+            raise LookupError("while the run is fine")
+
+
 async def test_c1_a_file_system_that_does_not_answer_holds_up_no_end(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

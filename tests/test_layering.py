@@ -80,7 +80,7 @@ ALLOWED = {
     # persist
     "snapshot": "_continuation _records _json _named_types graph state events errors",
     "_snapshot_file": "errors",
-    "checkpoint": f"{PUBLIC} _backend _engine _snapshot_file",
+    "checkpoint": f"{PUBLIC} _backend _dispatch _engine _snapshot_file",
     # try it
     "testing._clock": "errors",
     "testing._runner": PUBLIC,

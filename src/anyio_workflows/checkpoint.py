@@ -24,7 +24,8 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from ._backend import find_home
+from ._backend import find_home, is_cancellation
+from ._dispatch import add_note
 from ._engine import Run
 from ._snapshot_file import SnapshotFile, replace
 from .context import Context
@@ -104,11 +105,12 @@ def checkpointed(
     cancel. A question counts as read when it was taken from its stream, unless the iterator is told
     with `acknowledge()` (W4). The block owns the run as that of `async with handler` does: leaving it normally waits for
     the run and raises its failure, leaving it by an exception cancels the run. Either way, what is
-    left to do is saved then. After a stop event or a failure the file holds the state alone, and the
-    next run starts anew with it.
+    left to do is saved then. After a stop event or a failure the next run starts anew, with the state
+    that the file holds; see `run_with_checkpoints()` for what else it holds after a failure.
 
     If a snapshot cannot be saved the run is cancelled, another attempt is made when it has ended, and
-    the block raises the error of the first; `handler.ctx` still has what was not saved.
+    the block raises the error of the first; `handler.ctx` still has what was not saved. The failure of
+    a run that cannot be saved then is raised as it is, with a note about that.
 
     Args:
         workflow: The workflow.
@@ -247,8 +249,11 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
     ) -> None:
         try:
             await self._handler.__aexit__(exc_type, exc, traceback)
+        except BaseException as error:
+            exc = error
+            raise
         finally:
-            await self._saver.finish()
+            await self._saver.finish(exc)
 
 
 @attrs.define(eq=False)
@@ -275,8 +280,13 @@ class _Saver:
         if not self._changed.is_set():
             self._changed.set()
 
-    async def finish(self) -> None:
-        """Save for the last time, and raise what went wrong with any save."""
+    async def finish(self, raised: BaseException | None) -> None:
+        """Save for the last time, and raise what went wrong with any save.
+
+        Args:
+            raised: What the block raises by itself. If the run has failed, that is not hidden: it gets
+                a note.
+        """
         self._leaving.set()
         self._changed.set()
         interruption: BaseException | None = None
@@ -287,9 +297,17 @@ class _Saver:
             except anyio.get_cancelled_exc_class() as exc:  # asyncio's own
                 interruption = exc
         if self._error is not None:
-            raise self._error
+            if raised is None or is_cancellation(raised) or not self._run_failed():
+                raise self._error
+            problem = f"{type(self._error).__name__}: {self._error}"
+            add_note(raised, f"and the last snapshot of its run could not be saved: {problem}")
         if interruption is not None:
             raise interruption
+
+    def _run_failed(self) -> bool:
+        """Return whether the run ended by a failure of its own, and not for a save that failed."""
+        outcome = self._run.outcome
+        return outcome is not None and outcome.error is not None and not outcome.is_cancellation
 
     async def serve(self) -> None:
         """Save whenever something has happened, and at the end."""
