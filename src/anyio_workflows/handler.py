@@ -63,8 +63,8 @@ class RunStatistics:
 class _WatchedIterator(EventIterator):
     """Tells when a question was read, or acknowledged: a snapshot says which were (W4)."""
 
-    _on_change: Callable[[], None] = attrs.field(kw_only=True)
-    _has_question: bool = attrs.field(default=False, kw_only=True)
+    _on_change: Callable[[], None] = attrs.field(alias="on_change", kw_only=True)
+    _has_question: bool = attrs.field(default=False, init=False)
 
     async def __anext__(self) -> Event:
         event = await super().__anext__()
