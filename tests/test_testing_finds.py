@@ -29,7 +29,7 @@ from anyio_workflows._ledger import Ledger
 from anyio_workflows._outcome import Outcome
 from anyio_workflows._posts import Posts
 from anyio_workflows._stream import EventIterator, EventStream
-from anyio_workflows.context import StepContext, current_context
+from anyio_workflows.context import StepContext, current_context, enter_run
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
@@ -164,6 +164,7 @@ def the_last_cause_wins(patch: pytest.MonkeyPatch) -> None:
 def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
     async def answer_calls(self: Crew) -> None:
         run = self._run
+        enter_run(run)
         while run.ledger.posts.calls:
             _, inbox = self._inboxes[run.ledger.posts.answer()]
             work = inbox.receive_nowait()
