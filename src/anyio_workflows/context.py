@@ -364,7 +364,7 @@ class Context(Generic[StateT]):
         Args:
             event_type: The type to wait for; subclasses too, if the step says
                 `accept_event_subclasses=True`.
-            waiter_event: Written to the stream once, when the wait begins; the question, as it were.
+            waiter_event: Written to the stream once, when the wait begins: the question.
             waiter_id: Names the wait. Needed where one execution waits for equal things at once.
             requirements: Attributes that the event must have, with their values.
             timeout: Seconds to wait; `None` for no limit.

@@ -1,7 +1,7 @@
 """The store: a state that the steps of a run share, by reference (P1).
 
 A value is handed over as it is, as a dict would: what is changed inside it is changed for everybody.
-The state itself, the object that holds the values, never leaves the store: who asks for it gets a
+The state itself, the object that holds the values, never leaves the store: those who ask get a
 shallow copy, so that assigning to a copy changes nothing until it is committed.
 """
 
@@ -162,7 +162,7 @@ class StateStore(Generic[StateT]):
     the state as a whole is copied, and not its values: by `get_state()`, `set_state()`, and for the
     block of `edit_state()`.
 
-    Who writes waits for its turn, first come, first served; who reads does not wait. A write that need
+    Writers wait for their turn, first come, first served; readers do not wait. A write that need
     not wait is no checkpoint.
 
     Args:
