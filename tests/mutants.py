@@ -37,6 +37,7 @@ SUITE = [
     "test_collect.py",
     "test_children.py",
     "test_threads.py",
+    "test_bare_runners.py",
     "test_fanin.py",
     "test_snapshots.py",
     "test_questions.py",
