@@ -1293,3 +1293,17 @@ def test_e8_the_constructors_of_model_classes_name_ours(name: str):
         "Probe", (Event,), exec_body=lambda ns: ns.update(__annotations__={name: int})
     )
     assert getattr(cls(**{name: 1}), name) == 1
+
+
+def test_e1_fields_may_be_called_as_builtins_are():
+    class Record(Event):
+        type: str
+        isinstance: int
+        data: Any
+        object: Any = None
+
+    for n in range(3):  # the constructor is written when the first instance is made
+        made = Record(type="a", isinstance=n, data=[n])
+        assert (made.type, made.isinstance, made.data, made.object) == ("a", n, [n], None)
+    with pytest.raises(EventValidationError, match=r"Record\.isinstance: expected int"):
+        Record(type="a", isinstance="b", data=1)

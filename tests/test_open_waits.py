@@ -621,3 +621,11 @@ def test_w5_answering_in_another_loop_is_refused(backend: str) -> None:
             await handler
 
     anyio.run(main, backend=backend)
+
+
+async def test_w5_a_waiter_id_is_a_text() -> None:
+    async def act(ctx: Context) -> str:
+        return (await ctx.wait_for_event(Answer, waiter_id=5)).text  # type: ignore[arg-type]
+
+    with pytest.raises(WorkflowRuntimeError, match="waiter_id must be a str, or None, not 5"):
+        await Acts(act).run()

@@ -371,7 +371,7 @@ async def test_x7_r4_after_a_wrong_result(through_json: bool) -> None:
 class Interrupt(BaseException): ...
 
 
-@pytest.mark.parametrize("error", [Interrupt, KeyboardInterrupt, TimeoutError, StopIteration])
+@pytest.mark.parametrize("error", [Interrupt, TimeoutError, StopIteration])
 async def test_x7_after_any_kind_of_exception(error: type[BaseException]) -> None:
     class Raising(Noting):
         @step
@@ -382,6 +382,38 @@ async def test_x7_after_any_kind_of_exception(error: type[BaseException]) -> Non
     workflow = Raising()
     raised = WorkflowRuntimeError if error is StopIteration else error
     assert await retry(workflow, await fail(workflow.run(), raised)) == "ok"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        SystemExit(1),
+        BaseExceptionGroup("", [ValueError(), KeyboardInterrupt()]),
+    ],
+    ids=repr,
+)
+async def test_p3_what_ends_the_program_in_a_step_leaves_its_work(error: BaseException) -> None:
+    class Raising(Noting):
+        @step
+        async def begin(self, ev: StartEvent) -> Item:
+            self.note("begin")
+            return Item(n=1)
+
+        @step
+        async def work(self, ev: Item) -> StopEvent:
+            self.note("work", error)
+            return StopEvent(result="ok")
+
+    workflow = Raising()
+    handler = workflow.run()
+    with pytest.raises(type(error)):
+        await handler
+    assert handler.ctx.has_work_left
+    workflow.mended = True
+    ctx: Context = Context.from_dict(workflow, saved(handler.ctx))
+    assert await workflow.run(ctx=ctx) == "ok"
+    assert workflow.ran == ["begin", "work", "work"]
 
 
 async def test_x7_after_a_policy_that_raises() -> None:

@@ -66,6 +66,8 @@ def write_constructor(
         "__name__": __name__,
         "__missing": _MISSING,
         "__Coroutine": CoroutineType,
+        "__isinstance": isinstance,  # a field may be called as a builtin is
+        "__type": type,
         "__cls": cls,
         "__general": general,
     }
@@ -76,9 +78,9 @@ def write_constructor(
         parameters.append(f"{name}=__missing")
         names[f"__{name}_kind"] = kind
         # A coroutine passes for nothing but what is annotated as one: an 'await' was forgotten.
-        wrong = f"not isinstance({name}, __{name}_kind)"
+        wrong = f"not __isinstance({name}, __{name}_kind)"
         if kind is ANYTHING:
-            wrong = f"type({name}) is __Coroutine"
+            wrong = f"__type({name}) is __Coroutine"
         default = fields[name].default
         copies = isinstance(getattr(default, "factory", None), Copies)
         if default is attrs.NOTHING or (isinstance(default, _FACTORY) and not copies):

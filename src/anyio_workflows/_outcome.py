@@ -92,9 +92,21 @@ class Outcome:
         elapsed: float | None = None,
         work: int | None = None,
     ) -> Outcome:
-        """A step failed for good; `work` is the number of its work, unless that is over."""
+        """A step failed for good; `work` is the number of its work, unless that is over.
+
+        Where Ctrl-C or `sys.exit()` struck there, its work is left, as after a cancellation.
+        """
         event = WorkflowFailedEvent(
             step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed
         )
         summary = f"step {step} failed with {type(error).__name__}"
+        if _ends_the_program(error):
+            return cls(event, error, summary, error.__traceback__, "work")
         return cls(event, error, summary, error.__traceback__, "failed work", work)
+
+
+def _ends_the_program(error: BaseException) -> bool:
+    interrupts = (KeyboardInterrupt, SystemExit)
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(interrupts) is not None
+    return isinstance(error, interrupts)

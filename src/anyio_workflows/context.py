@@ -386,6 +386,8 @@ class Context(Generic[StateT]):
             )
         if isinstance(waiter_event, StopEvent) or not isinstance(waiter_event, Event | None):
             raise _not_writable(waiter_event)
+        if not isinstance(waiter_id, str | None):
+            raise WorkflowRuntimeError(f"waiter_id must be a str, or None, not {waiter_id!r}")
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
         await suspend(self._run, wait, waiter_event, timeout)
         if wait.answer is None:
