@@ -4,7 +4,7 @@
     python approval.py --item "a telescope" --price 1200 --backend trio
 
 The step that asks stands still in `ctx.wait_for_event()` until the answer comes, in the middle of
-its code. It needs `pip install anyio-workflows`, and `trio` for the second line.
+its code. It needs `pip install .` in the checkout, and `trio` for the second line.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Each item that is done is a line of the log, with the process that did it. The snapshot in the file
 says what is done and what is left, so the next process goes on where the last one was killed. It
-needs `pip install anyio-workflows`, and `trio` for the second line.
+needs `pip install .` in the checkout, and `trio` for the second line.
 """
 
 from __future__ import annotations
