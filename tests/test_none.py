@@ -22,6 +22,7 @@ from anyio_workflows.errors import WorkflowStalledError
 from anyio_workflows.events import StepFailedEvent
 from anyio_workflows.testing import Fault, Script, replay
 
+from .conftest import BACKENDS
 from .running import check_ending
 
 pytestmark = pytest.mark.anyio
@@ -249,7 +250,7 @@ async def test_r4_after_the_decision_none_is_no_matter(caplog: pytest.LogCapture
     assert none_warnings(caplog) == []
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_v2_the_toolkit_has_nothing_against_none(backend: Any) -> None:
     cls = make_sorter()
     faults = (Fault("small", "swallow cancellation"),)
