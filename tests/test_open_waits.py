@@ -551,60 +551,6 @@ async def test_w5_a_wait_that_timed_out_cannot_be_answered_and_is_numbered_anew(
     assert await handler == "x"
 
 
-class Polling(Workflow[Any]):
-    """Asks again and again, a second each time, until two answers have come."""
-
-    @step(retry_policy=retry_policy(wait=wait_fixed(10), stop=stop_after_attempt(2)))
-    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        got: list[str] = []
-        for n in range(1, 100):
-            answer = None
-            with anyio.move_on_after(1):
-                answer = await ctx.wait_for_event(Answer, Question(n=n))
-            if answer is not None:
-                got.append(answer.text)
-            if len(got) == 3:
-                return StopEvent(result=got)
-            if n == ev.get("fails_after") and not ctx.retry_info().retry_number:
-                raise ConnectionError
-        raise AssertionError
-
-
-@pytest.mark.parametrize("how", ["restored", "failed"])
-async def test_w3_w4_an_event_answers_one_of_the_waits_that_a_step_gave_up(how: str) -> None:
-    workflow = Polling(timeout=None)
-    handler = workflow.run(fails_after=6 if how == "failed" else None)
-    await anyio.sleep(1.5)
-    await handler.send_event(Answer(text="a"))
-    await anyio.sleep(6.2)
-    if how == "restored":
-        assert ids(handler) == ["1:9:Answer"]
-        data = saved(handler.ctx)
-        await handler.cancel_run()
-        handler = workflow.run(ctx=Context.from_dict(workflow, data))
-    else:
-        assert handler.statistics().steps["ask"].delayed == 1
-    assert len(handler.open_waits()) == 1
-    for text in ("b", "c"):
-        assert await handler.send_event(Answer(text=text)) == ("ask",)
-        await anyio.sleep(10.5)
-    assert await handler == ["a", "b", "c"]
-
-
-async def test_w3_w4_waits_that_differ_are_not_forgotten_for_each_other() -> None:
-    async def act(ctx: Context) -> str:
-        for name in ("a", "b"):
-            with anyio.move_on_after(1):
-                await ctx.wait_for_event(Answer, waiter_id=name)
-        return (await ctx.wait_for_event(Answer, requirements={"user": "me"})).text
-
-    handler = Acts(act).run()
-    await anyio.sleep(5)
-    restored: Context = Context.from_dict(Acts(act), saved(handler.ctx))
-    assert ids(restored) == ["1:1:a", "1:1:b", "1:1:Answer"]
-    await handler.cancel_run()
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_w5_answering_in_another_loop_is_refused(backend: str) -> None:
     async def main() -> None:

@@ -132,7 +132,6 @@ class Waits:
         if any(wait.equals(other) for other in work.waits):
             raise _twice(wait)
         past = work.past
-        past.forget_cancelled(wait)
         earlier = past.recall_wait(wait)
         past.waits.append(wait)
         if earlier is None:
@@ -195,7 +194,6 @@ class Waits:
         work = wait.work
         if wait in work.waits:
             self.open.discard(wait)
-            work.past.cancelled.append(wait)
             work.waits = _without(work.waits, wait)
             if not work.waits:
                 self._posts.go_on(work)

@@ -129,7 +129,6 @@ class History:
         earlier_waits: Waits of the attempts before, which this one has not come to yet.
         earlier_collected: What they collected, likewise.
         numbers: For each label, the highest number of a wait.
-        cancelled: Those of `waits` whose task was cancelled, by the step perhaps.
     """
 
     first_started: float | None = None
@@ -140,7 +139,6 @@ class History:
     earlier_waits: list[Wait] = attrs.field(factory=list)
     earlier_collected: list[Collected] = attrs.field(factory=list)
     numbers: dict[str, int] = attrs.field(factory=dict)
-    cancelled: list[Wait] = attrs.field(factory=list)
 
     def start_over(self) -> None:
         """Begin another attempt. What timed out is waited for anew."""
@@ -149,7 +147,7 @@ class History:
         self.numbers = {}
         self.number(self.earlier_waits)
         self.earlier_collected = self.collected + self.earlier_collected
-        self.waits, self.collected, self.cancelled = [], [], []
+        self.waits, self.collected = [], []
 
     def number(self, waits: Iterable[Wait]) -> None:
         """Number waits that have no number yet, each among those with its label (W5)."""
@@ -157,17 +155,6 @@ class History:
             highest = self.numbers.get(wait.label, 0)
             wait.number = wait.number or highest + 1
             self.numbers[wait.label] = max(wait.number, highest)
-
-    def forget_cancelled(self, wait: Wait) -> None:
-        """Forget a wait that was cancelled: the step asks for the same anew.
-
-        Else a later attempt would have both of them open, and one event would answer both.
-        """
-        for earlier in self.cancelled:
-            if earlier.equals(wait):
-                self.cancelled.remove(earlier)
-                self.waits.remove(earlier)
-                return
 
     def recall_wait(self, wait: Wait) -> Wait | None:
         """Take the same wait of an earlier attempt: the first equal one that is left."""
