@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import attrs
@@ -51,12 +49,6 @@ class RunPort(Protocol):
 
     def send(self, event: Event, step: str | None, sender: Work | None) -> tuple[str, ...]:
         """Route an event; returns the names of the steps that took it."""
-        ...
-
-    async def drain(
-        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
         ...
 
     def check_open(self, what: str) -> None:

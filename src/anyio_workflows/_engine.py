@@ -25,7 +25,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -45,10 +45,10 @@ from ._outcome import Outcome
 from ._records import restore, take
 from ._settings import Place, Places, RunSettings
 from ._stream import EventStream
-from ._words import activities, busy_steps, executions, text_of
+from ._words import activities, busy_steps, executions
 from ._work import Wait, Work
 from .context import check_event, enter_run
-from .errors import WorkflowRuntimeError, WorkflowTimeoutError, short_repr
+from .errors import WorkflowRuntimeError, WorkflowTimeoutError, short_repr, text_of
 from .events import Event, InputRequiredEvent
 
 __all__ = ["Run"]
@@ -185,12 +185,6 @@ class Run:
         if isinstance(event, InputRequiredEvent):
             self.ledger.input_asked = True
         self.stream.write(event)
-
-    async def drain(
-        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        """Wait until at most `limit` events of the public stream are unread, or nobody reads."""
-        await self.stream.drain(limit, while_allowed)
 
     def send(
         self, event: Event, step: str | None = None, sender: Work | None = None

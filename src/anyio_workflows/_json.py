@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ._json_reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error, text_of
+from ._json_reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
 from ._json_shapes import (
     MAX_DEPTH,
     check_depth,
@@ -28,6 +28,7 @@ from ._json_shapes import (
 )
 from ._json_texts import TEXTS
 from ._json_types import Field, Registry, enum_text, is_enum, is_record, tag_of
+from .errors import text_of
 from .events import Event
 
 __all__ = ["JsonCodec", "MAX_DEPTH", "RestoredError"]

@@ -38,9 +38,9 @@ from ._json_shapes import (
 )
 from ._json_texts import TEXTS, Text
 from ._json_types import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
-from .errors import ContextSerdeError, nearest, short_repr, shortened
+from .errors import ContextSerdeError, nearest, short_repr, shortened, text_of
 
-__all__ = ["Reader", "RestoredError", "TAGGED_TEXTS", "TAGGED_TYPES", "builtin_error", "text_of"]
+__all__ = ["Reader", "RestoredError", "TAGGED_TEXTS", "TAGGED_TYPES", "builtin_error"]
 
 TAGGED_TYPES = {
     cls.__name__: cls for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
@@ -88,14 +88,6 @@ def builtin_error(name: str) -> Any:
     """Return the builtin exception type of that name, or `None`."""
     cls = vars(builtins).get(name)
     return cls if isinstance(cls, type) and issubclass(cls, BaseException) else None
-
-
-def text_of(error: BaseException) -> str:
-    """Return the message of an exception."""
-    try:
-        return str(error)
-    except Exception:
-        return "(it has no text)"
 
 
 def _read_text(data: Any, text: Text) -> Any:

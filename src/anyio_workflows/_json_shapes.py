@@ -160,7 +160,7 @@ def _parts_of(data: Any) -> Iterable[Any]:
 def check_hashes(items: list[Any], data: list[Any]) -> None:
     """Refuse items of a set, or keys of a dict, that would take quadratic time to tell apart.
 
-    Python compares items whose hashes are equal, and whoever writes numbers can make them equal.
+    Python compares items whose hashes are equal, and crafted numbers can make them equal.
     Honest data has few such items (`hash(-1) == hash(-2)`), and small ones: so what all items of one
     hash are made of is bounded.
 

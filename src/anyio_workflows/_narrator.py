@@ -11,9 +11,9 @@ import attrs
 
 from ._ledger import Ledger
 from ._stream import EventStream
-from ._words import in_words, seconds, text_of
+from ._words import in_words, seconds
 from ._work import Wait, Work
-from .errors import namesakes
+from .errors import namesakes, text_of
 from .events import (
     Event,
     ExecutionOutcome,

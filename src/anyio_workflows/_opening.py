@@ -28,7 +28,7 @@ class Opening:
     _made: dict[Need, Any] = attrs.field(factory=dict, init=False)
 
     async def arguments(self, needs: Mapping[str, Need]) -> dict[str, Any]:
-        """Have the values of `needs`: each is made once, whoever asks for it."""
+        """Have the values of `needs`: each is made once, however often it is asked for."""
         return {param: await self._value_of(need) for param, need in needs.items()}
 
     async def _value_of(self, need: Need) -> Any:

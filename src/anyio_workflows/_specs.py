@@ -135,7 +135,7 @@ class StepSpec:
 
     def fits(self, slot: Slot, event: Event) -> bool:
         """Return whether one of the step's parameters takes this event."""
-        return self._matches(type(event), slot.accepts)
+        return self.fits_type(slot, type(event))
 
     def fits_type(self, slot: Slot, event_type: EventType) -> bool:
         """Return whether one of the step's parameters takes events of exactly this type."""

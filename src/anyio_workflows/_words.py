@@ -18,7 +18,6 @@ __all__ = [
     "in_words",
     "last_acts",
     "seconds",
-    "text_of",
 ]
 
 _brief = reprlib.Repr()
@@ -41,14 +40,6 @@ def in_words(came: type | None, spec: StepSpec) -> str:
             return "returned None"
         return f"returned None, though it declares {spec.declared}"
     return "returned a list of events" if came is list else f"returned {came.__name__}"
-
-
-def text_of(error: BaseException) -> str:
-    """Return the message of an exception."""
-    try:
-        return str(error)
-    except Exception:
-        return "(it has no text)"
 
 
 def failure_note(work: Work, elapsed: float) -> str:

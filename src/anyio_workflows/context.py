@@ -272,7 +272,7 @@ class Context(Generic[StateT]):
         if not run.ended and not run.home.is_here():
             raise _elsewhere()
         self._check_alive()
-        await run.drain(limit, self._until_given_up)
+        await run.stream.drain(limit, self._until_given_up)
 
     def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`, at once.

@@ -247,8 +247,12 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - end - 3]}...{text[-end:]}"
 
 
-_LONGEST_NAME = 200
-_MOST_NAMES = 20
+def text_of(error: BaseException) -> str:
+    """Return the message of an exception."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it has no text)"
 
 
 class Absent:
@@ -264,6 +268,10 @@ class Absent:
     def __get__(self, instance: object, owner: type) -> Any:
         message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"
         raise AttributeError(message, name=self._name, obj=instance)
+
+
+_LONGEST_NAME = 200
+_MOST_NAMES = 20
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

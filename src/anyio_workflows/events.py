@@ -494,7 +494,7 @@ another attempt follows. `"cancelled"` are also those that never began.
 class StepStateChanged(InternalDispatchEvent):
     """The state of an execution of a step has changed.
 
-    Whoever begins to listen is told the states of that moment first. So for each state, the number
+    A new listener is told the states of that moment first. So for each state, the number
     of executions that came to it less those that left it is the number of those in it; it is what
     `handler.statistics()` counts, and 0 when the run has ended.
 

@@ -173,7 +173,7 @@ def _watch_threads(clock: Any, patience: float) -> Any:
 class TurnCounter:
     """Calls back whenever the event loop has made `limit` turns while its clock stood still.
 
-    In real time, whoever spins lets time pass, and deadlines come. Under virtual time they do not.
+    In real time, a task that spins lets time pass, and deadlines come. Under virtual time they do not.
     """
 
     limit: int
