@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,16 @@ def test_p3_killed_at_any_moment_it_ends_with_every_item_done_and_none_redone(
     assert sum(Counter(log_after).values()) <= 100 + 2 * 30
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let the processes of a test take SIGINT, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("interruptible")
 def test_c1_ctrl_c_saves_everything_that_was_done(backend: str, tmp_path: Path) -> None:
     file, log = tmp_path / "job.json", tmp_path / "done.log"
     command = [sys.executable, "-X", "dev", str(EXAMPLE), "--items", "60"]
@@ -70,12 +80,12 @@ def test_c1_ctrl_c_saves_everything_that_was_done(backend: str, tmp_path: Path) 
             if line.startswith(b"item"):
                 break
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode in (-2, 1, 130)
         assert said.rstrip().endswith(b"KeyboardInterrupt")
         assert {path.name for path in tmp_path.iterdir()} == {"job.json", "done.log"}
         assert saved_once(file, log)
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"done.log"}
 
 
