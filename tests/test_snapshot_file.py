@@ -171,11 +171,11 @@ import os, sys
 from anyio_workflows._snapshot_file import SnapshotFile
 file = SnapshotFile(sys.argv[1])
 file.open()
-if len(sys.argv) > 2 and os.fork() == 0:
-    sys.stdin.read()  # a child that lives on
-    os._exit(0)
-print("held", flush=True)
+child = len(sys.argv) > 2 and os.fork() == 0
+if child or len(sys.argv) == 2:  # the child lives on; when it runs, it has let go of the lock
+    print("held", flush=True)
 sys.stdin.read()
+os._exit(0)
 """
 
 
