@@ -21,6 +21,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows._validation import find_faults
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowTimeoutError, WorkflowValidationError
 from anyio_workflows.events import StepFailedEvent
@@ -294,7 +295,7 @@ def test_v1_markers_in_their_place_are_fine() -> None:
 def never_meet(**steps: Any) -> list[str]:
     """Return what is said about sets of a workflow that is fine otherwise, save for dead ends."""
     cls = defined((Workflow,), **steps)
-    faults = cls().graph.faults(frozenset({"terminal_event", "dead_end"}))
+    faults = find_faults(cls().graph, frozenset({"terminal_event", "dead_end"}))
     assert all("never meet" in fault for fault in faults), faults
     return [fault.partition("never meet: ")[2].partition(". ")[0] for fault in faults]
 
@@ -476,7 +477,7 @@ def test_v1_what_is_refused_never_starts_and_what_is_accepted_does(
 ) -> None:
     cls, started = drawn
     started.clear()
-    faults = cls().graph.faults(frozenset({"terminal_event", "dead_end"}))
+    faults = find_faults(cls().graph, frozenset({"terminal_event", "dead_end"}))
 
     async def main() -> None:
         with pytest.raises(WorkflowTimeoutError):

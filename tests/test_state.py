@@ -19,9 +19,14 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyio_workflows._state_values import field_names, shallow_copy
 from anyio_workflows.errors import ContextStateError
-from anyio_workflows.state import DictState, StateStore, StateStoreStatistics
+from anyio_workflows.state import (
+    DictState,
+    StateStore,
+    StateStoreStatistics,
+    _field_names,
+    _shallow_copy,
+)
 
 from .conftest import BACKENDS
 from .running import run_virtually
@@ -506,12 +511,12 @@ def test_p1_a_shallow_copy_stores_what_the_original_does():
             value.extra = "not a field"
         del value.n
         del calls[:]
-        twin = shallow_copy(value)
+        twin = _shallow_copy(value)
         assert type(twin) is cls
         assert twin is not value
         assert calls == []
         assert not hasattr(twin, "n")
-        names = [name for name in field_names(cls) if name != "n"]
+        names = [name for name in _field_names(cls) if name != "n"]
         assert all(getattr(twin, name) is getattr(value, name) for name in names)
         assert vars(twin) == vars(value) if cls is Half else not hasattr(twin, "__dict__")
     twin.n = 9
@@ -521,10 +526,10 @@ def test_p1_a_shallow_copy_stores_what_the_original_does():
 @pytest.mark.parametrize("state_type", [*TYPED, Frozen, FrozenData])
 def test_p1_a_shallow_copy_equals_the_original(state_type: Any):
     value = state_type(count=3, items=[1])
-    twin = shallow_copy(value)
+    twin = _shallow_copy(value)
     assert twin == value
     assert twin.items is value.items
-    assert hash(shallow_copy(attrs.make_class("H", ["a"], cache_hash=True, unsafe_hash=True)(1)))
+    assert hash(_shallow_copy(attrs.make_class("H", ["a"], cache_hash=True, unsafe_hash=True)(1)))
 
 
 def test_p1_a_shallow_copy_is_up_to_a_class_that_says_how():
@@ -539,12 +544,12 @@ def test_p1_a_shallow_copy_is_up_to_a_class_that_says_how():
     class Builtin(dict[str, int]):
         n: int = 1
 
-    assert shallow_copy(Copies()) == Copies(2)
+    assert _shallow_copy(Copies()) == Copies(2)
     value = Builtin(n=3)
     value["a"] = 1
-    twin = shallow_copy(value)
+    twin = _shallow_copy(value)
     assert (type(twin), dict(twin), twin.n) == (Builtin, {"a": 1}, 3)
-    assert shallow_copy(DictState(a=1)) == {"a": 1}
+    assert _shallow_copy(DictState(a=1)) == {"a": 1}
 
 
 # --- Edits ------------------------------------------------------------------------------------

@@ -34,12 +34,12 @@ from ._fanin import NO_RECOVERIES, Branch, Recoveries
 from ._ledger import Ledger
 from ._narrator import Narrator
 from ._outcome import Outcome
-from ._specs import StepSpec
 from ._words import failure_note, in_words, last_acts
 from ._work import Work
 from .context import advice
 from .errors import WorkflowRuntimeError, WorkflowStalledError
 from .events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
+from .graph import StepSpec
 from .steps import is_positive_number
 
 __all__ = ["Decider", "Dispatch"]

@@ -12,8 +12,7 @@ from typing import Any
 
 import attrs
 
-from ._annotations import local_names, resolve, strip
-from ._kinds import kind_of
+from ._annotations import kind_of, local_names, resolve, strip
 from .errors import ContextSerdeError, namesakes
 from .events import Event
 

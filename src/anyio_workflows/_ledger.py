@@ -31,23 +31,13 @@ from typing import Any
 
 import attrs
 
-from ._fanin import (
-    NO_RECOVERIES,
-    Batch,
-    Branch,
-    Buffers,
-    Kept,
-    Recoveries,
-    Sets,
-    merged,
-)
+from ._fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged
 from ._posts import Posts
-from ._specs import StepSpec
 from ._waits import Waits
 from ._work import Collected, Post, StepStatistics, Wait, Work
 from .errors import WorkflowRuntimeError, namesakes, nearest, short_repr, shortened
 from .events import Event
-from .graph import Graph
+from .graph import Graph, StepSpec
 
 __all__ = ["Ledger"]
 

@@ -8,12 +8,7 @@ from typing import Literal
 import attrs
 
 from .errors import WorkflowCancelledByUser, WorkflowStalledError, WorkflowTimeoutError
-from .events import (
-    StopEvent,
-    WorkflowCancelledEvent,
-    WorkflowFailedEvent,
-    WorkflowTimedOutEvent,
-)
+from .events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
 
 __all__ = ["Outcome"]
 

@@ -32,9 +32,9 @@ from collections.abc import Callable
 
 import attrs
 
-from ._specs import StepSpec
 from ._work import Post, StepStatistics, Work
 from .events import StepState
+from .graph import StepSpec
 
 __all__ = ["Posts"]
 

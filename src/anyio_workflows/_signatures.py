@@ -14,10 +14,10 @@ from typing import Any
 import attrs
 
 from ._annotations import local_names, resolve, strip
-from ._specs import EventType, Slot, StepSpec, names_of
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
+from .graph import EventType, Slot, StepSpec, names_of
 from .resource import Need, Resource, ResourceConfig, read_need
 from .state import DictState
 from .steps import StepConfig, step_config

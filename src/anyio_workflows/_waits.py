@@ -19,10 +19,10 @@ from typing import Any
 import attrs
 
 from ._posts import Posts, wake
-from ._specs import StepSpec
 from ._work import Wait, Work
 from .errors import WorkflowRuntimeError, shortened
 from .events import Event
+from .graph import StepSpec
 
 __all__ = ["Index", "Waits"]
 

@@ -7,8 +7,8 @@ import types
 from collections.abc import Iterator, Mapping
 
 from ._ledger import Ledger
-from ._specs import StepSpec
 from ._work import Post, Work
+from .graph import StepSpec
 
 __all__ = [
     "activities",

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import attrs
 
 from ._fanin import NO_RECOVERIES, Branch, Recoveries
-from ._specs import StepSpec
 from .events import Event
+from .graph import StepSpec
 
 __all__ = ["Collected", "History", "OpenWait", "Post", "StepStatistics", "Wait", "Work", "utc_now"]
 

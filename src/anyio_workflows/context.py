@@ -15,14 +15,13 @@ import anyio
 import anyio.from_thread
 
 from ._continuation import Continuation, RunPort
-from ._retries import RetryInfo
 from ._suspension import suspend
 from ._work import OpenWait, Wait, Work
 from .errors import Absent, ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
-from .steps import is_positive_number
+from .steps import RetryInfo, is_positive_number
 
 if TYPE_CHECKING:
     import typing_extensions

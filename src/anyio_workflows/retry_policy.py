@@ -57,8 +57,8 @@ from tenacity import (
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
-from ._retries import RetryInfo, RetryPolicy
 from .errors import WorkflowConfigurationError, WorkflowRuntimeError
+from .steps import RetryInfo, RetryPolicy
 
 __all__ = [
     "RetryInfo",

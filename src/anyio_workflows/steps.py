@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from datetime import datetime
 from types import FunctionType
 from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 import attrs
 
-from ._retries import RetryPolicy
 from .errors import WorkflowValidationError, nearest
 
 __all__ = [
@@ -23,6 +23,43 @@ __all__ = [
     "step",
     "step_config",
 ]
+
+
+class RetryPolicy(Protocol):
+    """Anything that can say whether, and when, a step that failed is tried again."""
+
+    def next(self, elapsed_time: float, attempts: int, error: Exception, /) -> float | None:
+        """Decide about the next attempt.
+
+        Asked once per failed attempt; never about a cancellation or after the end of the run.
+
+        Args:
+            elapsed_time: Seconds from the first start of the step to this failure.
+            attempts: How many attempts there have been, from 1.
+            error: What the last one raised.
+
+        Returns:
+            Seconds to wait before the next attempt; `None` to give up.
+        """
+        ...
+
+
+@attrs.frozen
+class RetryInfo:
+    """The attempts that an execution has behind it.
+
+    Attributes:
+        retry_number: 0 in the first attempt, 1 in the first retry, and so on.
+        elapsed_seconds: Seconds from the first start of the step to the start of this attempt.
+        last_exception: What the attempt before raised; `None` in the first one.
+        last_failed_at: When that was, in UTC. For information only: delays run on another clock.
+    """
+
+    retry_number: int = 0
+    elapsed_seconds: float = 0.0
+    last_exception: Exception | None = None
+    last_failed_at: datetime | None = None
+
 
 GraphCheck = Literal["reachability", "terminal_event", "dead_end"]
 """A check of the graph that `skip_graph_checks` can turn off."""

@@ -14,7 +14,7 @@ from ._engine import Run
 from ._json_types import is_enum, is_record
 from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
-from ._specs import StepSpec
+from ._validation import find_faults
 from .context import Context, current_step
 from .errors import (
     ContextStateError,
@@ -24,7 +24,7 @@ from .errors import (
     namesakes,
 )
 from .events import Event, StartEvent
-from .graph import Graph
+from .graph import Graph, StepSpec
 from .handler import ResultT, WorkflowHandler
 from .steps import GraphCheck, is_positive_number, read_check_names, step_config
 
@@ -234,7 +234,7 @@ class Workflow(Generic[ResultT]):
         Raises:
             WorkflowValidationError: With every fault of the graph.
         """
-        if faults := self.graph.faults(self._config.skip_graph_checks):
+        if faults := find_faults(self.graph, self._config.skip_graph_checks):
             raise WorkflowValidationError(self.workflow_name, faults)
 
     def run(

@@ -1,0 +1,308 @@
+"""The faults of a graph (V1)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from weakref import WeakKeyDictionary
+
+from .errors import namesakes, nearest
+from .events import (
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
+from .graph import EventType, Graph, Slot, StepSpec, names_of
+
+_known: WeakKeyDictionary[Graph, dict[frozenset[str], list[str]]] = WeakKeyDictionary()
+"""The faults that were found before, by the checks that were skipped: each run validates its graph."""
+
+
+def find_faults(graph: Graph, skip: frozenset[str] = frozenset()) -> list[str]:
+    """Return every fault of the graph, each naming step, event and remedy (V1).
+
+    Args:
+        graph: The graph.
+        skip: Names of checks to leave out for the whole graph.
+    """
+    known = _known.setdefault(graph, {})
+    if skip not in known:
+        known[skip] = _find_faults(graph, skip)
+    return known[skip]
+
+
+def _find_faults(graph: Graph, skip: frozenset[str]) -> list[str]:
+    if not graph.steps:
+        return ["it has no steps; mark its methods with @step"]
+    faults = [*_start_and_stop_faults(graph), *_catch_faults(graph), *_state_faults(graph)]
+    checks = (
+        ("reachability", _reachability_faults),
+        ("reachability", _set_faults),
+        ("", _join_faults),
+        ("terminal_event", _terminal_faults),
+        ("dead_end", _dead_end_faults),
+    )
+    for check, find in checks:
+        if check not in skip:
+            faults += [
+                fault for spec, fault in find(graph) if check not in spec.config.skip_graph_checks
+            ]
+    return faults
+
+
+def _start_and_stop_faults(graph: Graph) -> Iterator[str]:
+    if not (starts := graph.start_event_types):
+        yield "no step accepts StartEvent; annotate the first step with 'ev: StartEvent'"
+    elif len(starts) > 1:
+        remedy = namesakes(starts, starts) or "keep one"
+        yield f"its steps accept several start events ({names_of(starts)}); {remedy}"
+    if not (stops := graph.stop_event_types):
+        yield "no step returns StopEvent, so no run could end; let the last step return it"
+    elif len(stops) > 1:
+        remedy = namesakes(stops, stops) or "keep one"
+        yield f"its steps return several stop events ({names_of(stops)}); {remedy}"
+    for spec in graph.steps.values():
+        for accepted in spec.accepts:
+            if issubclass(accepted, StopEvent):
+                yield (
+                    f"step {spec.name} accepts {accepted.__name__}, but a stop event ends "
+                    "the run; return an event of your own to it"
+                )
+
+
+def _state_faults(graph: Graph) -> Iterator[str]:
+    named = {s.name: s.state_type for s in graph.steps.values() if s.state_type is not None}
+    if named and graph.state_type is None:
+        steps = ", ".join(f"step {name}: {cls.__name__}" for name, cls in named.items())
+        remedy = (
+            namesakes(named.values(), named.values()) or "let one of them derive from all others"
+        )
+        yield f"its steps name classes of the state that are unrelated ({steps}); {remedy}"
+
+
+def _catch_faults(graph: Graph) -> Iterator[str]:
+    taken: dict[str | None, str] = {}
+    for spec in graph.steps.values():
+        for name in (spec.config.catch.for_steps or (None,)) if spec.config.catch else ():
+            covered = None if name is None else graph.steps.get(name)
+            if name in taken:
+                whose = "all other steps" if name is None else f"step {name}"
+                yield (
+                    f"steps {taken[name]} and {spec.name} both take the failures of {whose}; "
+                    "name different steps in their for_steps"
+                )
+            elif name is not None and covered is None:
+                hint = nearest(name, graph.steps)
+                yield f"step {spec.name}: for_steps names {name!r}, which is no step; {hint}"
+            elif covered is not None and covered.config.catch is not None:
+                yield (
+                    f"step {spec.name}: for_steps names {name!r}, a @catch_error step itself; "
+                    "what such a step raises fails the run"
+                )
+            taken.setdefault(name, spec.name)
+
+
+def _reachability_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    orphans = set()
+    for spec in graph.steps.values():
+        wanted = [t for t in spec.accepts if not _arrives(graph, t, spec)]
+        for missing in wanted:
+            remedy = namesakes([missing], graph.produced) or (
+                "return it from a step, or derive it from HumanResponseEvent if it comes from "
+                "outside"
+            )
+            fault = f"step {spec.name} accepts {missing.__name__}, which no step returns; {remedy}"
+            yield spec, fault
+        if len(wanted) == len(spec.accepts):
+            orphans.add(spec.name)
+    reached = _reached(graph)
+    for spec in graph.steps.values():
+        if spec.name not in reached and spec.name not in orphans and spec.config.catch is None:
+            yield (
+                spec,
+                f"step {spec.name} cannot be reached from the start event; return "
+                f"{names_of(spec.accepts)} from a step that can",
+            )
+
+
+def _arrives(graph: Graph, event_type: EventType, spec: StepSpec) -> bool:
+    if issubclass(event_type, StartEvent | HumanResponseEvent | StopEvent | StepFailedEvent):
+        return True
+    return graph.is_produced(event_type, spec)
+
+
+def _join_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    for spec in graph.steps.values():
+        if not spec.is_join:
+            continue
+        producers = [p for p, joins in graph.joins.items() if spec in joins]
+        if not producers:
+            listed = [t for producer in graph.joins for t in producer.returns_list]
+            remedy = (
+                namesakes(spec.accepts, listed) or "let a step before it return a list of events"
+            )
+            yield (
+                spec,
+                f"step {spec.name} joins a list of {names_of(spec.accepts)}, but no list leads "
+                f"to it; {remedy}",
+            )
+        for outer in producers:
+            _, inside = graph.level(outer, graph.joins)
+            for inner in producers:
+                if inner is not outer and inner in inside:
+                    yield (
+                        spec,
+                        f"step {spec.name} joins the lists of {inner.name} and, one level up, "
+                        f"those of {outer.name}; give each level a join and events of its own",
+                    )
+
+
+def _set_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    """Find sets whose events never meet: a set is made in one branch, or outside of all (F4).
+
+    What is sent comes outside. A type that a step returns is taken to come from there only.
+    """
+    sets = [spec for spec in graph.steps.values() if len(spec.slots) > 1]
+    places = list(_places(graph)) if sets else []
+    for spec in sets:
+        came = {
+            slot: [where for where, counts in places if _number_for(spec, slot, counts)]
+            for slot in spec.slots
+        }
+        if all(came.values()) and not any(_sets_of(spec, counts) for _, counts in places):
+            each = ", ".join(
+                f"{slot.param!r} ({names_of(slot.accepts)}) comes "
+                f"{' or '.join(dict.fromkeys(where))}"
+                for slot, where in came.items()
+            )
+            yield (
+                spec,
+                f"step {spec.name} takes events that never meet: {each}. Each element of a list "
+                "makes sets of its own, and so does what is outside of all lists; join the list "
+                "first, or take one event at a time and gather them with ctx.collect_events()",
+            )
+
+
+def _places(graph: Graph) -> Iterator[tuple[str, Mapping[EventType, float]]]:
+    """Yield where events can meet, and how many of each type at most."""
+    outside = {
+        accepted: math.inf
+        for spec in graph.steps.values()
+        for accepted in spec.accepts
+        if issubclass(accepted, StartEvent | HumanResponseEvent)
+        or not graph.is_produced(accepted, spec)
+    }
+    yield "outside of all lists", _numbers(graph, outside)
+    for producer in graph.steps.values():
+        for element in producer.returns_list:
+            yield f"in the list of {producer.name}", _numbers(graph, {element: 1})
+
+
+def _numbers(graph: Graph, first: Mapping[EventType, float]) -> Mapping[EventType, float]:
+    """Say how many events of each type there are at most where the `first` ones are there."""
+    numbers = dict(first)
+    executions: dict[StepSpec, float] = {}
+    while True:
+        executed = {
+            spec: _executions(graph, spec, numbers, executions) for spec in graph.steps.values()
+        }
+        found = dict(first)
+        for spec, times in executed.items():
+            for returned in spec.returns if times else ():
+                found[returned] = _at_most(found.get(returned, 0) + times)
+        if (found, executed) == (numbers, executions):
+            return numbers
+        numbers, executions = found, executed
+
+
+def _executions(
+    graph: Graph,
+    spec: StepSpec,
+    numbers: Mapping[EventType, float],
+    executions: Mapping[StepSpec, float],
+) -> float:
+    """Say how often a step is executed at most, from what is known about the others."""
+    if spec.config.catch is not None:
+        causes = [step for step in graph.steps.values() if graph.catcher_of(step) is spec]
+    elif spec.is_join:
+        causes = [producer for producer, joins in graph.joins.items() if spec in joins]
+    else:
+        return _sets_of(spec, numbers)
+    return _at_most(sum(executions.get(cause, 0) for cause in causes))
+
+
+def _reached(graph: Graph) -> set[str]:
+    """Return the steps that events from outside can lead to."""
+    outside = (StartEvent, HumanResponseEvent)
+    frontier: list[EventType] = [t for t in graph.events if issubclass(t, outside)]
+    reached: set[str] = set()
+    while frontier:
+        fresh = list(graph.takers(frontier.pop()))
+        for spec in fresh:
+            if spec.name not in reached:
+                reached.add(spec.name)
+                frontier += spec.produces
+                fresh += graph.error_handlers_of(spec)
+    return reached
+
+
+def _terminal_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    for spec in graph.steps.values():
+        for returned in spec.produces:
+            if issubclass(returned, StopEvent | InputRequiredEvent) or graph.takers(returned):
+                continue
+            remedy = namesakes([returned], graph.events) or (
+                "add a step for it, or write it to the stream instead of returning it"
+            )
+            fault = f"step {spec.name} returns {returned.__name__}, which no step accepts; {remedy}"
+            yield spec, fault
+
+
+def _dead_end_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    ends: set[str] = set()
+    grown = True
+    while grown:
+        grown = False
+        for spec in graph.steps.values():
+            if spec.name not in ends and _leads_on(graph, spec, ends):
+                ends.add(spec.name)
+                grown = True
+    for spec in graph.steps.values():
+        if spec.produces and spec.name not in ends and any(map(graph.takers, spec.produces)):
+            yield (
+                spec,
+                f"step {spec.name} is a dead end: nothing that follows from "
+                f"{names_of(spec.produces)} ends the run; let a step after it return StopEvent",
+            )
+
+
+def _leads_on(graph: Graph, spec: StepSpec, ends: set[str]) -> bool:
+    return any(
+        issubclass(returned, StopEvent | InputRequiredEvent)
+        or any(taker.name in ends for taker in graph.takers(returned))
+        for returned in spec.produces
+    ) or any(rescuer.name in ends for rescuer in graph.error_handlers_of(spec))
+
+
+_MANY = 16
+"""More events than these count as any number: a loop may make them."""
+
+
+def _at_most(number: float) -> float:
+    return number if number <= _MANY else math.inf
+
+
+def _number_for(spec: StepSpec, slot: Slot, numbers: Mapping[EventType, float]) -> float:
+    """Return how many events there are for one parameter of a step."""
+    return sum(number for cls, number in numbers.items() if spec.fits_type(slot, cls))
+
+
+def _sets_of(spec: StepSpec, numbers: Mapping[EventType, float]) -> float:
+    """Return how often a step that takes single events starts with so many of each type."""
+    sharing = Counter(slot.accepts for slot in spec.slots)  # the others take different types
+    shares = (_number_for(spec, s, numbers) / sharing[s.accepts] for s in spec.slots)
+    fewest = min(shares)
+    return fewest if fewest == math.inf else math.floor(fewest)
