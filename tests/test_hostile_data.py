@@ -33,7 +33,7 @@ from anyio_workflows import (
     Workflow,
     step,
 )
-from anyio_workflows._json import JsonCodec, RestoredError
+from anyio_workflows._json.codec import JsonCodec, RestoredError
 from anyio_workflows.checkpoint import load_checkpoint, run_with_checkpoints
 from anyio_workflows.errors import ContextSerdeError, nearest, short_repr, shortened
 

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyio_workflows._json import MAX_DEPTH, JsonCodec, RestoredError
+from anyio_workflows._json.codec import MAX_DEPTH, JsonCodec, RestoredError
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.events import Event, StartEvent, StopEvent, WorkflowFailedEvent
 

@@ -24,7 +24,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
     "errors _annotations _backend _version",
     "events collect steps",
-    "retry_policy state resource _stream _json _json_texts _json_types _json_shapes _json_reader",
+    "retry_policy state resource _stream _json",
     "graph _signatures _validation",
     "_ledger _fanin _work _posts _waits _records _continuation",
     "_snapshot snapshot _named_types",

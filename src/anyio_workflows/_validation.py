@@ -8,13 +8,7 @@ from collections.abc import Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 from .errors import namesakes, nearest
-from .events import (
-    HumanResponseEvent,
-    InputRequiredEvent,
-    StartEvent,
-    StepFailedEvent,
-    StopEvent,
-)
+from .events import HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
 from .graph import EventType, Graph, Slot, StepSpec, names_of
 
 _known: WeakKeyDictionary[Graph, dict[frozenset[str], list[str]]] = WeakKeyDictionary()

@@ -14,12 +14,7 @@ import attrs
 
 from .collect import All, Take
 from .errors import await_missing, namesakes
-from .events import (
-    Event,
-    StartEvent,
-    StepFailedEvent,
-    StopEvent,
-)
+from .events import Event, StartEvent, StepFailedEvent, StopEvent
 from .resource import Need
 from .steps import StepConfig
 

@@ -309,7 +309,7 @@ class _Contents:
         return (self.file, self.selector, self.wanted)
 
     def read(self) -> Any:
-        from ._json import JsonCodec  # with cattrs, which takes time to import
+        from ._json.codec import JsonCodec  # with cattrs, which takes time to import
 
         data = self._select(self._load())
         try:

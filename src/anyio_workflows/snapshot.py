@@ -50,7 +50,7 @@ import attrs
 
 from . import events as our_events
 from ._continuation import Continuation
-from ._json import JsonCodec
+from ._json.codec import JsonCodec
 from ._named_types import declared_types, named_event_classes
 from ._records import BatchRecord, BufferRecord, LedgerRecord, SetRecord, WaitRecord, WorkRecord
 from .errors import ContextSerdeError, nearest, short_repr

@@ -11,7 +11,7 @@ import attrs
 from ._backend import find_home
 from ._continuation import Continuation
 from ._engine import Run
-from ._json_types import is_enum, is_record
+from ._json.fields import is_enum, is_record
 from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
 from ._validation import find_faults

@@ -12,21 +12,9 @@ from typing import Any
 
 import attrs
 
-from ._annotations import kind_of, local_names, resolve, strip
-from .errors import ContextSerdeError, namesakes
-from .events import Event
-
-__all__ = [
-    "Field",
-    "Registry",
-    "enum_member",
-    "enum_text",
-    "is_enum",
-    "is_open",
-    "is_record",
-    "safe_kind",
-    "tag_of",
-]
+from .._annotations import kind_of, local_names, resolve, strip
+from ..errors import ContextSerdeError, namesakes
+from ..events import Event
 
 
 @attrs.frozen

@@ -1,11 +1,4 @@
-"""What goes to JSON and what comes from it: strict, and nothing in the data names code (E4, P4).
-
-JSON's own values stand for themselves, and what an annotation announces has its usual text form.
-Everything else is tagged, `{"$": tag, "value": ...}`. A tag with a colon in it, `module:qualname`,
-is looked up among the types that the codec was given; nothing is ever imported. Where an annotation
-says `date`, "2024-05-01" is read, and a tagged value of that type as well: that is how a `datetime`
-gets into the field. Whatever would come back as something else is tagged, or refused.
-"""
+"""`JsonCodec`: write values as JSON data, and read them."""
 
 from __future__ import annotations
 
@@ -14,9 +7,12 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ._json_reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
-from ._json_shapes import (
+from ..errors import text_of
+from ..events import Event
+from .fields import Field, Registry, enum_text, is_enum, is_record, tag_of
+from .formats import (
     MAX_DEPTH,
+    TEXTS,
     check_depth,
     check_hashes,
     fault,
@@ -26,12 +22,7 @@ from ._json_shapes import (
     plan_of,
     unexpected,
 )
-from ._json_texts import TEXTS
-from ._json_types import Field, Registry, enum_text, is_enum, is_record, tag_of
-from .errors import text_of
-from .events import Event
-
-__all__ = ["JsonCodec", "MAX_DEPTH", "RestoredError"]
+from .reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
 
 _LONG_INT = 2048
 """In bits. Python refuses to read very long integers in decimal, which JSON has."""

@@ -19,12 +19,16 @@ from typing import Any
 import attrs
 from cattrs import Converter
 
-from ._annotations import strip
-from ._json_shapes import (
+from .._annotations import strip
+from ..errors import ContextSerdeError, nearest, short_repr, shortened, text_of
+from .fields import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
+from .formats import (
     ATOMS,
     LISTS,
     MAPPINGS,
     SETS,
+    TEXTS,
+    Text,
     check_hashes,
     class_of,
     fault,
@@ -36,11 +40,6 @@ from ._json_shapes import (
     plan_of,
     unexpected,
 )
-from ._json_texts import TEXTS, Text
-from ._json_types import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
-from .errors import ContextSerdeError, nearest, short_repr, shortened, text_of
-
-__all__ = ["Reader", "RestoredError", "TAGGED_TEXTS", "TAGGED_TYPES", "builtin_error"]
 
 TAGGED_TYPES = {
     cls.__name__: cls for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
