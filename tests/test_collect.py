@@ -19,7 +19,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
-from anyio_workflows._fanin import Buffers, Kept
+from anyio_workflows._ledger.fanin import Buffers, Kept
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import (
     WorkflowConfigurationError,

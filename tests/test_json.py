@@ -817,7 +817,7 @@ def test_p4_damaged_data_loads_or_is_refused(value: Any, draw: st.DataObject):
 def test_p4_reading_imports_nothing():
     source = """
         import sys
-        from anyio_workflows._json import JsonCodec
+        from anyio_workflows._json.codec import JsonCodec
         from anyio_workflows.errors import ContextSerdeError
         codec = JsonCodec()
         before = set(sys.modules)

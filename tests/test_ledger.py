@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, step
-from anyio_workflows._fanin import Batch, Branch, Buffers, Kept, Sets
-from anyio_workflows._ledger import Ledger
-from anyio_workflows._waits import Index
-from anyio_workflows._work import Post, StepStatistics, Wait, Work
+from anyio_workflows._ledger.fanin import Batch, Branch, Buffers, Kept, Sets
+from anyio_workflows._ledger.ledger import Ledger
+from anyio_workflows._ledger.waits import Index
+from anyio_workflows._ledger.work import Post, StepStatistics, Wait, Work
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.graph import Graph

@@ -24,7 +24,7 @@ from anyio_workflows import (
     Workflow,
     step,
 )
-from anyio_workflows._named_types import named_event_classes
+from anyio_workflows._snapshot import named_event_classes
 from anyio_workflows.errors import ContextSerdeError, WorkflowValidationError
 
 pytestmark = pytest.mark.anyio

@@ -101,7 +101,7 @@ def test_s2_the_reference_names_are_where_users_look_for_them():
 
 
 PASSED_ON = {
-    "handler.OpenWait": "anyio_workflows._work",
+    "handler.OpenWait": "anyio_workflows._ledger.work",
     "retry_policy.RetryInfo": "anyio_workflows.steps",
     "retry_policy.RetryPolicy": "anyio_workflows.steps",
 }

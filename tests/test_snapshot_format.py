@@ -41,11 +41,11 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows import _dispatch as dispatch_module
-from anyio_workflows import _work as work_module
+from anyio_workflows._ledger import work as work_module
+from anyio_workflows._snapshot import VERSION
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
-from anyio_workflows.snapshot import VERSION
 
 from .conftest import BACKENDS
 from .running import run_virtually
@@ -729,7 +729,7 @@ DAMAGE = [
     Damage(
         "waits",
         "work.work.0.waits.0.event_type",
-        {"$": "type", "value": "anyio_workflows.snapshot:Snapshot"},
+        {"$": "type", "value": "anyio_workflows._snapshot:Snapshot"},
         "event class",
     ),
     Damage(

@@ -25,9 +25,9 @@ from anyio_workflows import (
 )
 from anyio_workflows._crew import Crew
 from anyio_workflows._engine import Run
-from anyio_workflows._ledger import Ledger
+from anyio_workflows._ledger.ledger import Ledger
+from anyio_workflows._ledger.work import Posts
 from anyio_workflows._outcome import Outcome
-from anyio_workflows._posts import Posts
 from anyio_workflows._stream import EventIterator, EventStream
 from anyio_workflows.context import StepContext, current_context, enter_run
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError

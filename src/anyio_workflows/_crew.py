@@ -37,12 +37,12 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ._backend import is_cancellation
-from ._continuation import RunPort
 from ._keeper import Keeper
+from ._ledger.pending import RunPort
+from ._ledger.work import Post, Work
 from ._narrator import Narrator
 from ._outcome import Outcome
 from ._suspension import AttemptClock
-from ._work import Post, Work
 from .context import StepContext, current_context, current_run, enter_run
 from .errors import WorkflowRuntimeError
 from .events import StopEvent

@@ -28,14 +28,15 @@ from typing import Any, Protocol
 import attrs
 
 from ._backend import is_cancellation
-from ._continuation import RunPort
 from ._crew import Crew
-from ._fanin import NO_RECOVERIES, Branch, Recoveries
-from ._ledger import Ledger
+from ._ledger.fanin import NO_RECOVERIES, Branch, Recoveries
+from ._ledger.ledger import Ledger
+from ._ledger.pending import RunPort
+from ._ledger.work import Work
 from ._narrator import Narrator
 from ._outcome import Outcome
+from ._stream import EventStream
 from ._words import failure_note, in_words, last_acts
-from ._work import Work
 from .context import advice
 from .errors import WorkflowRuntimeError, WorkflowStalledError
 from .events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
@@ -53,6 +54,7 @@ _told_of_none: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 class Decider(RunPort, Protocol):
     """A run, as far as it decides how it ends."""
 
+    stream: EventStream
     outcome: Outcome | None
 
     def decide(self, outcome: Outcome) -> None:

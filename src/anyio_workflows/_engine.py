@@ -25,7 +25,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import anyio
@@ -34,19 +34,18 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from ._backend import Home, is_cancellation
-from ._continuation import Continuation, RunPort
 from ._crew import Crew
 from ._dispatch import Dispatch, add_note
-from ._fanin import NO_RECOVERIES
 from ._keeper import Keeper
-from ._ledger import Ledger
+from ._ledger.fanin import NO_RECOVERIES
+from ._ledger.ledger import Ledger
+from ._ledger.pending import Continuation, RunPort, restore, take
+from ._ledger.work import Wait, Work
 from ._narrator import Narrator
 from ._outcome import Outcome
-from ._records import restore, take
 from ._settings import Place, Places, RunSettings
 from ._stream import EventStream
 from ._words import activities, busy_steps, executions
-from ._work import Wait, Work
 from .context import check_event, enter_run
 from .errors import WorkflowRuntimeError, WorkflowTimeoutError, short_repr, text_of
 from .events import Event, InputRequiredEvent
@@ -177,6 +176,22 @@ class Run:
         if self.home.is_here():  # else in the thread of a sync step
             self.notice_cancellation()
         return self.outcome is None
+
+    @property
+    def events_read(self) -> int:
+        """How many events of the public stream count as read (W4)."""
+        return self.stream.delivered
+
+    async def drain(
+        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Wait until at most `limit` events of the public stream are unread (S6)."""
+        await self.stream.drain(limit, while_allowed)
+
+    def ask(self, question: Event) -> int:
+        """Write a question to the public stream; returns its number there."""
+        self.write(question)
+        return self.stream.written
 
     def write(self, event: Event) -> None:
         """Write to the public stream, also while steps are cleaning up (T7)."""

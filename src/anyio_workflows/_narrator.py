@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from ._ledger import Ledger
+from ._ledger.ledger import Ledger
+from ._ledger.work import Wait, Work
 from ._stream import EventStream
 from ._words import in_words, seconds
-from ._work import Wait, Work
 from .errors import namesakes, text_of
 from .events import (
     Event,

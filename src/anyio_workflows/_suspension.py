@@ -10,8 +10,8 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from ._continuation import RunPort
-from ._work import Wait
+from ._ledger.pending import RunPort
+from ._ledger.work import Wait
 from .errors import WorkflowRuntimeError
 from .events import Event
 
@@ -76,9 +76,8 @@ async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float
     clock = wait.work.clock
     try:
         if prompt is not None and not wait.asked:
-            run.write(prompt)
-            wait.question, wait.asked = prompt, True
-            wait.question_number = run.stream.written
+            wait.question, wait.question_number = prompt, run.ask(prompt)
+            wait.asked = True
         run.note_wait(wait)
         with clock.suspended() if clock is not None else nullcontext():
             with anyio.move_on_after(timeout):

@@ -6,8 +6,8 @@ import reprlib
 import types
 from collections.abc import Iterator, Mapping
 
-from ._ledger import Ledger
-from ._work import Post, Work
+from ._ledger.ledger import Ledger
+from ._ledger.work import Post, Work
 from .graph import StepSpec
 
 __all__ = [

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 import anyio
 import anyio.from_thread
 
-from ._continuation import Continuation, RunPort
+from ._ledger.pending import Continuation, RunPort
+from ._ledger.work import OpenWait, Wait, Work
 from ._suspension import suspend
-from ._work import OpenWait, Wait, Work
 from .errors import Absent, ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
@@ -128,7 +128,7 @@ class Context(Generic[StateT]):
                 version; with the path of the bad value, and with a text of at most 1000
                 characters, whatever is in the data.
         """
-        from .snapshot import load
+        from ._snapshot import load
 
         return context_of(load(workflow.graph, data, tuple(types)))
 
@@ -148,7 +148,7 @@ class Context(Generic[StateT]):
             ContextSerdeError: If it holds a value that cannot be written as JSON; it names the
                 value. The run goes on.
         """
-        from .snapshot import dump
+        from ._snapshot import dump
 
         continuation = self._continuation
         if continuation.run is None or continuation.run.ended:
@@ -271,7 +271,7 @@ class Context(Generic[StateT]):
         if not run.ended and not run.home.is_here():
             raise _elsewhere()
         self._check_alive()
-        await run.stream.drain(limit, self._until_given_up)
+        await run.drain(limit, self._until_given_up)
 
     def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
         """Give an event to every step that accepts it, or to the one called `step`, at once.

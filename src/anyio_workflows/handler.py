@@ -11,8 +11,8 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from ._engine import Run
+from ._ledger.work import OpenWait, StepStatistics
 from ._stream import EventIterator
-from ._work import OpenWait, StepStatistics
 from .context import Context, context_of, current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, InputRequiredEvent, StopEvent

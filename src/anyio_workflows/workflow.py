@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Generic
 import attrs
 
 from ._backend import find_home
-from ._continuation import Continuation
 from ._engine import Run
 from ._json.fields import is_enum, is_record
+from ._ledger.pending import Continuation
 from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
 from ._validation import find_faults

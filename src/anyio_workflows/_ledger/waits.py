@@ -1,13 +1,4 @@
-"""Who waits for what. Pure, like the ledger that owns it.
-
-# Theory of operation
-#
-# An execution that begins to wait gives its place back (R2). Several of its tasks may wait at once;
-# it wants the place again when the last of its waits is over, and goes on when it has it.
-#
-# A wait that is open when an attempt fails stays open, although nobody waits: the next attempt finds
-# its answer, or goes on waiting where the one before stopped (W3).
-"""
+"""The open waits of a run, and which of them an event answers."""
 
 from __future__ import annotations
 
@@ -18,13 +9,10 @@ from typing import Any
 
 import attrs
 
-from ._posts import Posts, wake
-from ._work import Wait, Work
-from .errors import WorkflowRuntimeError, shortened
-from .events import Event
-from .graph import StepSpec
-
-__all__ = ["Index", "Waits"]
+from ..errors import WorkflowRuntimeError, shortened
+from ..events import Event
+from ..graph import StepSpec
+from .work import Posts, Wait, Work, wake
 
 _MOST_NAMED = 5
 """So many open waits a message names."""

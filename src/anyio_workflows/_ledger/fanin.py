@@ -1,22 +1,4 @@
-"""Batches, sets and collect buffers: what waits for company. Pure, like the ledger that owns it.
-
-# Theory of operation
-#
-# A step that returns a list opens a *batch*, and each element of the list begins a *branch* of it.
-# Everything that descends from the element by being returned belongs to the branch: its work, and
-# the batches that its steps open. When a branch holds nothing any more, it has ended; when all have,
-# the batch has ended and its joins fire, in the branch that the batch was opened in.
-#
-# Rules
-# =====
-#
-# 1. A batch's joins are known when it opens, from the graph: each fires exactly once, `[]` included.
-# 2. An event that a branch brings to a join is kept in order of arrival; what comes after the join
-#    has fired is dropped.
-# 3. Events that are sent, not returned, belong to no branch (F5).
-# 4. A batch is part of the branch it was opened in until it ends, so an outer join waits for it.
-# 5. Once a join has cancelled its batch, nothing inside is owed any more, joins included (F4).
-"""
+"""Batches, sets of events and collect buffers: what has to be complete before it is work."""
 
 from __future__ import annotations
 
@@ -26,20 +8,8 @@ from typing import Any
 
 import attrs
 
-from .events import Event
-from .graph import StepSpec
-
-__all__ = [
-    "Batch",
-    "Branch",
-    "Buffer",
-    "Buffers",
-    "Kept",
-    "NO_RECOVERIES",
-    "Recoveries",
-    "Sets",
-    "merged",
-]
+from ..events import Event
+from ..graph import StepSpec
 
 Recoveries = Mapping[str, int]
 """How often each `@catch_error` step has recovered an ancestor (X4)."""

@@ -1,25 +1,4 @@
-"""Who is owed what. Pure: synchronous, no clock, no AnyIO; every change happens between two awaits.
-
-# Theory of operation
-#
-# An event that is routed becomes one piece of `Work` for each step that takes it. From then on the
-# ledger owes that work, until it is finished: `owed` holds it, in order of arrival, and nothing
-# else says what is owed. The engine carries references to the work to the step, first in first out.
-#
-#     (event) -- route() --> queued ... running -- finish() --> (gone)
-#
-# What happens in between is a matter of places, in `_posts`. What waits for company before it
-# becomes work is in `_fanin`: batches, sets, collect buffers.
-#
-# Rules
-# =====
-#
-# 1. Work is in `owed` exactly from `route()` to `finish()` or `_drop()`: nothing is lost or
-#    delivered twice.
-# 2. The run is idle exactly when `owed` is empty.
-# 3. What an execution was given, an answer or a collected list, is in its history; its next attempt
-#    is given the same.
-"""
+"""The ledger of a run: route events to steps, fire joins, finish work."""
 
 from __future__ import annotations
 
@@ -31,15 +10,12 @@ from typing import Any
 
 import attrs
 
-from ._fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged
-from ._posts import Posts
-from ._waits import Waits
-from ._work import Collected, Post, StepStatistics, Wait, Work
-from .errors import WorkflowRuntimeError, namesakes, nearest, short_repr, shortened
-from .events import Event
-from .graph import Graph, StepSpec
-
-__all__ = ["Ledger"]
+from ..errors import WorkflowRuntimeError, namesakes, nearest, short_repr, shortened
+from ..events import Event
+from ..graph import Graph, StepSpec
+from .fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged
+from .waits import Waits
+from .work import Collected, Post, Posts, StepStatistics, Wait, Work
 
 
 @attrs.define(eq=False, init=False, repr=False)
