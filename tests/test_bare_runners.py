@@ -30,7 +30,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows._engine import Run
+from anyio_workflows._engine.run import Run
 from anyio_workflows.errors import (
     WorkflowCancelledByUser,
     WorkflowRuntimeError,

@@ -366,7 +366,7 @@ async def test_x6_later_failures_are_listed_in_a_note_and_logged(
     ]
     [record] = warnings_in(caplog)
     assert record.levelname == "WARNING"
-    assert record.name == "anyio_workflows._engine"
+    assert record.name == "anyio_workflows._engine.run"
     assert record.getMessage() == (
         "run r1 of Several: too late: step other failed with LookupError"
     )
@@ -863,9 +863,9 @@ async def test_x4_a_recovery_is_logged_with_its_traceback(
 
 def test_each_module_that_logs_has_a_logger_of_its_own_name() -> None:
     modules = {
-        f"anyio_workflows.{info.name}"
-        for info in pkgutil.iter_modules(anyio_workflows.__path__)
-        if info.name != "__main__"
+        info.name
+        for info in pkgutil.walk_packages(anyio_workflows.__path__, "anyio_workflows.")
+        if not info.name.endswith("__main__")
     }
     loggers = {
         name: module.logger.name
@@ -873,6 +873,6 @@ def test_each_module_that_logs_has_a_logger_of_its_own_name() -> None:
         if hasattr(module := importlib.import_module(name), "logger")
     }
     assert {name: name for name in loggers} == loggers
-    assert {"anyio_workflows._engine", "anyio_workflows._dispatch"} <= loggers.keys()
+    assert {"anyio_workflows._engine.run", "anyio_workflows._engine.workers"} <= loggers.keys()
     known = {name for name in logging.root.manager.loggerDict if name.startswith("anyio_workflows")}
     assert known - modules <= {"anyio_workflows", "anyio_workflows.verbose"}

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows._backend import find_home
-from anyio_workflows._keeper import Keeper
+from anyio_workflows._engine.resources import Keeper
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
 from anyio_workflows.resource import Need, Resource, ResourceConfig, read_need
 
@@ -1183,7 +1183,7 @@ LOOP_ENDS = """
     from contextvars import copy_context
     from typing import Annotated, Any
     from anyio_workflows._backend import find_home
-    from anyio_workflows._keeper import Keeper
+    from anyio_workflows._engine.resources import Keeper
     from anyio_workflows.resource import Resource, read_need
 
     async def inner():

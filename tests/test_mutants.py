@@ -27,10 +27,10 @@ def test_a_mutant_is_python_and_differs(mutant: Mutant, src: Path) -> None:
 
 
 def test_a_mutant_whose_text_is_gone_is_an_error(src: Path) -> None:
-    stale = Mutant("stale", "_engine.py", "no such text", "", "nothing")
-    with pytest.raises(StaleMutantError, match=r"occurs 0 times in _engine\.py, not once"):
+    stale = Mutant("stale", "_engine/run.py", "no such text", "", "nothing")
+    with pytest.raises(StaleMutantError, match=r"occurs 0 times in _engine/run\.py, not once"):
         stale.apply(src)
-    twice = Mutant("vague", "_engine.py", "self", "", "nothing")
+    twice = Mutant("vague", "_engine/run.py", "self", "", "nothing")
     with pytest.raises(StaleMutantError, match="not once"):
         twice.apply(src)
 

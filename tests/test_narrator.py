@@ -25,7 +25,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows._stream import EventStream
+from anyio_workflows._engine.stream import EventStream
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.events import (
     InternalDispatchEvent,

@@ -40,7 +40,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows import _dispatch as dispatch_module
+from anyio_workflows._engine import workers as dispatch_module
 from anyio_workflows._ledger import work as work_module
 from anyio_workflows._snapshot import VERSION
 from anyio_workflows.collect import Collect, Take

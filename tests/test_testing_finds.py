@@ -23,12 +23,12 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     step,
 )
-from anyio_workflows._crew import Crew
-from anyio_workflows._engine import Run
+from anyio_workflows._engine.outcome import Outcome
+from anyio_workflows._engine.run import Run
+from anyio_workflows._engine.stream import EventIterator, EventStream
+from anyio_workflows._engine.workers import Crew
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.work import Posts
-from anyio_workflows._outcome import Outcome
-from anyio_workflows._stream import EventIterator, EventStream
 from anyio_workflows.context import StepContext, current_context, enter_run
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler

@@ -25,11 +25,10 @@ import anyio.to_thread
 import attrs
 
 from ._backend import find_home, is_cancellation
-from ._dispatch import add_note
-from ._engine import Run
+from ._engine.run import Run
 from ._snapshot_file import SnapshotFile, replace
 from .context import Context
-from .errors import ContextSerdeError, WorkflowConfigurationError, shortened
+from .errors import ContextSerdeError, WorkflowConfigurationError, add_note, shortened
 from .events import Event, StartEvent
 from .handler import ResultT, WorkflowHandler
 from .steps import is_positive_number

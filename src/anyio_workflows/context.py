@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 import weakref
@@ -13,22 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 import anyio.from_thread
+import attrs
+from anyio.lowlevel import checkpoint
 
 from ._ledger.pending import Continuation, RunPort
 from ._ledger.work import OpenWait, Wait, Work
-from ._suspension import suspend
 from .errors import Absent, ContextStateError, WorkflowRuntimeError, namesakes
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
 from .steps import RetryInfo, is_positive_number
-
-if TYPE_CHECKING:
-    import typing_extensions
-
-    StateT = typing_extensions.TypeVar("StateT", default=DictState)
-else:
-    StateT = TypeVar("StateT")
 
 __all__ = [
     "Context",
@@ -41,6 +36,14 @@ __all__ = [
     "current_step",
     "enter_run",
 ]
+
+if TYPE_CHECKING:
+    import typing_extensions
+
+    StateT = typing_extensions.TypeVar("StateT", default=DictState)
+else:
+    StateT = TypeVar("StateT")
+
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
@@ -652,3 +655,81 @@ def _not_writable(value: object) -> WorkflowRuntimeError:
         f"{type(value).__name__} cannot be written to the stream: return it from the step, "
         "that ends the run and publishes it"
     )
+
+
+# --- Suspending a step until an event comes --------------------------------------------------------
+
+
+@attrs.define(eq=False, repr=False)
+class AttemptClock:
+    """The clock of an attempt that is bounded by a timeout (R8).
+
+    Attributes:
+        scope: The scope that bounds it.
+        current_time: The clock.
+    """
+
+    scope: anyio.CancelScope
+    current_time: Callable[[], float]
+    _suspensions: int = 0
+    _remaining: float = math.inf
+
+    @contextmanager
+    def suspended(self) -> Generator[None]:
+        """Stop the clock while the step waits for an event, unless it has run out."""
+        if not self._suspensions:
+            self._remaining = self.scope.deadline - self.current_time()
+        if self._remaining <= 0:
+            yield
+            return
+        self.scope.deadline = math.inf
+        self._suspensions += 1
+        try:
+            yield
+        finally:
+            self._suspensions -= 1
+            if not self._suspensions:
+                self.scope.deadline = self.current_time() + self._remaining
+
+
+async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float | None) -> None:
+    """Suspend an execution until its wait is over, and it has a place to go on (W1-W3).
+
+    Args:
+        run: The run.
+        wait: What is waited for; its `answer` is there afterwards, unless the time is over.
+        prompt: Written to the stream, unless that was done before: by an earlier attempt, or in an
+            earlier run, if somebody read it there (W4).
+        timeout: Seconds to wait; `None` for no limit.
+
+    Raises:
+        WorkflowRuntimeError: If an equal wait is open in this execution, or the end of the run is
+            decided.
+    """
+    what = f"{wait.event_type.__name__} cannot be waited for"
+    run.check_open(what)
+    signal = anyio.Event()
+    wait.wake = signal.set
+    waits = run.ledger.waits
+    waits.begin(wait)
+    if wait.over:
+        await checkpoint()
+        return
+    clock = wait.work.clock
+    try:
+        if prompt is not None and not wait.asked:
+            wait.question, wait.question_number = prompt, run.ask(prompt)
+            wait.asked = True
+        run.note_wait(wait)
+        with clock.suspended() if clock is not None else nullcontext():
+            with anyio.move_on_after(timeout):
+                await signal.wait()
+            if not signal.is_set():
+                waits.end(wait)  # without an answer; a place is wanted to go on
+                await signal.wait()
+    finally:
+        run.notice_cancellation()  # while the ledger still knows that the step was waiting
+        waits.abandon(wait)  # if it was cancelled; else it is over
+    if wait.refused:
+        run.check_open(what)
+        raise WorkflowRuntimeError(f"{what}: step {wait.work.post.spec.name} has ended")

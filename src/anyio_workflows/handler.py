@@ -10,9 +10,9 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from ._engine import Run
+from ._engine.run import Run
+from ._engine.stream import EventIterator
 from ._ledger.work import OpenWait, StepStatistics
-from ._stream import EventIterator
 from .context import Context, context_of, current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, InputRequiredEvent, StopEvent

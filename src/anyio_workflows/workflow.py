@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Generic
 import attrs
 
 from ._backend import find_home
-from ._engine import Run
+from ._engine.limiter import Places
+from ._engine.run import Run, RunSettings
 from ._json.fields import is_enum, is_record
 from ._ledger.pending import Continuation
-from ._settings import Places, RunSettings
 from ._signatures import read_steps, step_members
 from ._validation import find_faults
 from .context import Context, current_step

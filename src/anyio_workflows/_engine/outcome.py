@@ -7,10 +7,8 @@ from typing import Literal
 
 import attrs
 
-from .errors import WorkflowCancelledByUser, WorkflowStalledError, WorkflowTimeoutError
-from .events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
-
-__all__ = ["Outcome"]
+from ..errors import WorkflowCancelledByUser, WorkflowStalledError, WorkflowTimeoutError
+from ..events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
 
 
 @attrs.frozen(eq=False)

@@ -1,4 +1,4 @@
-"""The keeper of a run: the one task that opens and closes its cached resources (P5).
+"""The task of a run that opens and closes its cached resources (P5)."""
 
 # Theory of operation
 #
@@ -24,7 +24,6 @@
 #    passes. Then it is closed with the cancellation, after everything opened later, since that lies
 #    in its scope. `close()` reports what it raised. Who waits for a build that this interrupts gets
 #    an error; who asks later gets a new resource.
-"""
 
 from __future__ import annotations
 
@@ -33,6 +32,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any
 
@@ -40,12 +40,9 @@ import anyio
 import attrs
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from ._backend import is_cancellation
-from ._opening import Opening, leave
-from .errors import WorkflowRuntimeError
-from .resource import Need
-
-__all__ = ["Keeper"]
+from .._backend import is_cancellation
+from ..errors import WorkflowRuntimeError
+from ..resource import Need
 
 logger = logging.getLogger(__name__)
 
@@ -409,3 +406,63 @@ _FROM_WITHIN = (
 _LEFT_OPEN = (
     "left a cancel scope or task group open; make it a generator function that yields inside of it"
 )
+
+
+# --- Opening and closing in one task ---------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Opening:
+    """What is made for one attempt of a step, or for one cached resource, and ends with it.
+
+    Attributes:
+        stack: Closes it, last opened first.
+        cached: Returns a cached resource.
+    """
+
+    stack: AsyncExitStack
+    cached: Callable[[Need], Awaitable[Any]]
+    _made: dict[Need, Any] = attrs.field(factory=dict, init=False)
+
+    async def arguments(self, needs: Mapping[str, Need]) -> dict[str, Any]:
+        """Have the values of `needs`: each is made once, however often it is asked for."""
+        return {param: await self._value_of(need) for param, need in needs.items()}
+
+    async def _value_of(self, need: Need) -> Any:
+        if need.cache:
+            return await self.cached(need)
+        if need not in self._made:
+            self._made[need] = await self.make(need)
+        return self._made[need]
+
+    async def make(self, need: Need) -> Any:
+        """Make a resource, after what it needs."""
+        made = need.make(**await self.arguments(need.needs))
+        if need.scoped and hasattr(type(made), "__aenter__"):
+            return await self.stack.enter_async_context(made)
+        if need.scoped and hasattr(type(made), "__enter__"):
+            return self.stack.enter_context(made)
+        return await made if isawaitable(made) else made
+
+
+async def leave(stack: AsyncExitStack, error: BaseException | None) -> BaseException | None:
+    """Close what is on the stack because of `error`; return what is to be raised then, if anything.
+
+    That is `error` itself, also where something on the stack swallowed it, or a task group there
+    wrapped it.
+    """
+    try:
+        if error is None:
+            await stack.aclose()
+        else:
+            await stack.__aexit__(type(error), error, error.__traceback__)
+    except BaseException as exc:
+        # AnyIO rebuilds the groups that pass a task group on trio, so it is their leaves that count.
+        return error if error is not None and _leaves(exc) <= _leaves(error) else exc
+    return error
+
+
+def _leaves(exc: BaseException) -> set[int]:
+    if isinstance(exc, BaseExceptionGroup):
+        return set().union(*map(_leaves, exc.exceptions))
+    return {id(exc)}

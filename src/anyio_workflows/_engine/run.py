@@ -1,23 +1,4 @@
-"""The run: the only task group of the library.
-
-# Theory of operation
-#
-# A run is one AnyIO task group, opened by its *host*, a background task of the event loop. The host
-# executes no step code: a step that shields itself, or leaves a cancel scope broken, must not take
-# the host with it. Steps are executed by the crew, in child tasks.
-#
-#   host      wait for the decision -> cancel the crew, wait for it -> close resources -> publish
-#   crew      take work -> execute the step -> hand over what it returned or raised
-#   dispatch  route what was handed over: to the ledger, to the crew, or to the decision
-#
-# Rules
-# =====
-#
-# 1. The outcome is decided once, synchronously, by `decide`. The first cause wins (T4), where
-#    the deadline counts from the moment it passed, not from when somebody noticed.
-# 2. The terminal event is published, and `ended` set, by `close` alone (T1, T3); before that
-#    no worker is alive, except those that outlasted the cleanup timeout (T6).
-"""
+"""The run: the only task group of the library, from the start event to the terminal event."""
 
 from __future__ import annotations
 
@@ -33,26 +14,41 @@ import attrs
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ._backend import Home, is_cancellation
-from ._crew import Crew
-from ._dispatch import Dispatch, add_note
-from ._keeper import Keeper
-from ._ledger.fanin import NO_RECOVERIES
-from ._ledger.ledger import Ledger
-from ._ledger.pending import Continuation, RunPort, restore, take
-from ._ledger.work import Wait, Work
-from ._narrator import Narrator
-from ._outcome import Outcome
-from ._settings import Place, Places, RunSettings
-from ._stream import EventStream
-from ._words import activities, busy_steps, executions
-from .context import check_event, enter_run
-from .errors import WorkflowRuntimeError, WorkflowTimeoutError, short_repr, text_of
-from .events import Event, InputRequiredEvent
-
-__all__ = ["Run"]
+from .._backend import Home, is_cancellation
+from .._ledger.fanin import NO_RECOVERIES
+from .._ledger.ledger import Ledger
+from .._ledger.pending import Continuation, RunPort, restore, take
+from .._ledger.work import Wait, Work
+from ..context import check_event, enter_run
+from ..errors import WorkflowRuntimeError, WorkflowTimeoutError, add_note, short_repr, text_of
+from ..events import Event, InputRequiredEvent
+from .limiter import Place, Places
+from .outcome import Outcome
+from .reporting import Narrator, activities, busy_steps, executions
+from .resources import Keeper
+from .stream import EventStream
+from .workers import Crew, Dispatch
 
 logger = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class RunSettings:
+    """What a workflow says about each of its runs.
+
+    Attributes:
+        name: Name of the workflow, for messages.
+        timeout: Seconds that the run may take; `None` for no limit.
+        cleanup_timeout: Seconds that cancelled steps have before the run ends without them.
+        verbose: Whether to tell about each step.
+        stall_check: Whether to fail when nothing can happen any more (T9).
+    """
+
+    name: str
+    timeout: float | None = 45.0
+    cleanup_timeout: float = 5.0
+    verbose: bool = False
+    stall_check: bool = True
 
 
 @attrs.define(eq=False, init=False, repr=False)

@@ -18,11 +18,9 @@ import attrs
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ._backend import Home
-from .errors import WorkflowRuntimeError
-from .events import Event, InternalDispatchEvent, StopEvent
-
-__all__ = ["EventIterator", "EventStream"]
+from .._backend import Home
+from ..errors import WorkflowRuntimeError
+from ..events import Event, InternalDispatchEvent, StopEvent
 
 _READS_PER_CHECKPOINT = 64
 """A reader that always finds an event lets others run this often."""

@@ -1,4 +1,4 @@
-"""What a workflow instance says about its runs."""
+"""How many runs of a workflow instance are in progress at once (R7)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,6 @@ from weakref import WeakKeyDictionary
 
 import anyio
 import attrs
-
-__all__ = ["Place", "Places", "RunSettings"]
-
-
-@attrs.frozen
-class RunSettings:
-    """What a workflow says about each of its runs.
-
-    Attributes:
-        name: Name of the workflow, for messages.
-        timeout: Seconds that the run may take; `None` for no limit.
-        cleanup_timeout: Seconds that cancelled steps have before the run ends without them.
-        verbose: Whether to tell about each step.
-        stall_check: Whether to fail when nothing can happen any more (T9).
-    """
-
-    name: str
-    timeout: float | None = 45.0
-    cleanup_timeout: float = 5.0
-    verbose: bool = False
-    stall_check: bool = True
 
 
 class Places:
