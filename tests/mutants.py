@@ -2,19 +2,27 @@
 
     python -m tests.mutants            # all of them, or those named; `nox -s mutants` does this
 
-Each mutant is a small change of one file, made in a copy of `src`. The fast part of the suite runs
-against that copy. A mutant that no test notices points at a test that is missing.
+Each mutant is a small change of one function, made in a copy of `src`. The fast part of the suite
+runs against that copy. A mutant that no test notices points at a test that is missing.
+
+A mutant finds its place by the name of the function and the syntax of what it changes there. So it
+survives another layout of the code, comments, and a move to another module, but not a change of
+meaning: then it is stale, and has to be written anew.
 """
 
 from __future__ import annotations
 
+import ast
 import faulthandler
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -27,6 +35,7 @@ SUITE = [
     "test_testing_finds.py::test_v2_the_engine_as_it_is_passes",
     "test_cancel_everywhere.py",
     "test_stream.py",
+    "test_drain.py",
     "test_engine.py",
     "test_deadline.py",
     "test_waiting.py",
@@ -44,9 +53,12 @@ SUITE = [
     "test_open_waits.py",
     "test_retry_failed.py",
     "test_run_resources.py",
+    "test_run_state.py",
     "test_handler.py",
     "test_ledger.py",
+    "test_keeper.py",
     "test_narrator.py",
+    "test_checkpoint.py",
 ]
 """What a mutant has to get past, fast ones first."""
 
@@ -61,7 +73,7 @@ SECONDS_PER_TEST = 30
 
 
 class StaleMutantError(Exception):
-    """The text that a mutant changes is not there, or not once."""
+    """The code that a mutant changes is not there, or not once."""
 
 
 @attrs.frozen
@@ -70,445 +82,613 @@ class Mutant:
 
     Attributes:
         name: What is broken.
-        file: The module, below the package.
-        old: Its text, which occurs once.
-        new: The text instead.
+        place: The function or class where that is done, with as many of the names around it as tell
+            it from others: `method`, `Class.method` or `module.Class.method`.
+        old: An expression, or consecutive statements, to be found there once.
+        new: The code instead, which may be none.
         why: What goes wrong then.
     """
 
     name: str
-    file: str
+    place: str
     old: str
     new: str
     why: str
 
-    def apply(self, src: Path) -> None:
-        """Change a copy of the sources.
+    def apply(self, src: Path) -> Path:
+        """Change a copy of the sources; returns the path of the file that is another one now.
 
         Raises:
-            StaleMutantError: If the text is not there once; write the mutant anew.
+            StaleMutantError: If the code is not there once.
         """
-        path = src / PACKAGE / self.file
-        source = path.read_text()
-        if (count := source.count(self.old)) != 1:
+        old, new = _parse(self.old, self.new)
+        places, spots = [], []
+        for path in sorted((src / PACKAGE).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if re.search(rf"\b(def|class) {self.place.rpartition('.')[2]}\b", text):
+                tree = ast.parse(text)
+                module = ".".join(path.relative_to(src).with_suffix("").parts)
+                for name, definition in _definitions(tree, module):
+                    if name.endswith(f".{self.place}"):
+                        places.append(name)
+                        spots += [(path, tree, spot) for spot in _spots(definition, old)]
+        if len(spots) != 1:
+            found = f"its code occurs {len(spots)} times in {', '.join(places)}, not once"
+            if not places:
+                found = f"there is no function or class {self.place}"
             raise StaleMutantError(
-                f"mutant {self.name!r}: its text occurs {count} times in {self.file}, not once; "
-                f"write it anew so that it still means: {self.why}\n{self.old}"
+                f"mutant {self.name!r}: {found}; write it anew so that it still means: {self.why}\n"
+                f"{self.old}"
             )
-        path.write_text(source.replace(self.old, self.new))
+        [(path, tree, spot)] = spots
+        spot.fill(new)
+        path.write_text(ast.unparse(tree), encoding="utf-8")
+        return path
+
+
+@attrs.frozen
+class Spot:
+    """Where consecutive nodes stand: in a field of their parent, which is a list or one node."""
+
+    parent: ast.AST
+    field: str
+    begin: int
+    end: int
+
+    def fill(self, nodes: Sequence[ast.AST]) -> None:
+        """Put others there instead."""
+        content = getattr(self.parent, self.field)
+        if isinstance(content, list):
+            content[self.begin : self.end] = nodes
+            if not content:
+                content.append(ast.Pass())
+        else:
+            setattr(self.parent, self.field, *nodes)
+
+
+def _parse(old: str, new: str) -> tuple[Sequence[ast.AST], Sequence[ast.AST]]:
+    """Parse both as expressions if they are, else as statements."""
+    before, after = (ast.parse(textwrap.dedent(code)).body for code in (old, new))
+    match before, after:
+        case [ast.Expr(old_value)], [ast.Expr(new_value)]:
+            return [old_value], [new_value]
+    return before, after
+
+
+def _definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield each function and class with its dotted name."""
+    for node in ast.iter_child_nodes(tree):
+        name = prefix
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name += f".{node.name}"
+            yield name, node
+        yield from _definitions(node, name)
+
+
+def _spots(tree: ast.AST, code: Sequence[ast.AST]) -> Iterator[Spot]:
+    """Yield each spot in a tree where this code stands."""
+    wanted = [ast.dump(node) for node in code]
+    for parent in ast.walk(tree):
+        for field, content in ast.iter_fields(parent):
+            nodes = content if isinstance(content, list) else [content]
+            found = [isinstance(node, ast.AST) and ast.dump(node) for node in nodes]
+            for begin in range(len(found) - len(wanted) + 1):
+                if found[begin : (end := begin + len(wanted))] == wanted:
+                    yield Spot(parent, field, begin, end)
 
 
 MUTANTS = [
     Mutant(
         "drop the wake-up of the reader",
-        "_engine/stream.py",
-        "        self.unread += 1\n        if self._wakeup is not None:\n            self._wakeup.set()\n",
-        "        self.unread += 1\n",
+        "EventStream.write",
+        "if self._wakeup is not None: self._wakeup.set()",
+        "",
         "S1: a reader that waits never learns of an event",
     ),
     Mutant(
         "lose an event on a cancelled read",
-        "_engine/stream.py",
-        "                if self._expose_internal or",
-        "                await checkpoint()\n                if self._expose_internal or",
+        "EventIterator.__anext__",
+        """
+            while (event := self._stream.take()) is None:
+                await self._stream.wait()
+        """,
+        """
+            while (event := self._stream.take()) is None:
+                await self._stream.wait()
+            await checkpoint()
+        """,
         "S3: the event is taken, then the read is cancelled",
     ),
     Mutant(
         "let two readers wait",
-        "_engine/stream.py",
-        "            self._refuse_second_reader()\n        unread = self.unread",
-        "            pass\n        unread = self.unread",
+        "EventStream.take",
+        "self._refuse_second_reader()",
+        "pass",
         "S3: the second reader takes the wake-up of the first",
     ),
     Mutant(
         "let two readers wait that begin at once",
-        "_engine/stream.py",
-        "            self._refuse_second_reader()\n        if self.unread",
-        "            pass\n        if self.unread",
+        "EventStream.wait",
+        "self._refuse_second_reader()",
+        "pass",
         "S3: one of them is never woken",
     ),
     Mutant(
         "close the stream early",
-        "_engine/run.py",
-        "        self._settle(self._earlier_cause() or outcome)\n        if self.outcome is not outcome",
-        "        self._settle(self._earlier_cause() or outcome)\n"
-        "            self.stream.close(self.outcome.event)\n        if self.outcome is not outcome",
+        "Run.decide",
+        "self._settle(self._earlier_cause() or outcome)",
+        """
+            self._settle(self._earlier_cause() or outcome)
+            self.stream.close(self.outcome.event)
+        """,
         "T6, T7: what steps write while they clean up is lost",
     ),
     Mutant(
         "publish before the tasks have ended",
-        "_engine/run.py",
-        "                    await self._wait_until_quiet(group)\n"
-        "                    if self.keeper is not None:\n"
-        "                        await self._close_resources(self.keeper)\n"
-        "                    self.close()\n",
-        "                    crew, keeper, self._crew.size = self._crew, self.keeper, self._crew.size + 1\n"
-        "                    self.close()\n"
-        "                    crew.size -= 1\n"
-        "                    await self._wait_until_quiet(group)\n"
-        "                    if keeper is not None:\n"
-        "                        await self._close_resources(keeper)\n",
+        "Run._host",
+        """
+            await self._wait_until_quiet(group)
+            if self.keeper is not None:
+                await self._close_resources(self.keeper)
+            self.close()
+        """,
+        """
+            crew, keeper, self._crew.size = self._crew, self.keeper, self._crew.size + 1
+            self.close()
+            crew.size -= 1
+            await self._wait_until_quiet(group)
+            if keeper is not None:
+                await self._close_resources(keeper)
+        """,
         "T6: steps go on after the terminal event",
     ),
     Mutant(
         "publish before the resources are closed",
-        "_engine/run.py",
-        "                        await self._close_resources(self.keeper)\n                    self.close()\n",
-        "                        keeper = self.keeper\n"
-        "                        self.close()\n"
-        "                        await self._close_resources(keeper)\n"
-        "                    self.close()\n",
+        "Run._host",
+        "await self._close_resources(self.keeper)",
+        """
+            keeper = self.keeper
+            self.close()
+            await self._close_resources(keeper)
+        """,
         "T6, P5: a resource is still open when the terminal event is readable",
     ),
     Mutant(
         "do not cancel the steps",
-        "_engine/run.py",
-        "            group.cancel_scope.cancel()\n            with anyio.move_on_after",
-        "            with anyio.move_on_after",
+        "Run._wait_until_quiet",
+        "group.cancel_scope.cancel()",
+        "",
         "T6: the run waits for its steps instead of cancelling them",
     ),
     Mutant(
         "be patient without a limit",
-        "_engine/run.py",
+        "Run._wait_until_quiet",
         "anyio.move_on_after(self._settings.cleanup_timeout, shield=True)",
         "anyio.move_on_after(None, shield=True)",
         "T6: a step that shields itself keeps the run from ending",
     ),
     Mutant(
         "let the last cause win",
-        "_engine/run.py",
-        "        if self.outcome is None:\n            self._settle(self._earlier_cause() or outcome)\n",
-        "        if not self.ended:\n            self._settle(self._earlier_cause() or outcome)\n",
+        "Run.decide",
+        "self.outcome is None",
+        "not self.ended",
         "T4: a second stop event replaces the first",
     ),
     Mutant(
         "forget that the deadline may have passed unnoticed",
-        "_engine/run.py",
-        "        if (now := self.home.current_time()) >= self.deadline:\n            assert",
-        "        if False:\n            assert",
+        "Run._earlier_cause",
+        "(now := self.home.current_time()) >= self.deadline",
+        "False",
         "T4: a step that hogs the processor past the deadline still succeeds",
     ),
     Mutant(
         "forget the deadline",
-        "_engine/run.py",
-        "            group.cancel_scope.deadline = self.deadline\n",
+        "Run._open",
+        "group.cancel_scope.deadline = self.deadline",
         "",
         "T2: a run does not time out",
     ),
     Mutant(
         "wake nobody at the end",
-        "_engine/run.py",
-        "        if self._done is not None:\n            self._done.set()\n        self.narrator.say(",
-        "        self.narrator.say(",
+        "Run.close",
+        "if self._done is not None: self._done.set()",
+        "",
         "T1: `await handler` never returns",
     ),
     Mutant(
         "do not wake the host",
-        "_engine/run.py",
-        "            self._queueing.cancel()\n        self.wake_host()\n",
-        "            self._queueing.cancel()\n",
+        "Run._settle",
+        "self.wake_host()",
+        "",
         "T1: the run is decided, and waits for ever",
     ),
     Mutant(
         "start no worker for what a callback of the loop has sent",
-        "_engine/run.py",
-        "            if self.outcome is None:\n                self._crew.staff()\n",
+        "Run._wait_until_decided",
+        "if self.outcome is None: self._crew.staff()",
         "",
         "R3: an event that is sent where there is no current task waits for ever",
     ),
     Mutant(
         "accept writes after the end",
-        "_engine/run.py",
-        '            raise self._refusal(f"{type(event).__name__} cannot be written to the stream")\n',
-        "            return\n",
+        "Run.write",
+        'raise self._refusal(f"{type(event).__name__} cannot be written to the stream")',
+        "return",
         "T7: a late write vanishes without a word",
     ),
     Mutant(
         "keep sending while the run is ending",
-        "_engine/run.py",
-        '        if not self.is_running:\n            logger.info("%s: %s was sent too late',
-        '        if False:\n            logger.info("%s: %s was sent too late',
+        "Run.send",
+        "not self.is_running",
+        "False",
         "T7: an event that is sent during cleanup is routed",
     ),
     Mutant(
         "take no notice of idleness",
-        "_engine/workers.py",
-        "        if not self._ledger.posts.calls:\n            self.note_if_idle()\n",
+        "Dispatch._end",
+        "if not self._ledger.posts.calls: self.note_if_idle()",
         "",
         "T9: a run that can never end waits for its deadline",
     ),
     Mutant(
         "do not wait for child runs",
-        "_engine/run.py",
-        "        while self._children:  # each ends within its own cleanup timeout\n",
-        "        while False:\n",
+        "Run._wait_until_quiet",
+        "await next(iter(self._children)).wait_until_ended()",
+        "break",
         "O5: a child outlives its parent",
     ),
     Mutant(
         "swallow a stray cancellation",
-        "_engine/workers.py",
-        "            desk.take_error(work, _stray_cancellation(work, exc), now)\n",
-        "            desk._end(work, None)\n",
+        "Crew._hand_over_exception",
+        "desk.take_error(work, _stray_cancellation(work, exc), now)",
+        'desk._end(work, "returned")',
         "T8: a step that leaks a cancellation ends without a word",
     ),
     Mutant(
         "raise a failure in a group",
-        "_engine/workers.py",
-        "            desk.take_error(work, _name_stop_iteration(exc), now)\n",
-        "            desk.take_error(work, BaseExceptionGroup('unhandled', [exc]), now)\n",
+        "Crew._hand_over_exception",
+        "_name_stop_iteration(exc)",
+        'BaseExceptionGroup("unhandled", [exc])',
         "T5: `await handler` raises another object than the step did",
     ),
     Mutant(
         "hire nobody when a worker ends",
-        "_engine/workers.py",
-        "                self._gone.set()\n            self.hire()\n",
-        "                self._gone.set()\n",
+        "Crew._serve",
+        "self.hire()",
+        "",
         "R6: work is left behind by a worker that had to end",
     ),
     Mutant(
         "start one worker only",
-        "_engine/workers.py",
-        "            if posts.calls and not self._recruits:\n                self.hire()\n",
-        "",
+        "Crew._answer_calls",
+        "self.hire()",
+        "pass",
         "R2: executions come one after the other",
     ),
     Mutant(
         "forget a recruit that never began",
-        "_engine/workers.py",
-        "            recruit.close()\n            self.size -= 1\n",
-        "            recruit.close()\n",
+        "Crew.wait_until_gone",
+        "self.size -= 1",
+        "",
         "T6: the run waits for a worker that does not exist",
     ),
     Mutant(
         "go on after the deadline",
-        "_engine/workers.py",
-        "            if now >= run.deadline:\n                run.take_cancellation()\n                return\n",
-        "",
+        "Crew._answer_calls",
+        "now >= run.deadline",
+        "False",
         "T4: a step begins after the deadline has passed",
     ),
     Mutant(
         "let context variables leak",
-        "_engine/workers.py",
-        "                if var.get(_UNSET) is not value:\n                    return\n",
-        "                pass\n",
+        "Crew._answer_calls",
+        "var.get(_UNSET) is not value",
+        "False",
         "O7: a step sees what another one has set",
     ),
     Mutant(
         "grant a place too many",
-        "_ledger/work.py",
-        "        if post.calls + post.running >= post.limit:\n",
-        "        if post.calls + post.running > post.limit:\n",
+        "Posts._grant",
+        "post.calls + post.running >= post.limit",
+        "post.calls + post.running > post.limit",
         "R2: one execution more than `num_workers`",
     ),
     Mutant(
         "give no worker back",
-        "_ledger/work.py",
-        "        post.running -= 1\n        if post.queued",
-        "        if post.queued",
+        "Posts.leave",
+        "post.running -= 1",
+        "",
         "R2: places are used up",
     ),
     Mutant(
         "keep the place while waiting",
-        "_ledger/work.py",
-        "        work.post.running -= 1\n        work.post.waiting += 1\n",
-        "        work.post.waiting += 1\n",
+        "Posts.suspend",
+        "work.post.running -= 1",
+        "",
         "R2: a step that waits for an event holds its worker",
     ),
     Mutant(
         "go on without a place",
-        "_ledger/waits.py",
-        "        work.answered = (wait,)\n        self._posts.want_back(work)\n",
-        "        work.answered = (wait,)\n        self._posts.go_on(work)\n",
+        "Waits.end",
+        "self._posts.want_back(work)",
+        "self._posts.go_on(work)",
         "R2: an answered execution goes on over the limit",
     ),
     Mutant(
         "keep waits open that nobody will come back to",
-        "_ledger/ledger.py",
-        "            self.waits.leave(work)\n            self.waits.forget(work)\n",
-        "            self.waits.leave(work)\n",
+        "Ledger.finish",
+        "self.waits.forget(work)",
+        "",
         "W2: an event is taken for the answer of an execution that has ended",
     ),
     Mutant(
         "close the waits of an attempt that failed",
-        "_ledger/ledger.py",
-        "        work.past.start_over()\n        self.waits.keep_open(work)\n",
-        "        work.past.start_over()\n",
+        "Ledger.delay",
+        "self.waits.keep_open(work)",
+        "",
         "W3: an answer that comes during a retry delay is lost",
     ),
     Mutant(
         "do not give answers again",
-        "_ledger/work.py",
-        "        self.earlier_waits = [wait for wait in waits if not wait.timed_out]\n",
-        "        self.earlier_waits = []\n",
+        "History.start_over",
+        "[wait for wait in waits if not wait.timed_out]",
+        "[]",
         "W3: a retry asks again what has been answered",
     ),
     Mutant(
         "keep the place during a retry delay",
-        "_ledger/work.py",
-        "        self.hold(work, due)\n        self.leave(work.post)\n",
-        "        self.hold(work, due)\n",
+        "Posts.delay",
+        "self.leave(work.post)",
+        "",
         "R2: a step in a retry delay holds its worker",
     ),
     Mutant(
         "forget a retry delay",
-        "_engine/workers.py",
-        "        self._ledger.delay(work, now + delay)\n        self.crew.tend_delays()\n",
-        "        self._ledger.delay(work, now + delay)\n",
+        "Dispatch._retry",
+        "self.crew.tend_delays()",
+        "",
         "X1: the next attempt never comes",
     ),
     Mutant(
         "oversleep a retry that is due earlier",
-        "_engine/workers.py",
-        "            self._clock_changed.set()\n        elif",
-        "            pass\n        elif",
+        "Crew.tend_delays",
+        "self._clock_changed.set()",
+        "pass",
         "X1: a delay that begins later waits for the end of the ones before",
     ),
     Mutant(
         "retry after the end",
-        "_engine/workers.py",
-        "        if isinstance(error, Exception) and not work.dropped and self.run.is_running:\n",
-        "        if isinstance(error, Exception) and not work.dropped:\n",
+        "Dispatch.take_error",
+        "self.run.is_running",
+        "True",
         "X2: a policy is asked about what happens while the run is ending",
     ),
     Mutant(
         "never spend a recovery",
-        "_engine/workers.py",
-        "work.recoveries.get(catcher.name, 0) + 1}",
-        "work.recoveries.get(catcher.name, 0)}",
+        "Dispatch._give_up",
+        "work.recoveries.get(catcher.name, 0) + 1",
+        "work.recoveries.get(catcher.name, 0)",
         "X4: a step that fails each time is recovered for ever",
     ),
     Mutant(
         "forget running steps in a snapshot",
-        "_ledger/pending.py",
-        "if not work.dropped]\n",
-        "if not work.dropped and work.started is None]\n",
+        "take",
+        "not work.dropped",
+        "not work.dropped and work.started is None",
         "P3: a run that goes on from a snapshot does not repeat what was going on",
     ),
     Mutant(
         "take a question that was written for one that was read",
-        "_ledger/pending.py",
-        "asked=record.asked and record.question_number <= events_read,",
-        "asked=record.asked,",
+        "_restore_wait",
+        "record.asked and record.question_number <= events_read",
+        "record.asked",
         "W4: a run that was killed in between waits for an answer, and nobody is asked",
     ),
     Mutant(
         "keep returned questions out of snapshots",
-        "_engine/workers.py",
+        "Dispatch._ask",
         "self._ledger.ask(question, stream.written, stream.delivered)",
         "self._ledger.input_asked = True",
         "W4: the same, when a step returned the question",
     ),
     Mutant(
         "count what is read after the end as unread",
-        "_ledger/pending.py",
-        "        return attrs.evolve(record, events_read=self.run.events_read)\n",
-        "        return record\n",
+        "Continuation._up_to_date",
+        "attrs.evolve(record, events_read=self.run.events_read)",
+        "record",
         "W4: a reader who takes his time is asked again",
     ),
     Mutant(
+        "forget the answers of this attempt in a snapshot",
+        "_take_work",
+        "past.waits + past.earlier_waits",
+        "past.earlier_waits",
+        "W4: a run that goes on from a snapshot asks again what has been answered",
+    ),
+    Mutant(
+        "owe nothing after a timeout",
+        "Run._settle",
+        "self.continuation.left = record",
+        "pass",
+        "P3: a run that timed out or was cancelled cannot go on",
+    ),
+    Mutant(
         "answer all waits of that type",
-        "_ledger/ledger.py",
-        "        self.waits.give(wait, event)\n        return waiting\n",
-        "        self.waits.answer(event, None)\n        return waiting\n",
+        "Ledger.answer",
+        "self.waits.give(wait, event)",
+        "self.waits.answer(event, None)",
         "W5: an answer for one person's question goes to the others too",
     ),
     Mutant(
         "repeat a failed execution with the attempts it had",
-        "_ledger/pending.py",
-        "            attempt=1,\n            elapsed=None,\n",
-        "            elapsed=None,\n",
+        "WorkRecord.begun_anew",
+        "1",
+        "self.attempt",
         "X7: what was tried for the last time is not tried again",
     ),
     Mutant(
         "repeat what timed out as timed out",
-        "_ledger/pending.py",
-        "            waits=[wait for wait in self.waits if not wait.timed_out],\n",
-        "",
+        "WorkRecord.begun_anew",
+        "[wait for wait in self.waits if not wait.timed_out]",
+        "self.waits",
         "X7: a step that failed because nobody answered fails again at once",
     ),
     Mutant(
+        "repeat a failure twice",
+        "Continuation.retry_failed",
+        "self.left, self.failed = self.failed, None",
+        "self.left = self.failed",
+        "X7: `retry_failed()` drops nothing, and says twice that it will repeat",
+    ),
+    Mutant(
         "forget in a snapshot what arrived at a join",
-        "_ledger/pending.py",
-        "arrived={join.name: list(events) for join, events in batch.arrived.items()}",
-        "arrived={join.name: [] for join, events in batch.arrived.items()}",
+        "_take_batch",
+        "list(events)",
+        "[]",
         "P3: a join gets those events only that came after the snapshot",
     ),
     Mutant(
         "fire a join early",
-        "_ledger/fanin.py",
-        "        return not (self.branches or self.opening)\n",
-        "        return not self.branches\n",
+        "Batch.ended",
+        "self.branches or self.opening",
+        "self.branches",
         "F2: a batch ends while its elements are still being added",
     ),
     Mutant(
         "give a collected list the recoveries of its first event",
-        "_ledger/ledger.py",
-        "                work.recoveries = _merged(found)\n",
-        "                work.recoveries = found[0].recoveries\n",
+        "Ledger.collect",
+        "_merged(found)",
+        "found[0].recoveries",
         "X4: a loop through a collected list recovers for ever",
     ),
     Mutant(
         "leave the wait of an earlier attempt open",
-        "_ledger/waits.py",
-        "            self.open.discard(earlier)\n            wait.take_over",
-        "            wait.take_over",
+        "Waits.begin",
+        "self.open.discard(earlier)",
+        "",
         "W3: a second answer goes to an attempt that is over",
     ),
     Mutant(
         "go on beside a task that waits anew",
-        "_ledger/waits.py",
-        "            self._posts.want_no_more(work)\n            wake(work)\n",
-        "            wake(work)\n",
+        "Waits.begin",
+        "self._posts.want_no_more(work)",
+        "",
         "R2: an execution takes its place back while a task of it waits",
     ),
     Mutant(
         "forget who wants to go on",
-        "_ledger/work.py",
-        " + len(p.returning or ())",
-        "",
+        "Posts.busy",
+        "len(p.returning or ())",
+        "0",
         "T9: a run in which an answered step waits for its worker is told to be idle",
     ),
     Mutant(
         "tell nothing of what goes on at the end",
-        "_engine/reporting.py",
-        "            for work, _ in self._going_on():\n",
-        "            for work, _ in ():\n",
+        "Narrator.end_states",
+        "self._going_on()",
+        "()",
         "I3: what is queued at the end is counted for ever",
     ),
     Mutant(
         "tell nothing of what is withdrawn",
-        "_ledger/work.py",
-        "            self.tell(work, StepState.NOT_RUNNING)\n",
-        "            pass\n",
+        "Posts.withdraw",
+        "self.tell(work, StepState.NOT_RUNNING)",
+        "pass",
         "I3: what is dropped with its batch is counted for ever",
     ),
     Mutant(
         "tell nothing of what was going on before",
-        "_engine/reporting.py",
-        "        for work, state in self._going_on():\n",
-        "        for work, state in ():\n",
+        "Narrator.listen",
+        "self._going_on()",
+        "()",
         "I3: who listens to a restored run counts below zero",
     ),
     Mutant(
         "take an execution for busy that waits while it ends",
-        "_ledger/ledger.py",
-        "(0 if besides is None or besides.suspended else 1)",
-        "(0 if besides is None else 1)",
+        "Ledger.is_quiet",
+        "besides is None or besides.suspended",
+        "besides is None",
         "R3: `UnhandledEvent.idle` is false in a run that does nothing",
     ),
     Mutant(
         "raise the traceback that grew",
-        "handler.py",
-        "                raise outcome.error.with_traceback(outcome.traceback)\n",
-        "                raise outcome.error\n",
+        "WorkflowHandler._raise_failure",
+        "outcome.error.with_traceback(outcome.traceback)",
+        "outcome.error",
         "T5: each `await handler` makes the traceback longer",
     ),
     Mutant(
         "leave the block without waiting",
-        "handler.py",
-        "                with anyio.CancelScope(shield=True):\n                    await run.wait_until_ended()\n",
-        "                pass\n",
+        "WorkflowHandler.__aexit__",
+        """
+            with anyio.CancelScope(shield=True):
+                await run.wait_until_ended()
+        """,
+        "pass",
         "O3: the block is left while its run cleans up",
+    ),
+    Mutant(
+        "let a writer wait that has caught up",
+        "EventStream.take",
+        "if unread <= self._drain_limit: self._end_drains()",
+        "",
+        "S6: a step in `ctx.drain()` waits although everything has been read",
+    ),
+    Mutant(
+        "let a writer wait for a reader that is gone",
+        "EventStream.end_reading",
+        "self._home.call_soon(self._end_drains)",
+        "pass",
+        "S6: `ctx.drain()` waits for a reader that was left or dropped",
+    ),
+    Mutant(
+        "close the resource first that was opened first",
+        "Keeper._keep",
+        "self._open.pop()",
+        "self._open.pop(0)",
+        "P5: a resource is closed before the one that uses it",
+    ),
+    Mutant(
+        "remember that a resource could not be built",
+        "Keeper._fail",
+        "del self._holdings[holding.need]",
+        "",
+        "P5: who asks again gets the error of the build before",
+    ),
+    Mutant(
+        "build an uncached resource each time it is asked for",
+        "Opening._value_of",
+        "need not in self._made",
+        "True",
+        "P5: a step and a resource that it uses get two of it in one attempt",
+    ),
+    Mutant(
+        "keep the lock of a writer that is gone",
+        "_WriteLock.drop_dead",
+        "self.release(self.holder)",
+        "pass",
+        "P1: a step that was given up in an edit locks the state for ever",
+    ),
+    Mutant(
+        "let the last one who waits write first",
+        "_WriteLock.release",
+        "self._waiting.popleft()",
+        "self._waiting.pop()",
+        "P1: a writer never gets its turn while others come",
+    ),
+    Mutant(
+        "let an earlier snapshot replace a later one",
+        "SnapshotFile.write",
+        "number > self._written and not self._closed",
+        "not self._closed",
+        "C1: a write that was given up comes late, and what was done since then is done again",
+    ),
+    Mutant(
+        "save nothing at the end",
+        "_Saver.serve",
+        "(self._save, self._release)",
+        "(self._release,)",
+        "C2: what a run has left to do when its block is left is not in its file",
     ),
 ]
 

@@ -5,11 +5,25 @@ from __future__ import annotations
 import ast
 import shutil
 from pathlib import Path
+from textwrap import dedent, indent
 
 import pytest
 
 from . import mutants
-from .mutants import MUTANTS, PACKAGE, ROOT, Mutant, StaleMutantError
+from .mutants import MUTANTS, PACKAGE, ROOT, SLOW, SUITE, Mutant, StaleMutantError
+
+DOOR = """
+class Door:
+    def open(self) -> None:
+        self.turns += 1
+        if self.locked:
+            self.unlock(self.key, tries=3)
+        self.log("open")
+
+    def close(self) -> None:
+        self.log("close")
+        self.log("closed")
+"""
 
 
 @pytest.fixture
@@ -18,21 +32,139 @@ def src(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignore))
 
 
+def mutate(tmp_path: Path, code: str, mutant: Mutant, module: str = "doors.py") -> str:
+    """Apply a mutant to a package that has this code in one of its modules; returns the new code."""
+    path = tmp_path / PACKAGE / module
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    assert mutant.apply(tmp_path) == path
+    return path.read_text()
+
+
+def same(code: str, other: str) -> bool:
+    return ast.dump(ast.parse(code)) == ast.dump(ast.parse(other))
+
+
+def a_mutant(place: str = "Door.open", old: str = "self.locked", new: str = "False") -> Mutant:
+    return Mutant("an open door", place, old, new, "doors are never unlocked")
+
+
+# --- What applies -------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_python_and_differs(mutant: Mutant, src: Path) -> None:
-    before = (src / PACKAGE / mutant.file).read_text()
-    mutant.apply(src)
-    after = (src / PACKAGE / mutant.file).read_text()
-    assert ast.dump(ast.parse(before)) != ast.dump(ast.parse(after))
+    changed = mutant.apply(src)
+    before = (ROOT / "src" / changed.relative_to(src)).read_text()
+    after = changed.read_text()
+    compile(after, str(changed), "exec")
+    assert not same(before, after)
 
 
-def test_a_mutant_whose_text_is_gone_is_an_error(src: Path) -> None:
-    stale = Mutant("stale", "_engine/run.py", "no such text", "", "nothing")
-    with pytest.raises(StaleMutantError, match=r"occurs 0 times in _engine/run\.py, not once"):
-        stale.apply(src)
-    twice = Mutant("vague", "_engine/run.py", "self", "", "nothing")
-    with pytest.raises(StaleMutantError, match="not once"):
-        twice.apply(src)
+@pytest.mark.parametrize(
+    ("old", "new", "before", "after"),
+    [
+        ("self.locked", "False", "if self.locked:", "if False:"),
+        ("self.key", "None", "self.unlock(self.key, tries=3)", "self.unlock(None, tries=3)"),
+        ("3", "self.tries", "tries=3", "tries=self.tries"),
+        ("self.turns += 1", "", "        self.turns += 1\n", ""),
+        ("self.turns += 1", "self.turns = 1; self.log()", "turns += 1", "turns = 1; self.log()"),
+        ("self.unlock(self.key, tries=3)", "", "self.unlock(self.key, tries=3)", "pass"),
+        (
+            "if self.locked: self.unlock(self.key, tries=3)\nself.log('open')",
+            "return",
+            'if self.locked:\n            self.unlock(self.key, tries=3)\n        self.log("open")',
+            "return",
+        ),
+    ],
+)
+def test_expressions_and_statements_are_replaced(
+    tmp_path: Path, old: str, new: str, before: str, after: str
+) -> None:
+    expected = DOOR.replace(before, after)
+    assert expected != DOOR
+    assert same(mutate(tmp_path, DOOR, a_mutant(old=old, new=new)), expected)
+
+
+def test_a_mutant_survives_another_layout(tmp_path: Path) -> None:
+    code = dedent("""
+        class Door:
+            def open(self) -> None:
+                self.turns += 1  # for the statistics
+                if (
+                    self.locked
+                ): self.unlock(
+                    self.key,
+                    tries = 3,
+                )
+                self.log('open')
+    """)
+    mutant = a_mutant(
+        old="""
+            if self.locked:
+                self.unlock(self.key, tries=3)
+            self.log("open")
+        """,
+        new="",
+    )
+    expected = "class Door:\n def open(self) -> None:\n  self.turns += 1"
+    assert same(mutate(tmp_path, code, mutant), expected)
+
+
+def test_a_mutant_survives_a_move_to_another_module(tmp_path: Path) -> None:
+    (tmp_path / PACKAGE).mkdir()
+    (tmp_path / PACKAGE / "doors.py").write_text("from ._house.rooms import Door\n")
+    code = f"if sys.platform:\n{indent(DOOR, '    ')}"
+    changed = mutate(tmp_path, code, a_mutant(), module="_house/rooms.py")
+    assert same(changed, code.replace("if self.locked", "if False"))
+
+
+def test_a_place_is_told_from_others_by_the_names_around(tmp_path: Path) -> None:
+    (tmp_path / PACKAGE).mkdir()
+    (tmp_path / PACKAGE / "a_car.py").write_text(DOOR)
+    with pytest.raises(StaleMutantError, match="2 times"):
+        mutate(tmp_path, DOOR, a_mutant())
+    changed = mutate(tmp_path, DOOR, a_mutant(place="doors.Door.open"))
+    assert same(changed, DOOR.replace("self.locked", "False"))
+
+
+# --- What does not ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mutant", "found"),
+    [
+        (a_mutant(place="Gate.open"), "there is no function or class Gate.open;"),
+        (a_mutant(place="oor.open"), "there is no function or class oor.open;"),
+        (
+            a_mutant(old="self.lock"),
+            "its code occurs 0 times in anyio_workflows.doors.Door.open, not once;",
+        ),
+        (
+            a_mutant(old="self.log('close')"),
+            "its code occurs 0 times in anyio_workflows.doors.Door.open, not once;",
+        ),
+        (a_mutant(old="self.turns += 1; self.log('open')"), "its code occurs 0 times"),
+        (
+            a_mutant(place="close", old="self.log", new="print"),
+            "its code occurs 2 times in anyio_workflows.doors.Door.close, not once;",
+        ),
+        (a_mutant(place="Door", old="self.locked", new="pass"), "its code occurs 0 times in "),
+    ],
+)
+def test_a_mutant_whose_code_is_not_there_once_is_stale(
+    tmp_path: Path, mutant: Mutant, found: str
+) -> None:
+    with pytest.raises(StaleMutantError) as caught:
+        mutate(tmp_path, DOOR, mutant)
+    message = str(caught.value)
+    assert "mutant 'an open door'" in message
+    assert found in message
+    assert message.endswith(f"it still means: doors are never unlocked\n{mutant.old}")
+    assert (tmp_path / PACKAGE / "doors.py").read_text() == DOOR
+
+
+# --- The list, and the machine -----------------------------------------------------------------
 
 
 def test_names_are_not_used_twice() -> None:
@@ -40,12 +172,18 @@ def test_names_are_not_used_twice() -> None:
     assert len(names) == len(set(names)) >= 15
 
 
+@pytest.mark.parametrize("name", SUITE + SLOW)
+def test_the_tests_of_the_suite_are_there(name: str) -> None:
+    file, _, test = name.partition("::")
+    assert f"def {test}(" in (ROOT / "tests" / file).read_text() or not test
+
+
 def test_what_is_caught_and_what_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mutants, "SUITE", ["test_errors.py"])
-    broken = Mutant("broken", "errors.py", "; at that time:", "; then:", "another message")
-    harmless = Mutant("harmless", "_version.py", "__version__", "\n__version__", "nothing")
+    broken = Mutant("broken", "nearest", "'there are none'", "''", "no answer")
+    harmless = Mutant("harmless", "EventStream.write", "self.unread += 1", "", "nothing there")
     monkeypatch.setattr(mutants, "MUTANTS", [broken, harmless])
     assert mutants.main([]) == 1
     verdicts = [line for line in capsys.readouterr().out.splitlines() if "caught" in line.lower()]
