@@ -1,6 +1,6 @@
 """Every shape of workflow ends as promised, whatever happens to it (T1-T8, S1-S3, R2).
 
-ENDINGS_EXAMPLES sets how many scripts are played for each shape and backend.
+ENDINGS_EXAMPLES sets how many scenarios are run for each shape and backend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_
 from anyio_workflows.testing import (
     End,
     Moment,
-    Script,
+    Scenario,
     cancel_everywhere,
     check_termination,
     replay,
@@ -281,5 +281,5 @@ def test_every_shape_can_be_cancelled_at_every_checkpoint(
 def test_t4_no_step_begins_once_the_end_was_decided_while_its_resources_were_made(
     backend: str, checkpoints: int
 ) -> None:
-    script = Script(end=End("cancel", at=Moment(checkpoints=checkpoints)))
-    replay(Supplied, script, backend=backend)
+    scenario = Scenario(end=End("cancel", at=Moment(checkpoints=checkpoints)))
+    replay(Supplied, scenario, backend=backend)

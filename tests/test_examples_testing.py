@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anyio_workflows.testing import Pause, Script, TerminationViolation, replay
+from anyio_workflows.testing import Pause, Scenario, TerminationViolation, replay
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "test_my_workflow.py"
@@ -33,24 +33,24 @@ def test_the_ordinary_test_does_not_show_the_bug(report: str) -> None:
     assert "1 failed, 2 passed" in report
 
 
-def test_the_report_names_the_bug_and_a_short_script(report: str) -> None:
+def test_the_report_names_the_bug_and_a_short_scenario(report: str) -> None:
     told = " ".join(report.replace("\nE ", "\n").split())
     assert "done: the run was at most slowed down, and did not finish: WorkflowStalledErr" in told
     assert "step decide waits for Offer" in told
     assert re.search(
-        r"on \w+(, but not each time)?, with this script: Script\(pauses=\(Pause\('call'[^)]*\),\)\)",
+        r"on \w+(, but not each time)?, with this scenario: Scenario\(pauses=\(Pause\('call'[^)]*\),\)\)",
         told,
     ), report
 
 
-def test_the_report_in_the_documentation_is_what_the_script_gives(
+def test_the_report_in_the_documentation_is_what_the_scenario_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLE.parent)
     example = importlib.import_module(EXAMPLE.stem)
     page = (ROOT / "docs" / "testing.md").read_text()
     shown = page.split("## Reading the report")[1].split("```")[1]
-    script = Script(pauses=(Pause("call", checkpoints=1),))
+    scenario = Scenario(pauses=(Pause("call", checkpoints=1),))
     with pytest.raises(TerminationViolation) as caught:
-        replay(example.Shopping, script)
+        replay(example.Shopping, scenario)
     assert str(caught.value).split() == shown.split()

@@ -20,7 +20,7 @@ from anyio_workflows import (
 )
 from anyio_workflows.errors import WorkflowStalledError
 from anyio_workflows.events import StepFailedEvent
-from anyio_workflows.testing import Fault, Script, replay
+from anyio_workflows.testing import Fault, Scenario, replay
 
 from .conftest import BACKENDS
 from .running import check_ending
@@ -256,7 +256,7 @@ def test_v2_the_toolkit_has_nothing_against_none(backend: Any) -> None:
     faults = (Fault("small", "swallow cancellation"),)
     replay(
         lambda **kwargs: cls(**kwargs),
-        Script(faults=faults),
+        Scenario(faults=faults),
         backend=backend,
         start=StartEvent(n=3),
     )

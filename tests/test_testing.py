@@ -1,4 +1,4 @@
-"""The toolkit on workflows that are fine: the runner, virtual time, scripts, and no false alarms."""
+"""The toolkit on workflows that are fine: the runner, virtual time, scenarios, and no false alarms."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from anyio_workflows import (
     WorkflowTimedOutEvent,
     catch_error,
     step,
+    testing,
 )
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import (
@@ -48,7 +49,7 @@ from anyio_workflows.testing import (
     Moment,
     Pause,
     Read,
-    Script,
+    Scenario,
     TerminationViolation,
     WorkflowTestRunner,
     cancel_everywhere,
@@ -238,8 +239,13 @@ class Leaky(Workflow[Any]):
         return StopEvent()
 
 
-def make_fan(**config: Any) -> Fan:
-    return Fan(**config)
+class Endless(Workflow[Any]):
+    """It never ends."""
+
+    @step
+    async def only(self, ev: StartEvent) -> StopEvent:
+        await anyio.sleep_forever()
+        return StopEvent()
 
 
 # --- The runner --------------------------------------------------------------------------------
@@ -403,23 +409,37 @@ def test_v2_the_package_imports_neither_hypothesis_nor_trio() -> None:
     assert done.stdout.strip() == "set()"
 
 
-# --- Scripts -----------------------------------------------------------------------------------
+# --- Old names ---------------------------------------------------------------------------------
 
 
-def test_v2_a_script_is_shown_as_the_code_that_makes_it() -> None:
-    script = Script(
+def test_v2_old_names_are_the_new_things() -> None:
+    assert testing.Script is Scenario
+    assert "Script" not in testing.__all__
+
+
+def test_v2_a_violation_knows_its_scenario_by_the_old_name() -> None:
+    with pytest.raises(TerminationViolation) as caught:
+        replay(lambda: Endless(timeout=None), testing.Script())
+    assert caught.value.script is caught.value.scenario
+
+
+# --- Scenarios -----------------------------------------------------------------------------------
+
+
+def test_v2_a_scenario_is_shown_as_the_code_that_makes_it() -> None:
+    scenario = Scenario(
         pauses=(Pause("work", call=2, at=-1, seconds=0.5),),
         faults=(Fault("join", "raise"),),
         end=End("cancel", at=Moment(1.5, 2)),
         reads=(Read(limit=2),),
     )
-    assert repr(script) == (
-        "Script(pauses=(Pause('work', call=2, at=-1, seconds=0.5),), "
+    assert repr(scenario) == (
+        "Scenario(pauses=(Pause('work', call=2, at=-1, seconds=0.5),), "
         "faults=(Fault('join', 'raise'),), end=End('cancel', at=Moment(seconds=1.5, checkpoints=2)), "
         "reads=(Read(limit=2),))"
     )
-    assert eval(repr(script)) == script
-    assert repr(Script()) == "Script()"
+    assert eval(repr(scenario)) == scenario
+    assert repr(Scenario()) == "Scenario()"
 
 
 def test_v2_a_fault_of_an_unknown_kind_is_refused() -> None:
@@ -434,20 +454,20 @@ def test_v2_a_pause_holds_up_one_call(backend: str) -> None:
         Pause("work", call=2, at=1, seconds=2),
         Pause("work", call=3, at=-1, seconds=4),
     )
-    trace = replay(Fan, Script(pauses=pauses), backend=backend)
+    trace = replay(Fan, Scenario(pauses=pauses), backend=backend)
     ends = {line[11:18]: float(line[:9]) for line in trace if "returns Done" in line}
     # Two workers: the third begins at 1.5, when the first is done.
     assert ends == {"work #1": 1.5, "work #2": 2.5, "work #3": 6.0}
 
 
 @on_each_backend
-def test_v2_a_script_plays_the_same_each_time(backend: str) -> None:
-    script = Script(
+def test_v2_a_scenario_plays_the_same_each_time(backend: str) -> None:
+    scenario = Scenario(
         pauses=(Pause("work", call=2, seconds=0.25),),
         faults=(Fault("work", "slow cleanup", call=1, seconds=1),),
         end=End("cancel", at=Moment(0.75)),
     )
-    traces = [replay(Fan, script, backend=backend) for _ in range(3)]
+    traces = [replay(Fan, scenario, backend=backend) for _ in range(3)]
     assert sorted(traces[0]) == sorted(traces[1]) == sorted(traces[2])
 
 
@@ -470,8 +490,8 @@ def test_v2_a_fault_fails_the_run(
         made.append(make(**config))
         return made[-1]
 
-    script = Script(faults=(Fault("work", kind, call=2),))
-    trace = "\n".join(replay(make_one, script, backend=backend))
+    scenario = Scenario(faults=(Fault("work", kind, call=2),))
+    trace = "\n".join(replay(make_one, scenario, backend=backend))
     assert f"WorkflowFailedEvent(result=None, step_name='work', exception={error.__name__}" in trace
     assert cause is None or f"raises {cause}" in trace
     assert type(made[0]) is not make
@@ -482,8 +502,10 @@ def test_v2_a_fault_fails_the_run(
 @on_each_backend
 @pytest.mark.parametrize("kind", ["raise in cleanup", "slow cleanup", "swallow cancellation"])
 def test_v2_a_fault_comes_when_the_call_is_cancelled(kind: Any, backend: str) -> None:
-    script = Script(faults=(Fault("work", kind, seconds=2),), end=End("cancel", at=Moment(0.25)))
-    trace = replay(Fan, script, backend=backend)
+    scenario = Scenario(
+        faults=(Fault("work", kind, seconds=2),), end=End("cancel", at=Moment(0.25))
+    )
+    trace = replay(Fan, scenario, backend=backend)
     how = {"raise in cleanup": "raises", "slow cleanup": "is cancelled"}.get(kind, "returns None")
     [left] = [line for line in trace if "work #1" in line and how in line]
     assert float(left[:9]) == (2.25 if kind == "slow cleanup" else 0.25)
@@ -493,8 +515,8 @@ def test_v2_a_fault_comes_when_the_call_is_cancelled(kind: Any, backend: str) ->
 @on_each_backend
 @pytest.mark.parametrize("make", [Fan, Threads])
 def test_v2_a_hanging_call_lasts_until_the_deadline(make: Any, backend: str) -> None:
-    script = Script(faults=(Fault("work", "hang"),), timeout=3)
-    trace = replay(make, script, backend=backend)
+    scenario = Scenario(faults=(Fault("work", "hang"),), timeout=3)
+    trace = replay(make, scenario, backend=backend)
     assert "    3.000  stream" in "\n".join(trace)
     assert "WorkflowTimedOutEvent" in "\n".join(trace)
 
@@ -509,7 +531,7 @@ def test_v2_faults_are_drawn_for_the_steps_of_a_workflow(data: st.DataObject) ->
 
 def test_v2_the_class_of_a_workflow_is_not_changed() -> None:
     before = dict(vars(Fan))
-    replay(Fan, Script())
+    replay(Fan, Scenario())
     assert dict(vars(Fan)) == before
 
 
@@ -562,7 +584,7 @@ def test_v2_start_events_with_fields() -> None:
 
     check_termination(Counting, start=Begin(n=3), max_examples=20)
     assert cancel_everywhere(Counting, start=Begin(n=3)) > 4
-    assert "StopEvent(result=3)" in "".join(replay(Counting, Script(), start=Begin(n=3)))
+    assert "StopEvent(result=3)" in "".join(replay(Counting, Scenario(), start=Begin(n=3)))
 
 
 def test_v2_a_factory_is_asked_for() -> None:
@@ -601,4 +623,4 @@ def test_v2_completion_can_be_left_open(terminal: type[StopEvent]) -> None:
         TerminationViolation, match="done: the run was at most slowed down"
     ) as caught:
         check_termination(Unsure, max_examples=10)
-    assert caught.value.script == Script()
+    assert caught.value.scenario == Scenario()

@@ -36,7 +36,7 @@ from anyio_workflows.testing import (
     End,
     Moment,
     Pause,
-    Script,
+    Scenario,
     TerminationViolation,
     cancel_everywhere,
     check_termination,
@@ -376,24 +376,24 @@ def test_v2_a_fault_of_a_workflow_is_shrunk_to_one_pause(backend: str) -> None:
     assert [violation.rule for violation in found.violations] == ["done"]
     assert "WorkflowStalledError" in str(found)
     assert "step join waits for Done" in str(found)
-    assert repr(found.script) in str(found)
+    assert repr(found.scenario) in str(found)
     if backend == "asyncio":  # where tasks run in the same order each time
         assert found.steady
-        assert [pause.step for pause in found.script.pauses] == ["work"]
-        assert found.script == Script(pauses=found.script.pauses)
+        assert [pause.step for pause in found.scenario.pauses] == ["work"]
+        assert found.scenario == Scenario(pauses=found.scenario.pauses)
 
     def try_again() -> None:
         for _ in range(20):
-            replay(Hasty, found.script, backend=backend)
+            replay(Hasty, found.scenario, backend=backend)
 
     with pytest.raises(TerminationViolation, match="done: "):
         try_again()
 
 
 def test_v2_the_trace_tells_what_happened() -> None:
-    script = Script(pauses=(Pause("work", seconds=1),))
+    scenario = Scenario(pauses=(Pause("work", seconds=1),))
     with pytest.raises(TerminationViolation) as caught:
-        replay(Hasty, script)
+        replay(Hasty, scenario)
     shown = str(caught.value)
     for line in (
         "0.000  run      starts",
@@ -429,7 +429,7 @@ class Endless(Workflow[Any]):
 @on_each_backend
 def test_v2_a_run_that_never_ends_is_found(backend: str) -> None:
     with pytest.raises(TerminationViolation, match="the run did not end within"):
-        replay(lambda: Endless(timeout=None), Script(), backend=backend)
+        replay(lambda: Endless(timeout=None), Scenario(), backend=backend)
 
 
 # --- Steps that spin ---------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_v2_a_run_of_many_turns_is_fine(backend: str) -> None:
                 await checkpoint()
             return StopEvent()
 
-    replay(Many, Script(), backend=backend)
+    replay(Many, Scenario(), backend=backend)
 
 
 @on_each_backend
@@ -563,8 +563,8 @@ def test_v2_nothing_is_left_behind_of_a_step_that_spins(backend: str) -> None:
 
     for _ in range(3):
         with pytest.raises(TerminationViolation):
-            replay(make, Script(end=End("cancel", at=Moment(0.1))), backend=backend)
+            replay(make, Scenario(end=End("cancel", at=Moment(0.1))), backend=backend)
     gc.collect()
     assert len(made) == 3
     assert [ref() for ref in made] == [None] * 3
-    replay(Fan, Script(), backend=backend)
+    replay(Fan, Scenario(), backend=backend)

@@ -5,10 +5,10 @@
 #   run       _runner: one run from start to end, with the events that it published
 #   time      _clock: event loops in which waiting takes no time
 #
-#   prove     _script -> _record -> _understudy -> _stage -> _rules -> _strategies -> _explore
-#             A script is plain data: what disturbs a run. Understudies play the steps of a workflow
+#   prove     _scenario -> _record -> _understudy -> _stage -> _rules -> _strategies -> _explore
+#             A scenario is plain data: what disturbs a run. Understudies play the steps of a workflow
 #             as it says, the record keeps what happened, the stage is everybody outside. The rules
-#             look at the record alone. Exploring is drawing scripts, and shrinking those that fail.
+#             look at the record alone. Exploring is drawing scenarios, and shrinking those that fail.
 #
 # Uses public modules of the library only, so what it can do, tests of yours can do. Hypothesis and
 # trio are imported where they are needed: neither is a dependency of the library.
@@ -17,7 +17,7 @@ from ._clock import VirtualTimeLoop, run_virtually, virtual_time
 from ._explore import cancel_everywhere, check_termination, replay
 from ._record import Probe, TerminationViolation, Violation
 from ._runner import WorkflowTestResult, WorkflowTestRunner
-from ._script import End, Fault, Moment, Pause, Read, Script
+from ._scenario import End, Fault, Moment, Pause, Read, Scenario
 from ._strategies import faults
 from ._understudy import InjectedError
 
@@ -29,7 +29,7 @@ __all__ = [
     "Pause",
     "Probe",
     "Read",
-    "Script",
+    "Scenario",
     "TerminationViolation",
     "Violation",
     "VirtualTimeLoop",
@@ -42,3 +42,6 @@ __all__ = [
     "run_virtually",
     "virtual_time",
 ]
+
+# The old name, for one more release.
+Script = Scenario

@@ -1,4 +1,4 @@
-"""Check a workflow: play many scripts, compare each run with the rules, shrink what fails."""
+"""Check a workflow: play many scenarios, compare each run with the rules, shrink what fails."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..events import Event, StartEvent, WorkflowTimedOutEvent
 from ._clock import installed_backends
 from ._record import Record, TerminationViolation, Violation
 from ._rules import find_violations, has_succeeded
-from ._script import End, EndKind, Script, shorter_scripts
+from ._scenario import End, EndKind, Scenario, simpler_scenarios
 from ._stage import MakeWorkflow, Stage, logs_to
-from ._strategies import Scope, accepts_keyword, can_end, load_hypothesis, scripts
+from ._strategies import Scope, accepts_keyword, can_end, load_hypothesis, scenarios
 
 __all__ = ["cancel_everywhere", "check_termination", "replay"]
 
 MOST_PLACES = 100_000
 
 TRIES = 5
-"""How often a script is played to see whether it breaks a rule each time."""
+"""How often a scenario is played to see whether it breaks a rule each time."""
 
 
 def check_termination(
@@ -36,27 +36,27 @@ def check_termination(
 ) -> None:
     """Check that the runs of a workflow end as promised, whatever happens to them.
 
-    Plays scripts that hold up its steps, let them fail in eight ways, and end the run at some
+    Plays scenarios that hold up its steps, let them fail in eight ways, and end the run at some
     moment: by cancellation, with the block that owns it, with the event loop, by its deadline. Each
     run is compared with the rules T1 to T8, S1 to S3 and R2. What breaks one is shrunk to a short
-    script. Everything happens under virtual time, in event loops of its own: call this in a plain
+    scenario. Everything happens under virtual time, in event loops of its own: call this in a plain
     function, a test for instance.
 
     Args:
         make_workflow: Makes a new workflow for each run, a workflow class for instance. If it takes
-            `timeout` or `cleanup_timeout`, scripts set those too.
+            `timeout` or `cleanup_timeout`, scenarios set those too.
         start: The start event, if it has fields that must be given.
-        outside: Events to send to each run from outside, at moments that scripts say.
+        outside: Events to send to each run from outside, at moments that scenarios say.
         answer: Asked about each event of the stream; an event that it returns is sent to the run, a
             moment later. It plays the person who is asked.
         backends: Where to run; default: those that are installed.
-        max_examples: How many scripts to play on each backend.
+        max_examples: How many scenarios to play on each backend.
         completes: Whether a run that is at most slowed down has to end with its stop event, not by
             a failure, a stall or its own timeout.
-        seed: Makes the choice of scripts repeatable.
+        seed: Makes the choice of scenarios repeatable.
 
     Raises:
-        TerminationViolation: With the script that breaks a rule, and what happened then.
+        TerminationViolation: With the scenario that breaks a rule, and what happened then.
         WorkflowConfigurationError: If Hypothesis, or a backend, is not installed.
     """
     __tracebackhide__ = True
@@ -67,7 +67,7 @@ def check_termination(
 
 
 def _explore(check: _Check, max_examples: int, seed: int | None) -> None:
-    """Draw scripts and play them; what fails is shrunk, and raised."""
+    """Draw scenarios and play them; what fails is shrunk, and raised."""
     __tracebackhide__ = True
     hypothesis = load_hypothesis()
     settings = hypothesis.settings(
@@ -80,12 +80,12 @@ def _explore(check: _Check, max_examples: int, seed: int | None) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
 
-    def explore(script: Script) -> None:
+    def explore(scenario: Scenario) -> None:
         if check.has_spun:  # each play takes long, and `_shorten()` leaves out what it can
             raise check.violations[-1]
-        check.play(script)
+        check.play(scenario)
 
-    test = hypothesis.given(script=scripts(check.scope()))(settings(explore))
+    test = hypothesis.given(scenario=scenarios(check.scope()))(settings(explore))
     if seed is not None:
         test = hypothesis.seed(seed)(test)
     try:
@@ -96,23 +96,23 @@ def _explore(check: _Check, max_examples: int, seed: int | None) -> None:
         if not check.violations:
             raise
     if check.violations:
-        shortest = min(check.violations, key=lambda found: len(repr(found.script)))
+        shortest = min(check.violations, key=lambda found: len(repr(found.scenario)))
         raise _shorten(check, shortest)
 
 
 def _shorten(check: _Check, found: TerminationViolation) -> TerminationViolation:
-    """Leave out of a script what can be left out of it, and see whether it fails each time."""
-    candidates = shorter_scripts(found.script)
+    """Leave out of a scenario what can be left out of it, and see whether it fails each time."""
+    candidates = simpler_scenarios(found.scenario)
     while (candidate := next(candidates, None)) is not None:
-        if (shorter := check.try_script(candidate)) is not None:
-            found, candidates = shorter, shorter_scripts(candidate)
-    steady = all(check.try_script(found.script, tries=1) for _ in range(TRIES))
+        if (shorter := check.try_scenario(candidate)) is not None:
+            found, candidates = shorter, simpler_scenarios(candidate)
+    steady = all(check.try_scenario(found.scenario, tries=1) for _ in range(TRIES))
     return found.anew(steady)
 
 
 def replay(
     make_workflow: Callable[..., Any],
-    script: Script,
+    scenario: Scenario,
     *,
     backend: str = "asyncio",
     start: StartEvent | None = None,
@@ -120,7 +120,7 @@ def replay(
     answer: Callable[[Event], Event | None] | None = None,
     completes: bool = True,
 ) -> list[str]:
-    """Play one script again, as a failure of `check_termination()` or `cancel_everywhere()` names it.
+    """Play one scenario again, as a failure of `check_termination()` or `cancel_everywhere()` names it.
 
     The other arguments are those of `check_termination()`.
 
@@ -132,9 +132,9 @@ def replay(
     """
     __tracebackhide__ = True
     check = _Check(Stage(_as_maker(make_workflow), start, outside, answer), backend, completes)
-    if script.is_peaceful and script != Script():
+    if scenario.is_peaceful and scenario != Scenario():
         check.scope()
-    return check.play(script).trace()
+    return check.play(scenario).trace()
 
 
 def cancel_everywhere(
@@ -166,19 +166,19 @@ def cancel_everywhere(
         At how many places the workflow was ended.
 
     Raises:
-        TerminationViolation: With the place, as a script, that breaks a rule.
+        TerminationViolation: With the place, as a scenario, that breaks a rule.
     """
     __tracebackhide__ = True
     places = 0
     for backend in backends or installed_backends():
         stage = Stage(_as_maker(make_workflow), start, outside, answer)
-        _Check(stage, backend, completes=False).play(Script())  # does it end by itself?
+        _Check(stage, backend, completes=False).play(Scenario())  # does it end by itself?
         for kind in ends:
-            if not can_end(stage.make(Script()), kind):
+            if not can_end(stage.make(Scenario()), kind):
                 continue
             for task_step in range(1, MOST_PLACES):
-                script = Script(end=End(kind, task_step=task_step))
-                record = _Check(stage, backend, completes=False).play(script)
+                scenario = Scenario(end=End(kind, task_step=task_step))
+                record = _Check(stage, backend, completes=False).play(scenario)
                 if record.end_came_late:
                     break
                 places += 1
@@ -197,9 +197,9 @@ class _Check:
         self.has_spun = False
 
     def scope(self) -> Scope:
-        """Play the empty script, to learn what others can speak about."""
+        """Play the empty scenario, to learn what others can speak about."""
         __tracebackhide__ = True
-        record = self.play(Script())
+        record = self.play(Scenario())
         assert record.ended is not None
         self._undisturbed = record.ended - record.begun
         stage = self._stage
@@ -217,34 +217,36 @@ class _Check:
             len(stage.outside) + 3 * (stage.answer is not None),
         )
 
-    def play(self, script: Script) -> Record:
-        """Play a script.
+    def play(self, scenario: Scenario) -> Record:
+        """Play a scenario.
 
         Raises:
             TerminationViolation: If the run breaks a rule.
         """
         __tracebackhide__ = True
-        record = self._stage.play(script, self._backend)
+        record = self._stage.play(scenario, self._backend)
         self.has_spun = self.has_spun or record.spinning
         found = find_violations(record)
         for _ in range(TRIES):
             if found or not _may_be_a_slow_thread(record):
                 break
-            record = self._stage.play(script, self._backend)
+            record = self._stage.play(scenario, self._backend)
             found = find_violations(record)
-        if self._completes and script.is_peaceful and not found:
+        if self._completes and scenario.is_peaceful and not found:
             found += self._find_unfinished(record)
         if found:
-            violation = TerminationViolation(found, self._backend, script, record.trace())
+            violation = TerminationViolation(found, self._backend, scenario, record.trace())
             self.violations.append(violation)
             raise violation
         return record
 
-    def try_script(self, script: Script, tries: int | None = None) -> TerminationViolation | None:
-        """Play a script, on trio several times; returns how it broke a rule, if it did."""
+    def try_scenario(
+        self, scenario: Scenario, tries: int | None = None
+    ) -> TerminationViolation | None:
+        """Play a scenario, on trio several times; returns how it broke a rule, if it did."""
         for _ in range(tries or (TRIES if self._backend == "trio" else 1)):
             try:
-                self.play(script)
+                self.play(scenario)
             except TerminationViolation as exc:
                 return exc
         return None
@@ -254,8 +256,8 @@ class _Check:
         if has_succeeded(terminal):
             return []
         if isinstance(terminal, WorkflowTimedOutEvent):
-            slowed = self._undisturbed + record.script.seconds_lost
-            if record.script.seconds_lost and slowed >= terminal.timeout:
+            slowed = self._undisturbed + record.scenario.seconds_lost
+            if record.scenario.seconds_lost and slowed >= terminal.timeout:
                 return []
         how = f"{type(record.outcome).__name__}: {record.outcome}"
         return [Violation("done", f"the run was at most slowed down, and did not finish: {how}")]
@@ -265,7 +267,7 @@ def _may_be_a_slow_thread(record: Record) -> bool:
     """Tell whether a run may have timed out because a thread took more than virtual time."""
     sync = any(not spec.is_async for spec in record.workflow.graph.steps.values())
     timed_out = isinstance(record.handler.get_stop_event(), WorkflowTimedOutEvent)
-    return sync and timed_out and record.script.is_peaceful
+    return sync and timed_out and record.scenario.is_peaceful
 
 
 def _as_maker(make_workflow: Callable[..., Any]) -> MakeWorkflow:

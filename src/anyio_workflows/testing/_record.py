@@ -19,7 +19,7 @@ from ..events import Event, StopEvent
 from ..graph import StepSpec
 from ..handler import WorkflowHandler
 from ..workflow import Workflow
-from ._script import Script
+from ._scenario import Scenario
 
 __all__ = [
     "Cause",
@@ -68,37 +68,42 @@ class TerminationViolation(AssertionError):
     Attributes:
         violations: The rules that it broke.
         backend: Where.
-        script: What disturbed it.
+        scenario: What disturbed it.
         trace: What happened, a line each: virtual time, who, what.
-        steady: Whether the same script breaks a rule each time.
+        steady: Whether the same scenario breaks a rule each time.
     """
 
     def __init__(
         self,
         violations: Iterable[Violation],
         backend: str,
-        script: Script,
+        scenario: Scenario,
         trace: Iterable[str],
         steady: bool = True,
     ) -> None:
         self.violations = tuple(violations)
         self.backend = backend
-        self.script = script
+        self.scenario = scenario
         self.trace = tuple(trace)
         self.steady = steady
-        super().__init__(self.violations, backend, script)
+        super().__init__(self.violations, backend, scenario)
+
+    @property
+    def script(self) -> Scenario:
+        """The old name of `scenario`, for one more release."""
+        return self.scenario
 
     def anew(self, steady: bool = True) -> TerminationViolation:
         """Return the same without what others have added to it: notes, traceback."""
-        return type(self)(self.violations, self.backend, self.script, self.trace, steady)
+        return type(self)(self.violations, self.backend, self.scenario, self.trace, steady)
 
     def __str__(self) -> str:
         broken = "\n".join(map(str, self.violations))
         each_time = "" if self.steady else ", but not each time"
         trace = "".join(f"\n    {line}" for line in self.trace)
         return (
-            f"{broken}\n\n  on {self.backend}{each_time}, with this script:\n    {self.script!r}\n"
-            f"  try it again with replay(make_workflow, script, backend={self.backend!r}, ...)\n\n"
+            f"{broken}\n\n  on {self.backend}{each_time}, with this scenario:\n    {self.scenario!r}\n"
+            f"  try it again with replay(make_workflow, scenario, backend={self.backend!r}, ...)\n\n"
             f"  what happened (virtual seconds, who, what):{trace}"
         )
 
@@ -243,7 +248,7 @@ class Record:
 
     Attributes:
         workflow: The workflow.
-        script: What disturbs its run.
+        scenario: What disturbs its run.
         backend: The backend that it runs on.
         now: Tells the virtual time, in any thread.
         handler: The run.
@@ -251,7 +256,7 @@ class Record:
         ended: When `await handler` was over; `None` if the loop ended before.
         outcome: What `await handler` returned or raised.
         hung: Whether the run did not end.
-        end_came_late: Whether the run had ended when the script wanted to end it.
+        end_came_late: Whether the run had ended when the scenario wanted to end it.
         executions: The calls of its steps, in order.
         causes: What would have ended it, in order.
         written: What the toolkit wrote to the stream, in order.
@@ -264,7 +269,7 @@ class Record:
     """
 
     workflow: Workflow[Any]
-    script: Script
+    scenario: Scenario
     backend: str
     now: Callable[[], float] = anyio.current_time
     handler: WorkflowHandler[Any] = attrs.field(init=False)
@@ -286,8 +291,8 @@ class Record:
 
     @property
     def deadline(self) -> float:
-        """When the run has to time out; infinite if the script does not say."""
-        timeout = self.script.timeout
+        """When the run has to time out; infinite if the scenario does not say."""
+        timeout = self.scenario.timeout
         return math.inf if timeout is None else self.begun + timeout
 
     @property

@@ -110,8 +110,10 @@ def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
     deadline = record.deadline
     if isinstance(terminal, WorkflowTimedOutEvent):
         deadline = min(deadline, record.begun + terminal.timeout)
-        if terminal.timeout != (record.script.timeout or terminal.timeout):
-            yield Violation("T2", f"{terminal!r} came with a timeout of {record.script.timeout} s")
+        if terminal.timeout != (record.scenario.timeout or terminal.timeout):
+            yield Violation(
+                "T2", f"{terminal!r} came with a timeout of {record.scenario.timeout} s"
+            )
     graph = record.workflow.graph
     failed = isinstance(terminal, WorkflowFailedEvent)
     if failed and graph.uses_resources and terminal.step_name not in graph.steps:
@@ -183,7 +185,7 @@ def _may_be_unseen(record: Record, terminal: StopEvent, deadline: float) -> bool
     if isinstance(terminal, WorkflowFailedEvent):
         known = isinstance(terminal.exception, WorkflowError | TimeoutError)
         return known or any(record.recovers(spec) for spec in record.workflow.graph.steps.values())
-    return record.script.timeout is None
+    return record.scenario.timeout is None
 
 
 def _check_executions(record: Record) -> Iterator[Violation]:

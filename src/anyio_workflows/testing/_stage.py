@@ -1,4 +1,4 @@
-"""Play a script: one run under virtual time, with everybody who deals with it from outside."""
+"""Play a scenario: one run under virtual time, with everybody who deals with it from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..events import Event, StartEvent, StopEvent
 from ..workflow import Workflow
 from ._clock import StepCounter, TurnCounter, current_clock, virtual_time
 from ._record import CauseKind, Probe, Record
-from ._script import Moment, Read, Script
+from ._scenario import Moment, Read, Scenario
 from ._understudy import current_record, perform_by_understudies
 
 __all__ = ["LIMIT", "MakeWorkflow", "Stage", "logs_to"]
@@ -50,7 +50,7 @@ class LeftEarly(Exception):
 
 @attrs.define(eq=False)
 class Stage:
-    """Where scripts are played.
+    """Where scenarios are played.
 
     Attributes:
         make_workflow: Makes the workflow.
@@ -66,19 +66,19 @@ class Stage:
     answer: Answer | None = None
     classes: dict[type[Workflow[Any]], type[Workflow[Any]]] = attrs.field(factory=dict)
 
-    def make(self, script: Script) -> Workflow[Any]:
-        """Make a workflow with the limits that the script sets."""
-        config = {"timeout": script.timeout, "cleanup_timeout": script.cleanup_timeout}
+    def make(self, scenario: Scenario) -> Workflow[Any]:
+        """Make a workflow with the limits that the scenario sets."""
+        config = {"timeout": scenario.timeout, "cleanup_timeout": scenario.cleanup_timeout}
         return self.make_workflow(**{k: v for k, v in config.items() if v is not None})
 
-    def play(self, script: Script, backend: str) -> Record:
-        """Let a workflow run in an event loop of its own, disturbed as the script says."""
-        workflow = self.make(script)
+    def play(self, scenario: Scenario, backend: str) -> Record:
+        """Let a workflow run in an event loop of its own, disturbed as the scenario says."""
+        workflow = self.make(scenario)
         perform_by_understudies(workflow, self.classes)
-        record = Record(workflow, script, backend)
+        record = Record(workflow, scenario, backend)
         counter = StepCounter()
-        if script.end is not None:
-            counter.limit = script.end.task_step
+        if scenario.end is not None:
+            counter.limit = scenario.end.task_step
         token = current_record.set(record)
         try:
             with logs_to(record.all_logged), _quiet_about_what_is_left(record):
@@ -243,15 +243,17 @@ class _Play(_Encore):
 
     async def perform(self) -> None:
         """Start the run, wait for its end, and look at everything."""
-        record, script = self.record, self.record.script
+        record, scenario = self.record, self.record.scenario
         record.now = current_clock()
         record.begun = record.now()
         before = _running_tasks()
         workflow, start = record.workflow, self._stage.start
         record.handler = workflow.run() if start is None else workflow.run(start_event=start)
-        record.tell("run", f"starts, timeout {script.timeout:g} s" if script.timeout else "starts")
+        record.tell(
+            "run", f"starts, timeout {scenario.timeout:g} s" if scenario.timeout else "starts"
+        )
         with anyio.CancelScope(deadline=record.begun + LIMIT) as limit:
-            if script.end is not None and script.end.kind == "loop":
+            if scenario.end is not None and scenario.end.kind == "loop":
                 await self._read_impatiently()
                 await self._come_to_the_end()
                 self._tell_end("ends the event loop", "loop end")
@@ -290,17 +292,17 @@ class _Play(_Encore):
         self.check_that_it_is_over("`await handler` was over")
 
     async def _read_all(self) -> None:
-        for read in (*self.record.script.reads, Read()):
+        for read in (*self.record.scenario.reads, Read()):
             if not self.record.has_been_read:
                 await self.read(read)
 
     async def _read_impatiently(self) -> None:
-        for read in self.record.script.reads:
+        for read in self.record.scenario.reads:
             if read.patience is not None and not self.record.has_been_read:
                 await self.read(read)
 
     async def _send(self, number: int, event: Event) -> None:
-        moments = self.record.script.outside
+        moments = self.record.scenario.outside
         await _come(moments[number] if number < len(moments) else Moment())
         await self._send_now(event)
 
@@ -344,8 +346,8 @@ class _Play(_Encore):
         record.violate("S3", "a second reader was let in while one was waiting")
 
     async def _end_it(self) -> None:
-        """End the run from outside, if the script says so."""
-        end = self.record.script.end
+        """End the run from outside, if the scenario says so."""
+        end = self.record.scenario.end
         if end is not None and end.kind == "cancel":
             await self._cancel()
         elif end is not None:
@@ -378,7 +380,7 @@ class _Play(_Encore):
 
     async def _come_to_the_end(self) -> None:
         """Wait until it is time to end the run, or until it has ended."""
-        end = self.record.script.end
+        end = self.record.scenario.end
         assert end is not None
         if end.task_step is None:
             await _come(end.at)

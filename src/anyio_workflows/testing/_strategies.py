@@ -1,4 +1,4 @@
-"""Hypothesis strategies of faults and scripts. Hypothesis is imported when they are asked for."""
+"""Hypothesis strategies of faults and scenarios. Hypothesis is imported when they are asked for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import attrs
 
 from ..errors import WorkflowConfigurationError
 from ..workflow import Workflow
-from ._script import ASYNC_ONLY, End, EndKind, Fault, FaultKind, Moment, Pause, Read, Script
+from ._scenario import ASYNC_ONLY, End, EndKind, Fault, FaultKind, Moment, Pause, Read, Scenario
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["Scope", "accepts_keyword", "can_end", "faults", "load_hypothesis", "scripts"]
+__all__ = ["Scope", "accepts_keyword", "can_end", "faults", "load_hypothesis", "scenarios"]
 
 
 MOST_WAITS = 8
@@ -40,14 +40,14 @@ def load_hypothesis() -> Any:
 
 @attrs.frozen
 class Scope:
-    """What scripts for a workflow can speak about.
+    """What scenarios for a workflow can speak about.
 
     Attributes:
         workflow: The workflow.
         calls: How often each step is called, as far as known; 3 times if not.
         waits: How often the body of each step waits for something, as far as known.
         seconds: How long a run takes that nothing disturbs, in virtual seconds.
-        timeout: Whether scripts may set the run's deadline.
+        timeout: Whether scenarios may set the run's deadline.
         cleanup_timeout: Whether they may set the time for cleanup.
         outside: How many events come from outside, at most.
     """
@@ -102,8 +102,8 @@ def _make_fault(step: str, kind: FaultKind, call: int, seconds: float) -> Fault:
     return Fault(step, kind, call, seconds if kind == "slow cleanup" else 0.0)
 
 
-def scripts(scope: Scope) -> SearchStrategy[Script]:
-    """Return a strategy of scripts: a third of them disturb the order of things only."""
+def scenarios(scope: Scope) -> SearchStrategy[Scenario]:
+    """Return a strategy of scenarios: a third of them disturb the order of things only."""
     st = load_hypothesis().strategies
     moments = st.builds(Moment, _seconds(st, scope.seconds + 4), st.integers(0, 12))
     reads = st.builds(Read, st.none() | st.integers(1, 3), st.none() | _seconds(st, 2))
@@ -123,9 +123,9 @@ def scripts(scope: Scope) -> SearchStrategy[Script]:
     fault = faults(scope.workflow, calls=scope.calls)
     wrong = st.lists(fault, min_size=1, max_size=3, unique_by=_place).map(tuple)
     return st.one_of(  # type: ignore[no-any-return]
-        st.builds(Script, **{**order, "pauses": pauses}),
-        st.builds(Script, **order, **limits, end=st.none() | ends),
-        st.builds(Script, **order, **limits, end=st.none() | ends, faults=wrong),
+        st.builds(Scenario, **{**order, "pauses": pauses}),
+        st.builds(Scenario, **order, **limits, end=st.none() | ends),
+        st.builds(Scenario, **order, **limits, end=st.none() | ends, faults=wrong),
     )
 
 

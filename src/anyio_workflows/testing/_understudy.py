@@ -1,4 +1,4 @@
-"""Steps that are played by an understudy: the same signature, disturbed as a script says.
+"""Steps that are played by an understudy: the same signature, disturbed as a scenario says.
 
 A workflow is not changed by that, nor is its class: the instance gets a subclass whose steps call
 the original ones. What the run calls is disturbed and recorded; what steps call themselves, and
@@ -21,7 +21,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from ..graph import StepSpec
 from ..workflow import Workflow
 from ._record import Execution, Record
-from ._script import Fault, Pause
+from ._scenario import Fault, Pause
 
 __all__ = ["InjectedError", "current_record", "perform_by_understudies"]
 
@@ -30,7 +30,7 @@ current_record: ContextVar[Record] = ContextVar("current_record")
 
 
 class InjectedError(Exception):
-    """What a step raises because a script says so."""
+    """What a step raises because a scenario says so."""
 
 
 def perform_by_understudies(
@@ -104,13 +104,13 @@ def _wrap_sync(spec: StepSpec) -> Callable[..., Any]:
 
 
 class _Act:
-    """One execution, with what the script says about it."""
+    """One execution, with what the scenario says about it."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        script = execution.record.script
-        self._pauses = {pause.at: pause for pause in self._mine(script.pauses)}
-        self._fault: Fault | None = next(iter(self._mine(script.faults)), None)
+        scenario = execution.record.scenario
+        self._pauses = {pause.at: pause for pause in self._mine(scenario.pauses)}
+        self._fault: Fault | None = next(iter(self._mine(scenario.faults)), None)
         self._kind = self._fault.kind if self._fault is not None else None
 
     def _mine(self, notes: Iterable[Any]) -> list[Any]:

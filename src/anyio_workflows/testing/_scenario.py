@@ -1,4 +1,4 @@
-"""A script says what disturbs one run: plain data, printed as the code that makes it again."""
+"""A scenario says what disturbs one run: plain data, printed as the code that makes it again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "Moment",
     "Pause",
     "Read",
-    "Script",
+    "Scenario",
 ]
 
 FaultKind = Literal[
@@ -138,8 +138,8 @@ class Read(_Shown):
 
 
 @attrs.frozen(repr=False)
-class Script(_Shown):
-    """Everything that disturbs one run. The empty script disturbs nothing.
+class Scenario(_Shown):
+    """Everything that disturbs one run. The empty scenario disturbs nothing.
 
     Args:
         pauses: What holds up the steps.
@@ -171,23 +171,23 @@ class Script(_Shown):
         return pauses + sum(moment.seconds for moment in self.outside)
 
 
-def shorter_scripts(script: Script) -> Iterator[Script]:
-    """Yield scripts that say a little less."""
+def simpler_scenarios(scenario: Scenario) -> Iterator[Scenario]:
+    """Yield scenarios that say a little less."""
     for limit in ("end", "timeout", "cleanup_timeout"):
-        if getattr(script, limit) is not None:
-            yield _with(script, limit, None)
+        if getattr(scenario, limit) is not None:
+            yield _with(scenario, limit, None)
     for name in ("faults", "pauses", "reads", "outside"):
-        parts: tuple[Any, ...] = getattr(script, name)
+        parts: tuple[Any, ...] = getattr(scenario, name)
         for n in range(len(parts)):
-            yield _with(script, name, (*parts[:n], *parts[n + 1 :]))
-    for n, pause in enumerate(script.pauses):
+            yield _with(scenario, name, (*parts[:n], *parts[n + 1 :]))
+    for n, pause in enumerate(scenario.pauses):
         moment = attrs.evolve(pause, seconds=0.0, checkpoints=1)
         for shorter in (moment, attrs.evolve(pause, checkpoints=0)):
             if (shorter.seconds, shorter.checkpoints) < (pause.seconds, pause.checkpoints):
-                parts = (*script.pauses[:n], shorter, *script.pauses[n + 1 :])
-                yield _with(script, "pauses", parts)
+                parts = (*scenario.pauses[:n], shorter, *scenario.pauses[n + 1 :])
+                yield _with(scenario, "pauses", parts)
 
 
-def _with(script: Script, name: str, value: Any) -> Script:
+def _with(scenario: Scenario, name: str, value: Any) -> Scenario:
     changes: dict[str, Any] = {name: value}
-    return attrs.evolve(script, **changes)
+    return attrs.evolve(scenario, **changes)
