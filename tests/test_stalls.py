@@ -586,7 +586,7 @@ async def test_s4_calling_is_asking_and_reading_without_skips_them() -> None:
 async def test_s4_they_cost_nothing_while_nobody_asks(
     asked: bool, verbose: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import anyio_workflows._narrator as narrator
+    from anyio_workflows._engine import reporting
 
     def counting(cls: type[Event]) -> Callable[..., Event]:
         def make(*args: Any, **kwargs: Any) -> Event:
@@ -597,7 +597,7 @@ async def test_s4_they_cost_nothing_while_nobody_asks(
 
     made: Counter[str] = Counter()
     for cls in (StepStateChanged, UnhandledEvent, WorkflowIdleEvent):
-        monkeypatch.setattr(narrator, cls.__name__, counting(cls))
+        monkeypatch.setattr(reporting, cls.__name__, counting(cls))
     handler = TakesAnswers(verbose=verbose).run()
     handler.stream_events(expose_internal=asked)
     await anyio.sleep(1)
