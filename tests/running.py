@@ -21,11 +21,7 @@ from anyio_workflows import (
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.testing import run_virtually as run_virtually
 
-
-class Note(Event):
-    """What steps write to the stream."""
-
-    text: Any = None
+from .samples import Note as Note
 
 
 def hog(seconds: float) -> None:
