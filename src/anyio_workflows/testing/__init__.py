@@ -15,7 +15,7 @@
 
 from ._clock import VirtualTimeLoop, run_virtually, virtual_time
 from ._explore import cancel_everywhere, check_termination, replay
-from ._record import Probe, TerminationViolation, Violation
+from ._record import Marker, TerminationViolation, Violation
 from ._runner import WorkflowTestResult, WorkflowTestRunner
 from ._scenario import End, Fault, Moment, Pause, Read, Scenario
 from ._strategies import faults
@@ -25,9 +25,9 @@ __all__ = [
     "End",
     "Fault",
     "InjectedError",
+    "Marker",
     "Moment",
     "Pause",
-    "Probe",
     "Read",
     "Scenario",
     "TerminationViolation",
@@ -43,5 +43,6 @@ __all__ = [
     "virtual_time",
 ]
 
-# The old name, for one more release.
+# The old names, for one more release.
+Probe = Marker
 Script = Scenario

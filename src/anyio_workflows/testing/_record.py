@@ -25,7 +25,7 @@ __all__ = [
     "Cause",
     "CauseKind",
     "Execution",
-    "Probe",
+    "Marker",
     "Record",
     "TerminationViolation",
     "Violation",
@@ -37,7 +37,7 @@ MOST_CANCELLATIONS = 100
 CauseKind = Literal["stop", "failure", "stray", "bad return", "cancel", "loop end"]
 
 
-class Probe(Event):
+class Marker(Event):
     """What the toolkit writes to the stream in each execution, to see what becomes of it."""
 
     step: str
@@ -176,7 +176,7 @@ class Execution:
     def write(self) -> None:
         """Write to the stream; a run that has ended refuses that (T7)."""
         record, step = self.record, self.spec.name
-        event = Probe(step=step, call=self.call, number=len(record.written))
+        event = Marker(step=step, call=self.call, number=len(record.written))
         done = record.handler.is_done()
         try:
             self.ctx.write_event_to_stream(event)
@@ -280,7 +280,7 @@ class Record:
     end_came_late: bool = False
     executions: list[Execution] = attrs.field(factory=list)
     causes: list[Cause] = attrs.field(factory=list)
-    written: list[Probe] = attrs.field(factory=list)
+    written: list[Marker] = attrs.field(factory=list)
     seen: list[Event] = attrs.field(factory=list)
     all_logged: list[logging.LogRecord] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
@@ -389,7 +389,7 @@ class Record:
     def see(self, event: Event) -> None:
         """Note that an event was read from the stream."""
         self.seen.append(event)
-        if not isinstance(event, Probe):
+        if not isinstance(event, Marker):
             self.tell("stream", _short(event))
 
     def violate(self, rule: str, what: str) -> None:

@@ -18,7 +18,7 @@ from ..events import (
     WorkflowFailedEvent,
     WorkflowTimedOutEvent,
 )
-from ._record import Cause, Probe, Record, Violation
+from ._record import Cause, Marker, Record, Violation
 from ._stage import LIMIT
 
 __all__ = ["find_violations", "has_succeeded"]
@@ -64,18 +64,18 @@ def _check_stream(record: Record, terminal: StopEvent) -> Iterator[Violation]:
         yield Violation("T1", f"the last event is {record.seen[-1]!r}, not {terminal!r}")
     if record.handler.statistics().unread_events:
         yield Violation("T1", "there are events after the stop event")
-    yield from _check_probes(record)
+    yield from _check_markers(record)
 
 
-def _check_probes(record: Record) -> Iterator[Violation]:
+def _check_markers(record: Record) -> Iterator[Violation]:
     """S1: what the toolkit wrote is read once, in order. A thread learns late that it wrote."""
     steps = record.workflow.graph.steps
     written = [id(event) for event in record.written]
-    probes = [event for event in record.seen if isinstance(event, Probe)]
-    seen = [id(event) for event in probes]
+    markers = [event for event in record.seen if isinstance(event, Marker)]
+    seen = [id(event) for event in markers]
     if lost := [event for event in record.written if id(event) not in seen]:
         yield Violation("S1", f"{len(lost)} events that were written are missing, as {lost[0]!r}")
-    odd = [e for e in probes if id(e) not in written and steps[e.step].is_async]
+    odd = [e for e in markers if id(e) not in written and steps[e.step].is_async]
     if odd or len(seen) != len(set(seen)):
         yield Violation("S1", f"{len(seen)} events came where {len(written)} had been written")
     elif not lost and written != seen and all(spec.is_async for spec in steps.values()):

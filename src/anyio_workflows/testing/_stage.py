@@ -17,7 +17,7 @@ from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent, StopEvent
 from ..workflow import Workflow
 from ._clock import StepCounter, TurnCounter, current_clock, virtual_time
-from ._record import CauseKind, Probe, Record
+from ._record import CauseKind, Marker, Record
 from ._scenario import Moment, Read, Scenario
 from ._understudy import current_record, perform_by_understudies
 
@@ -169,7 +169,7 @@ class _Encore:
             handler.ctx.send_event(StopEvent(result="too late"))
 
         async def write() -> None:
-            handler.ctx.write_event_to_stream(Probe(step="", call=0, number=-1))
+            handler.ctx.write_event_to_stream(Marker(step="", call=0, number=-1))
 
         async def send_from_outside() -> None:
             await handler.send_event(StopEvent(result="too late"))
@@ -276,7 +276,7 @@ class _Play(_Encore):
         """Find out what the answer to an event is, and have it sent."""
         if isinstance(event, StopEvent):
             self._answered.set()
-        elif self._stage.answer is not None and not isinstance(event, Probe):
+        elif self._stage.answer is not None and not isinstance(event, Marker):
             answer = self._stage.answer(event)
             if answer is not None:
                 self._answers.append(answer)
