@@ -5,8 +5,8 @@
 #   run       _runner: one run from start to end, with the events that it published
 #   time      _clock: event loops in which waiting takes no time
 #
-#   prove     _scenario -> _record -> _understudy -> _stage -> _rules -> _strategies -> _explore
-#             A scenario is plain data: what disturbs a run. Understudies play the steps of a workflow
+#   prove     _scenario -> _record -> _instrumented -> _stage -> _rules -> _strategies -> _explore
+#             A scenario is plain data: what disturbs a run. Instrumented steps disturb the run
 #             as it says, the record keeps what happened, the stage is everybody outside. The rules
 #             look at the record alone. Exploring is drawing scenarios, and shrinking those that fail.
 #
@@ -15,11 +15,11 @@
 
 from ._clock import VirtualTimeLoop, run_virtually, virtual_time
 from ._explore import cancel_everywhere, check_termination, replay
+from ._instrumented import InjectedError
 from ._record import Marker, TerminationViolation, Violation
 from ._runner import WorkflowTestResult, WorkflowTestRunner
 from ._scenario import End, Fault, Moment, Pause, Read, Scenario
 from ._strategies import faults
-from ._understudy import InjectedError
 
 __all__ = [
     "End",

@@ -17,9 +17,9 @@ from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent, StopEvent
 from ..workflow import Workflow
 from ._clock import StepCounter, TurnCounter, current_clock, virtual_time
+from ._instrumented import current_record, instrument_steps
 from ._record import CauseKind, Marker, Record
 from ._scenario import Moment, Read, Scenario
-from ._understudy import current_record, perform_by_understudies
 
 __all__ = ["LIMIT", "MakeWorkflow", "Stage", "logs_to"]
 
@@ -57,7 +57,7 @@ class Stage:
         start: Its start event; `None` for one without fields.
         outside: Events that are sent to each run from outside.
         answer: Asked about each event in the stream; what it returns is sent to the run.
-        classes: The classes of the understudies.
+        classes: The instrumented classes made so far, by their base.
     """
 
     make_workflow: MakeWorkflow
@@ -74,7 +74,7 @@ class Stage:
     def play(self, scenario: Scenario, backend: str) -> Record:
         """Let a workflow run in an event loop of its own, disturbed as the scenario says."""
         workflow = self.make(scenario)
-        perform_by_understudies(workflow, self.classes)
+        instrument_steps(workflow, self.classes)
         record = Record(workflow, scenario, backend)
         counter = StepCounter()
         if scenario.end is not None:

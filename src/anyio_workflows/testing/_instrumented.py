@@ -1,8 +1,8 @@
-"""Steps that are played by an understudy: the same signature, disturbed as a scenario says.
+"""Instrumented steps: they call the original ones, disturb them as the scenario says, and record what happens.
 
-A workflow is not changed by that, nor is its class: the instance gets a subclass whose steps call
-the original ones. What the run calls is disturbed and recorded; what steps call themselves, and
-what other runs do, is left alone.
+Neither the workflow nor its class is changed: the instance gets a subclass of its own. Only what the
+run calls is disturbed and recorded. A step that is called by another step, and the steps of other
+runs, are left alone.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ from ..workflow import Workflow
 from ._record import Execution, Record
 from ._scenario import Fault, Pause
 
-__all__ = ["InjectedError", "current_record", "perform_by_understudies"]
-
+# The record of the run under test. Its steps inherit the variable from the caller of `run()`; so do
+# those of its child runs, which `Record.enter()` tells apart.
 current_record: ContextVar[Record] = ContextVar("current_record")
-"""Where the steps of the run that is looked at are recorded. Runs inherit it from their caller."""
 
 
 class InjectedError(Exception):
     """What a step raises because a scenario says so."""
 
 
-def perform_by_understudies(
+def instrument_steps(
     workflow: Workflow[Any], classes: dict[type[Workflow[Any]], type[Workflow[Any]]]
 ) -> None:
-    """Let all steps of a workflow instance be performed by understudies.
+    """Replace the steps of a workflow instance by instrumented ones.
 
     Args:
         workflow: The instance.
-        classes: The subclasses made so far, by their base; the new one is added.
+        classes: The instrumented subclasses made so far, by their base; a new one is added.
     """
     cls = type(workflow)
     if cls not in classes:
@@ -48,6 +47,7 @@ def perform_by_understudies(
         for name, spec in workflow.graph.steps.items():
             wrapped = _wrap_async(spec) if spec.is_async else _wrap_sync(spec)
             members[name] = wrapped if spec.is_method else staticmethod(wrapped)
+        # The names of the original class: they are in reprs, logs and error messages.
         members |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         classes[cls] = types.new_class(
             cls.__name__, (cls,), exec_body=lambda ns: ns.update(members)
@@ -55,75 +55,73 @@ def perform_by_understudies(
     workflow.__class__ = classes[cls]
 
 
-def _enter(spec: StepSpec) -> Execution | None:
-    record = current_record.get(None)
-    return None if record is None else record.enter(spec)
-
-
 def _wrap_async(spec: StepSpec) -> Callable[..., Any]:
     function = spec.target
 
     @functools.wraps(function)
-    async def understudy(*args: Any, **kwargs: Any) -> Any:
-        execution = _enter(spec)
+    async def instrumented(*args: Any, **kwargs: Any) -> Any:
+        record = current_record.get(None)
+        execution = None if record is None else record.enter(spec)
         if execution is None:
             return await function(*args, **kwargs)
-        act = _Act(execution)
+        call = _DisturbedCall(execution)
         try:
-            result = await act.perform(lambda: function(*args, **kwargs))
+            result = await call.run(functools.partial(function, *args, **kwargs))
         except BaseException as exc:
             execution.leave_by(exc, _is_cancellation(exc, anyio.get_cancelled_exc_class()))
             raise
         execution.leave_with(result)
         return result
 
-    return understudy
+    return instrumented
 
 
 def _wrap_sync(spec: StepSpec) -> Callable[..., Any]:
     function = spec.target
 
     @functools.wraps(function)
-    def understudy(*args: Any, **kwargs: Any) -> Any:
+    def instrumented(*args: Any, **kwargs: Any) -> Any:
         record = current_record.get(None)
+        # A thread may start after its run was examined: then its loop may be gone, too.
         if record is not None and record.over.is_set():
             raise InjectedError(f"step {spec.name} was abandoned before it began")
-        execution = _enter(spec)
+        execution = None if record is None else record.enter(spec)
         if execution is None:
             return function(*args, **kwargs)
-        act = _Act(execution)
+        call = _DisturbedCall(execution)
         try:
-            result = act.perform_in_thread(lambda: function(*args, **kwargs))
+            result = call.run_in_thread(functools.partial(function, *args, **kwargs))
         except BaseException as exc:
+            # Nothing cancels a thread: the only cancellation that counts as one was injected.
             execution.leave_by(exc, exc is execution.injected)
             raise
         execution.leave_with(result)
         return result
 
-    return understudy
+    return instrumented
 
 
-class _Act:
-    """One execution, with what the scenario says about it."""
+class _DisturbedCall:
+    """One execution, with the pauses and the fault that the scenario has for it."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         scenario = execution.record.scenario
-        self._pauses = {pause.at: pause for pause in self._mine(scenario.pauses)}
-        self._fault: Fault | None = next(iter(self._mine(scenario.faults)), None)
+        self._pauses = {pause.at: pause for pause in self._for_this_call(scenario.pauses)}
+        self._fault: Fault | None = next(iter(self._for_this_call(scenario.faults)), None)
         self._kind = self._fault.kind if self._fault is not None else None
 
-    def _mine(self, notes: Iterable[Any]) -> list[Any]:
-        mine = self._execution.spec.name, self._execution.call
-        return [note for note in notes if (note.step, note.call) == mine]
+    def _for_this_call(self, disturbances: Iterable[Any]) -> list[Any]:
+        this_call = self._execution.spec.name, self._execution.call
+        return [each for each in disturbances if (each.step, each.call) == this_call]
 
-    async def perform(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Call the body of an async step; returns what it returned."""
+    async def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Call the body of an async step and return its result."""
         self._execution.write()
         try:
             await self._pause(self._pauses.get(0))
-            await self._go_wrong()
-            result = await _paced(body, self._pauses, self._execution)
+            await self._inject_fault()
+            result = await _run_with_pauses(body, self._pauses, self._execution)
             await self._pause(self._pauses.get(-1))
         except anyio.get_cancelled_exc_class() as exc:
             if self._kind == "swallow cancellation":
@@ -133,14 +131,14 @@ class _Act:
             raise
         finally:
             if self._kind in ("slow cleanup", "write in cleanup"):
-                await self._clean_up()
+                await self._clean_up_slowly()
             self._execution.write()
         if self._kind == "raise after":
             raise self._error()
         return result
 
-    def perform_in_thread(self, body: Callable[[], Any]) -> Any:
-        """Call the body of a sync step, in its thread; returns what it returned."""
+    def run_in_thread(self, body: Callable[[], Any]) -> Any:
+        """Call the body of a sync step, in its thread, and return its result."""
         self._execution.write()
         try:
             self._pause_in_thread(self._pauses.get(0))
@@ -162,17 +160,18 @@ class _Act:
             raise self._error()
         return result
 
-    async def _go_wrong(self) -> None:
+    async def _inject_fault(self) -> None:
         if self._kind == "raise":
             raise self._error()
         if self._kind == "stray cancellation":
             self._execution.injected = await _catch_cancellation()
             raise self._execution.injected
         if self._kind == "hang":
+            # Nothing shields this wait, so the run's end has to cancel it at that very instant (T6).
             self._execution.must_wake = True
             await anyio.sleep_forever()
 
-    async def _clean_up(self) -> None:
+    async def _clean_up_slowly(self) -> None:
         assert self._fault is not None
         self._execution.write()
         with anyio.CancelScope(shield=True):
@@ -184,6 +183,7 @@ class _Act:
             self._execution.record.tell(str(self._execution), "is held up")
             if pause.seconds:
                 await anyio.sleep(pause.seconds)
+                # Unshielded: an end of the run in the meantime would have cancelled this sleep.
                 self._execution.expect_undecided()
             for _ in range(pause.checkpoints):
                 await checkpoint()
@@ -198,12 +198,14 @@ class _Act:
 
 
 @types.coroutine
-def _paced(
+def _run_with_pauses(
     start: Callable[[], Coroutine[Any, Any, Any]], pauses: dict[int, Pause], execution: Execution
 ) -> Generator[Any, Any, Any]:
-    """Run a coroutine that is held up after it has waited for something.
+    """Drive the body of a step by hand, to pause it after the n-th time that it has waited.
 
-    It is held up shielded: what it waited for has come, and a cancellation would lose that.
+    What the body yields goes to the event loop, and what the loop sends or throws goes to the body, a
+    pause later. The pause is shielded: what the body waited for has happened already, and a
+    cancellation in between would lose it.
     """
     cancelled = anyio.get_cancelled_exc_class()
     body: Coroutine[Any, Any, Any] | None = start()
@@ -229,11 +231,12 @@ def _paced(
             execution.waits += 1
             if execution.waits in pauses:
                 try:
-                    yield from _hold(pauses[execution.waits]).__await__()
+                    yield from _pause_shielded(pauses[execution.waits]).__await__()
                 except BaseException as exc:  # asyncio's loop ends, which shields do not withstand
                     error = exc
-        # It is left where it is, and is gone now: after the loop each of its awaits would fail at once,
-        # so that it would spin where nothing can stop it.
+        # Something spins. The body is dropped here, while the loop runs: it gets a GeneratorExit, and
+        # stops at its next `await`. After the loop each `await` would fail at once, and it would spin
+        # where nothing can stop it. (`close()` would raise if the body swallows the GeneratorExit.)
         body = None
         yield from checkpoint().__await__()
         raise error or InjectedError(f"step {execution} was left alone")
@@ -242,7 +245,7 @@ def _paced(
             body.close()
 
 
-async def _hold(pause: Pause) -> None:
+async def _pause_shielded(pause: Pause) -> None:
     if pause.seconds:
         with anyio.CancelScope(shield=True):
             await anyio.sleep(pause.seconds)
@@ -251,7 +254,7 @@ async def _hold(pause: Pause) -> None:
 
 
 async def _catch_cancellation() -> BaseException:
-    """Return a cancellation that belongs to a scope which is gone."""
+    """Return a cancellation whose scope is gone, so that nothing will catch it."""
     with anyio.CancelScope() as scope:
         scope.cancel()
         try:
@@ -262,6 +265,7 @@ async def _catch_cancellation() -> BaseException:
 
 
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:
+    """Tell whether an error is a cancellation, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(cancelled)[1] is None
     return isinstance(error, cancelled)
