@@ -1224,7 +1224,7 @@ class Shown(Event):
         (
             Shown,
             f"(*, url: str, later: list[{__name__}.Found] = [], made: list[int] = <factory>, "
-            "short: 'Unknown' = None)",
+            "short: 'Unknown' (unchecked: name 'Unknown' is not defined) = None)",
         ),
         (Event, "(**values)"),
         (StartEvent, "(**values)"),

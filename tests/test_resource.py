@@ -390,8 +390,8 @@ def test_p5_undefined_names_are_told_apart(factory: Any, unresolved: list[str]) 
 
 def test_p5_annotations_that_are_no_types_are_faults() -> None:
     fault = (
-        "resource no_type: parameter 'size' has the annotation '1 / 0', which is no type: division "
-        "by zero"
+        "resource no_type: parameter 'size' is annotated with '1 / 0': it is not a type: division by "
+        "zero"
     )
     assert faults_of(Annotated[Any, Resource(no_type)]) == ([fault], [])
     assert faults_of(Annotated[Any, Resource(no_type_option)]) == ([], [])

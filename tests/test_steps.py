@@ -519,7 +519,7 @@ def yields_plainly(self, ev: StartEvent) -> StopEvent:
         (two_contexts, "ctx, ctx2"),
         (no_self, "lacks 'self'"),
         (only_none, "parameter 'ev'"),
-        (no_type, "of 'ev' is no type"),
+        (no_type, "'ev' is annotated with '1 +': it is not a type"),
         (yields, "it yields; return one event, and use ctx.send_event() for more"),
         (yields_plainly, "it yields; return one event, or a list of events"),
     ],

@@ -1,4 +1,9 @@
-"""Turn annotations into types, also those written as text or naming classes local to a function."""
+"""Resolve annotations, one way for all, and check values against them.
+
+Steps, resources, events and JSON all ask `resolve()` what an annotation means. Where it means nothing (a
+misspelt name, one that exists for type checkers only), they get an `Unresolved`, and each of them decides
+what that is: a fault, or a field that is not checked.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,74 @@ from typing import Any
 import attrs
 
 
+@attrs.frozen(repr=False)
+class Unresolved:
+    """Stands for the type of an annotation that could not be resolved.
+
+    Attributes:
+        annotation: The annotation as it is written.
+        name: The name in it that is not defined, or not yet; `None` if something else is wrong.
+        reason: What is wrong, in words.
+    """
+
+    annotation: object
+    name: str | None
+    reason: str
+
+    def __repr__(self) -> str:
+        """What `inspect.signature()` and `help()` show for a field of an event (E3)."""
+        return f"{self.annotation!r} (unchecked: {self.reason})"
+
+
+def resolve(annotation: object, owner: Any, names: Mapping[str, Any] | None = None) -> Any:
+    """Return the type that an annotation means where it is written.
+
+    Text is evaluated with the names that Python would find there: those of `owner`, if that is a class,
+    of the functions around it, and of its module.
+
+    Args:
+        annotation: The annotation, as text or not.
+        owner: The class or function that it belongs to.
+        names: More names, which take precedence.
+
+    Returns:
+        The type, or an `Unresolved`; nothing is raised.
+    """
+    module = getattr(owner, "__module__", None) or "builtins"
+    known = local_names(annotation, module, owner.__qualname__)
+    if isinstance(owner, type):
+        known |= vars(owner).get("_local_names", {})
+        known |= classes_of(owner)
+    known |= names or {}
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    globalns = vars(sys.modules[module]) if module in sys.modules else {}
+    try:
+        return typing.get_type_hints(holder, globalns, known, include_extras=True)["it"]
+    except NameError as exc:
+        return Unresolved(annotation, exc.name, str(exc))
+    except Exception as exc:  # an annotation is any code
+        return Unresolved(annotation, None, f"it is not a type: {exc}")
+
+
+def resolve_field(cls: type, name: str, annotation: object) -> Any:
+    """Return the type of a field of a class, `Unresolved` included.
+
+    The annotation means what it does in the class that declares the field, which may be a base.
+    """
+    owners = (base for base in cls.__mro__ if name in inspect.get_annotations(base))
+    return resolve(annotation, next(owners, cls))
+
+
+def classes_of(cls: type) -> dict[str, type]:
+    """Return the classes that are defined in the body of a class."""
+    return {name: value for name, value in vars(cls).items() if isinstance(value, type)}
+
+
 def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any]:
     """Return the names in `annotation` that are local to a function enclosing `qualname`.
 
-    Only functions that are being executed can be looked into, so this is called where the class or
-    step is defined. Nothing but the values of those names is kept.
+    Only functions that are being executed can be looked into, so events ask when their class is defined,
+    and keep what is found, in `_local_names`. Nothing but the values of those names is kept.
     """
     found: dict[str, Any] = {}
     if not isinstance(annotation, str) or ".<locals>." not in qualname:
@@ -38,17 +106,6 @@ def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any
             names = frame.f_locals
             found = {name: names[name] for name in wanted if name in names} | found
     return found
-
-
-def resolve(annotation: object, module: str, names: dict[str, Any]) -> Any:
-    """Evaluate `annotation` in `module`, with `names` on top.
-
-    Raises:
-        NameError: If it names something that is not (or not yet) there.
-    """
-    holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    globalns = vars(sys.modules[module]) if module in sys.modules else {}
-    return typing.get_type_hints(holder, globalns, names, include_extras=True)["it"]
 
 
 def strip(annotation: Any) -> Any:

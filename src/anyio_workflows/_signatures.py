@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ._annotations import local_names, resolve, strip
+from ._annotations import Unresolved, classes_of, resolve, strip
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
@@ -92,7 +92,7 @@ def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list
         for name in vars(base):
             known.pop(name, None)
         known |= vars(base).get("_specs", {})
-        names |= {name: value for name, value in vars(base).items() if isinstance(value, type)}
+        names |= classes_of(base)
     specs: dict[str, StepSpec] = {}
     faults = list(_hidden_steps(cls))
     unresolved: list[str] = []
@@ -198,18 +198,14 @@ def _hints(
     for name, annotation in annotations.items():
         if annotation is inspect.Parameter.empty:
             continue
-        names = {
-            **local_names(annotation, function.__module__, function.__qualname__),
-            **class_names,
-        }
-        try:
-            hints[name] = resolve(annotation, function.__module__, names)
-        except NameError as exc:
-            faults.append(f"the annotation of {name!r} names {exc.name!r}, which is not defined")
-        except Exception as exc:
-            raise WorkflowValidationError(
-                where, [f"the annotation {annotation!r} of {name!r} is no type: {exc}"]
-            ) from exc
+        hint = resolve(annotation, function, class_names)
+        if not isinstance(hint, Unresolved):
+            hints[name] = hint
+        elif hint.name is not None:
+            faults.append(f"the annotation of {name!r} names {hint.name!r}, which is not defined")
+        else:
+            fault = f"{name!r} is annotated with {annotation!r}: {hint.reason}"
+            raise WorkflowValidationError(where, [fault])
     if faults:
         raise _UnresolvedNameError(where, faults)
     return hints

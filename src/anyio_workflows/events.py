@@ -13,14 +13,13 @@ import inspect
 import reprlib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
 import attrs
 
-from ._annotations import ANYTHING, classes_in, kind_of, local_names, resolve
+from ._annotations import ANYTHING, Unresolved, classes_in, kind_of, local_names, resolve_field
 from .errors import Absent, EventValidationError, await_missing, namesakes, nearest
 
 __all__ = [
@@ -98,7 +97,7 @@ def _signature(
                 default = new.empty
             elif isinstance(default, _FACTORY):
                 default = _MadeEachTime()
-            annotation = types.get(field.name, field.type)
+            annotation = types[field.name]
             parameters.append(new(_keyword(field), kind, default=default, annotation=annotation))
     if cls._open:
         parameters.append(new("values", new.VAR_KEYWORD))
@@ -539,7 +538,9 @@ def _prepare(cls: type[Event]) -> Mapping[str, Any]:
     for field in _fields(cls):
         if field.name == "_extra":
             continue
-        kind = object if field.converter else kind_of(types.get(field.name, object))
+        wanted = types[field.name]
+        unchecked = field.converter or isinstance(wanted, Unresolved)
+        kind = object if unchecked else kind_of(wanted)
         if field.init:
             kinds[_keyword(field)] = kind
         default = default_of(field)
@@ -577,18 +578,9 @@ def _by_position(
 
 
 def _types(cls: type[Event]) -> dict[str, Any]:
-    """Return the types of the fields, but for those whose annotation cannot be resolved."""
-    types: dict[str, Any] = {}
-    for field in _fields(cls):
-        owners = (base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
-        if (owner := next(owners, Event)) is Event:
-            continue
-        names = local_names(field.type, owner.__module__, owner.__qualname__)
-        names |= getattr(owner, "_local_names", {})
-        names |= {name: value for name, value in vars(owner).items() if isinstance(value, type)}
-        with suppress(Exception):  # a name that only type checkers see
-            types[field.name] = resolve(field.type, owner.__module__, names)
-    return types
+    """Return the types of the fields; `Unresolved` where the annotation means nothing."""
+    fields = (field for field in _fields(cls) if field.name != "_extra")
+    return {field.name: resolve_field(cls, field.name, field.type) for field in fields}
 
 
 def _wrong_type(

@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from ._annotations import local_names, resolve
+from ._annotations import Unresolved, resolve
 from .errors import ContextSerdeError, WorkflowConfigurationError, nearest
 
 __all__ = ["Need", "Resource", "ResourceConfig", "read_need"]
@@ -226,19 +226,17 @@ class _Reader:
         home = _origin(factory)
         if isinstance(home, type):
             home = next(base for base in home.__mro__ if "__init__" in vars(base))
-        try:
-            names = local_names(annotation, home.__module__, home.__qualname__)
-            return resolve(annotation, home.__module__, names)
-        except Exception as exc:
-            # Classes of other people annotate options with what only type checkers import.
-            if param.default is not param.empty and "Resource" not in str(annotation):
-                return None
-            if isinstance(exc, NameError):
-                fault = f"{where} is annotated with {exc.name!r}, which is not defined"
-                self.unresolved.append(fault)
-            else:
-                fault = f"{where} has the annotation {annotation!r}, which is no type: {exc}"
-                self.faults.append(fault)
+        resolved = resolve(annotation, home)
+        if not isinstance(resolved, Unresolved):
+            return resolved
+        # Classes of other people annotate options with what only type checkers import.
+        if param.default is not param.empty and "Resource" not in str(annotation):
+            return None
+        if resolved.name is not None:
+            fault = f"{where} is annotated with {resolved.name!r}, which is not defined"
+            self.unresolved.append(fault)
+        else:
+            self.faults.append(f"{where} is annotated with {annotation!r}: {resolved.reason}")
         return None
 
 

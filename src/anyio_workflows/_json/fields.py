@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, Flag
@@ -12,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from .._annotations import kind_of, local_names, resolve, strip
+from .._annotations import Unresolved, kind_of, resolve_field, strip
 from ..errors import ContextSerdeError, namesakes
 from ..events import Event
 
@@ -74,15 +73,14 @@ def _fields_of(cls: Any) -> Iterator[Field]:
 
 
 def _annotation_of(cls: type, field: Any) -> Any:
-    owner = next((base for base in cls.__mro__ if field.name in inspect.get_annotations(base)), cls)
-    names = {name: value for name, value in vars(owner).items() if isinstance(value, type)}
-    if issubclass(owner, Event):
-        names |= owner._local_names
+    if field.type is None:
+        return Any
+    annotation = resolve_field(cls, field.name, field.type)
+    if isinstance(annotation, Unresolved):  # a name that only type checkers see: not checked
+        return Any
     try:
-        names |= local_names(field.type, owner.__module__, owner.__qualname__)
-        annotation = Any if field.type is None else resolve(field.type, owner.__module__, names)
         hash(annotation)  # what is looked up by its annotation needs one
-    except Exception:  # a name that only type checkers see: nothing to go by
+    except Exception:
         return Any
     return annotation
 
