@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from anyio_workflows import (
     WorkflowTimedOutEvent,
 )
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
+from anyio_workflows.events import UnhandledEvent
 from anyio_workflows.testing import run_virtually as run_virtually
 
 from .samples import Note as Note
@@ -58,9 +60,24 @@ async def read(handler: WorkflowHandler[Any]) -> list[Event]:
     return [event async for event in handler.stream_events()]
 
 
+async def read_all(handler: WorkflowHandler[Any]) -> list[Event]:
+    """Read the rest of a stream, internal events included."""
+    return [event async for event in handler.stream_events(expose_internal=True)]
+
+
 def texts(events: list[Event]) -> list[Any]:
     """Return what the notes among `events` say."""
     return [event.text for event in events if isinstance(event, Note)]
+
+
+def numbers(events: Iterable[Any]) -> list[int]:
+    """Return the numbers of events that have one."""
+    return [event.n for event in events]
+
+
+def unhandled(events: list[Event]) -> list[str]:
+    """Return the types of the events that no step took."""
+    return [event.event_type for event in events if isinstance(event, UnhandledEvent)]
 
 
 async def check_ending(handler: WorkflowHandler[Any]) -> tuple[list[Event], StopEvent]:

@@ -50,6 +50,12 @@ class Done(Event):
     n: int = 0
 
 
+class Joined(Event):
+    """What a join makes of a batch."""
+
+    n: int = 0
+
+
 class Other(Event):
     """An event of another type, for another step."""
 
