@@ -108,9 +108,9 @@ def test_s13_imports_are_found_wherever_they_stand(source: str, found: set[str])
 @pytest.mark.parametrize(
     ("module", "source", "found"),
     [
-        ("testing._stage", "from ._clock import StepCounter", {"testing._clock"}),
-        ("testing._stage", "from ..events import Event", {"events"}),
-        ("testing._stage", "from .. import Event", {"__init__"}),
+        ("testing._harness", "from ._clock import StepCounter", {"testing._clock"}),
+        ("testing._harness", "from ..events import Event", {"events"}),
+        ("testing._harness", "from .. import Event", {"__init__"}),
         ("testing", "from ._clock import StepCounter", {"testing._clock"}),
         ("__init__", "from .events import Event", {"events"}),
     ],

@@ -18,16 +18,6 @@ import attrs
 
 from ..errors import WorkflowConfigurationError
 
-__all__ = [
-    "StepCounter",
-    "TurnCounter",
-    "VirtualTimeLoop",
-    "current_clock",
-    "installed_backends",
-    "run_virtually",
-    "virtual_time",
-]
-
 T = TypeVar("T")
 
 PATIENCE = 0.1

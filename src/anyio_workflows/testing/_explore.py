@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
-from ..errors import WorkflowConfigurationError
 from ..events import Event, StartEvent, WorkflowTimedOutEvent
+from ._checks import find_violations, has_succeeded
 from ._clock import installed_backends
+from ._harness import Harness, capture_logs
 from ._record import Record, TerminationViolation, Violation
-from ._rules import find_violations, has_succeeded
 from ._scenario import End, EndKind, Scenario, simpler_scenarios
-from ._stage import MakeWorkflow, Stage, logs_to
 from ._strategies import Scope, accepts_keyword, can_end, load_hypothesis, scenarios
-
-__all__ = ["cancel_everywhere", "check_termination", "replay"]
 
 MOST_PLACES = 100_000
 
@@ -60,10 +57,10 @@ def check_termination(
         WorkflowConfigurationError: If Hypothesis, or a backend, is not installed.
     """
     __tracebackhide__ = True
-    with logs_to([]):  # also of runs that are collected later
+    with capture_logs([]):  # also of runs that are collected later
         for backend in backends or installed_backends():
-            stage = Stage(_as_maker(make_workflow), start, outside, answer)
-            _explore(_Check(stage, backend, completes), max_examples, seed)
+            harness = Harness(make_workflow, start, outside, answer)
+            _explore(_Check(harness, backend, completes), max_examples, seed)
 
 
 def _explore(check: _Check, max_examples: int, seed: int | None) -> None:
@@ -131,7 +128,7 @@ def replay(
         TerminationViolation: If the run breaks a rule.
     """
     __tracebackhide__ = True
-    check = _Check(Stage(_as_maker(make_workflow), start, outside, answer), backend, completes)
+    check = _Check(Harness(make_workflow, start, outside, answer), backend, completes)
     if scenario.is_peaceful and scenario != Scenario():
         check.scope()
     return check.play(scenario).trace()
@@ -171,14 +168,14 @@ def cancel_everywhere(
     __tracebackhide__ = True
     places = 0
     for backend in backends or installed_backends():
-        stage = Stage(_as_maker(make_workflow), start, outside, answer)
-        _Check(stage, backend, completes=False).play(Scenario())  # does it end by itself?
+        harness = Harness(make_workflow, start, outside, answer)
+        _Check(harness, backend, completes=False).play(Scenario())  # does it end by itself?
         for kind in ends:
-            if not can_end(stage.make(Scenario()), kind):
+            if not can_end(harness.make(Scenario()), kind):
                 continue
             for task_step in range(1, MOST_PLACES):
                 scenario = Scenario(end=End(kind, task_step=task_step))
-                record = _Check(stage, backend, completes=False).play(scenario)
+                record = _Check(harness, backend, completes=False).play(scenario)
                 if record.end_came_late:
                     break
                 places += 1
@@ -188,8 +185,8 @@ def cancel_everywhere(
 class _Check:
     """Compares runs on one backend with the rules."""
 
-    def __init__(self, stage: Stage, backend: str, completes: bool) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, backend: str, completes: bool) -> None:
+        self._harness = harness
         self._backend = backend
         self._completes = completes
         self._undisturbed = 0.0
@@ -202,7 +199,7 @@ class _Check:
         record = self.play(Scenario())
         assert record.ended is not None
         self._undisturbed = record.ended - record.begun
-        stage = self._stage
+        harness = self._harness
         waits: dict[str, int] = {}
         for execution in record.executions:
             name = execution.spec.name
@@ -212,9 +209,9 @@ class _Check:
             Counter(execution.spec.name for execution in record.executions),
             waits,
             self._undisturbed,
-            accepts_keyword(stage.make_workflow, "timeout"),
-            accepts_keyword(stage.make_workflow, "cleanup_timeout"),
-            len(stage.outside) + 3 * (stage.answer is not None),
+            accepts_keyword(harness.make_workflow, "timeout"),
+            accepts_keyword(harness.make_workflow, "cleanup_timeout"),
+            len(harness.outside) + 3 * (harness.answer is not None),
         )
 
     def play(self, scenario: Scenario) -> Record:
@@ -224,13 +221,13 @@ class _Check:
             TerminationViolation: If the run breaks a rule.
         """
         __tracebackhide__ = True
-        record = self._stage.play(scenario, self._backend)
+        record = self._harness.run(scenario, self._backend)
         self.has_spun = self.has_spun or record.spinning
         found = find_violations(record)
         for _ in range(TRIES):
             if found or not _may_be_a_slow_thread(record):
                 break
-            record = self._stage.play(scenario, self._backend)
+            record = self._harness.run(scenario, self._backend)
             found = find_violations(record)
         if self._completes and scenario.is_peaceful and not found:
             found += self._find_unfinished(record)
@@ -268,12 +265,3 @@ def _may_be_a_slow_thread(record: Record) -> bool:
     sync = any(not spec.is_async for spec in record.workflow.graph.steps.values())
     timed_out = isinstance(record.handler.get_stop_event(), WorkflowTimedOutEvent)
     return sync and timed_out and record.scenario.is_peaceful
-
-
-def _as_maker(make_workflow: Callable[..., Any]) -> MakeWorkflow:
-    if not callable(make_workflow):
-        raise WorkflowConfigurationError(
-            "make_workflow makes a new workflow for each run: give the class, or a function, not "
-            f"{make_workflow!r}"
-        )
-    return cast(MakeWorkflow, make_workflow)

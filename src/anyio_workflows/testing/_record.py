@@ -21,16 +21,6 @@ from ..handler import WorkflowHandler
 from ..workflow import Workflow
 from ._scenario import Scenario
 
-__all__ = [
-    "Cause",
-    "CauseKind",
-    "Execution",
-    "Marker",
-    "Record",
-    "TerminationViolation",
-    "Violation",
-]
-
 MOST_CANCELLATIONS = 100
 """A step that is cancelled more often, one after the other, swallows that in a loop."""
 

@@ -12,8 +12,6 @@ from ..context import Context
 from ..events import Event, StartEvent, StopEvent
 from ..workflow import Workflow
 
-__all__ = ["WorkflowTestResult", "WorkflowTestRunner"]
-
 
 @attrs.frozen(eq=False)
 class WorkflowTestResult:

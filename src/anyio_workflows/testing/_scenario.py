@@ -9,18 +9,6 @@ import attrs
 
 from ..errors import WorkflowConfigurationError
 
-__all__ = [
-    "ASYNC_ONLY",
-    "End",
-    "EndKind",
-    "Fault",
-    "FaultKind",
-    "Moment",
-    "Pause",
-    "Read",
-    "Scenario",
-]
-
 FaultKind = Literal[
     "raise",
     "raise after",

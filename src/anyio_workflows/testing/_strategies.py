@@ -15,8 +15,6 @@ from ._scenario import ASYNC_ONLY, End, EndKind, Fault, FaultKind, Moment, Pause
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["Scope", "accepts_keyword", "can_end", "faults", "load_hypothesis", "scenarios"]
-
 
 MOST_WAITS = 8
 """A step that waits more often is not held up after each time."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
 
 from ..errors import (
     WorkflowCancelledByUser,
@@ -13,15 +16,129 @@ from ..errors import (
     WorkflowTimeoutError,
 )
 from ..events import (
+    Event,
     StopEvent,
     WorkflowCancelledEvent,
     WorkflowFailedEvent,
     WorkflowTimedOutEvent,
 )
+from ._clock import current_clock
 from ._record import Cause, Marker, Record, Violation
-from ._stage import LIMIT
+from ._scenario import Read
 
-__all__ = ["find_violations", "has_succeeded"]
+# --- Rules that only a live handler can show -------------------------------------------------------------
+
+
+async def read_stream(
+    record: Record, read: Read, on_event: Callable[[Event], None] = lambda event: None
+) -> None:
+    """Read a part of the stream, and check T3 and T6 at its terminal event.
+
+    Args:
+        record: Where what was read is kept.
+        read: How much to read.
+        on_event: Called with each event.
+    """
+    left = read.limit
+    with anyio.move_on_after(read.patience):
+        async for event in record.handler.stream_events():
+            record.see(event)
+            if isinstance(event, StopEvent):
+                check_has_ended(record, "the terminal event was read")
+            on_event(event)
+            left = None if left is None else left - 1
+            if left == 0:
+                break
+
+
+def check_has_ended(record: Record, when: str) -> None:
+    """Check that the end of the run is visible everywhere, and that no step is running (T3, T6)."""
+    if not record.handler.is_done() or record.handler.get_stop_event() is None:
+        record.violate("T3", f"when {when}, is_done() was false")
+    elif not record.has_been_read and not record.handler.statistics().unread_events:
+        record.violate("T3", f"when {when}, the terminal event could not be read")
+    for execution in record.executions:
+        spec = execution.spec
+        if execution.left is None and spec.is_async and spec.name not in record.gave_up:
+            record.violate("T6", f"when {when}, step {execution} was still running")
+
+
+async def check_run_of_ended_loop(record: Record) -> None:
+    """Check a run whose event loop has ended, from another one."""
+    record.now = current_clock()
+    if not record.handler.is_done():
+        record.violate("T2", "the event loop ended, but the run did not")
+        record.hung = True
+        return
+    await check_stays_ended(record)
+
+
+async def check_stays_ended(record: Record) -> None:
+    """Do everything to an ended run that must not change it any more (T5, T7, S3)."""
+    handler = record.handler
+    if not record.has_been_read:
+        await read_stream(record, Read())
+    first, depth = await outcome_of(handler)
+    if record.ended is None:
+        record.outcome = first
+
+    async def send() -> None:
+        handler.ctx.send_event(StopEvent(result="too late"))
+
+    async def write() -> None:
+        handler.ctx.write_event_to_stream(Marker(step="", call=0, number=-1))
+
+    async def send_from_outside() -> None:
+        await handler.send_event(StopEvent(result="too late"))
+
+    terminal = handler.get_stop_event()
+    await _expect_refusal(record, "T7", "ctx.send_event()", send)
+    await _expect_refusal(record, "T7", "ctx.write_event_to_stream()", write)
+    await _expect_refusal(record, "T7", "handler.send_event()", send_from_outside)
+    await _expect_refusal(record, "S3", "reading on", handler.stream_events().__anext__)
+    await handler.cancel_run()
+    second, same_depth = await outcome_of(handler)
+    if first is not second or first is not record.outcome:
+        shown = f"{record.outcome!r}, {first!r}, {second!r}"
+        record.violate("T5", f"`await handler` gave different outcomes: {shown}")
+    # An exception that is raised again and again must not carry the frames of every `await`.
+    if depth != same_depth:
+        record.violate("T5", f"its traceback grew from {depth} to {same_depth} frames")
+    if handler.get_stop_event() is not terminal:
+        record.violate("T7", f"{terminal!r} became {handler.get_stop_event()!r} afterwards")
+
+
+async def _expect_refusal(
+    record: Record, rule: str, what: str, act: Callable[[], Awaitable[object]]
+) -> None:
+    try:
+        await act()
+    except WorkflowRuntimeError:
+        pass
+    except StopAsyncIteration:
+        record.violate(rule, f"{what} ended quietly, after the end of the stream")
+    else:
+        record.violate(rule, f"{what} was possible after the end")
+
+
+async def outcome_of(handler: Any) -> tuple[Any, int]:
+    """Return what `await handler` returns or raises, and the number of frames in the traceback.
+
+    A cancellation of the caller is not an outcome; it is raised.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    try:
+        return await handler, 0
+    except cancelled:
+        raise
+    except BaseException as exc:
+        depth, traceback = 0, exc.__traceback__
+        while traceback is not None:
+            depth, traceback = depth + 1, traceback.tb_next
+        return exc, depth
+
+
+# --- Rules that the record shows ---------------------------------------------------------------------------
 
 RULES = {"stop": "T2", "failure": "T5", "stray": "T8", "bad return": "T2", "cancel": "T2"}
 """The rule that is broken if the first cause is not told; where a later one is, it is T4."""
@@ -36,11 +153,8 @@ def has_succeeded(terminal: StopEvent | None) -> bool:
 def find_violations(record: Record) -> list[Violation]:
     """Return every rule that the run broke."""
     found = list(record.violations)
-    if record.spinning:  # the steps were left alone, whatever came of that
-        return found
-    if record.hung:
-        if not found:
-            found.append(Violation("T1", f"the run did not end within {LIMIT:g} virtual seconds"))
+    # Steps that spin were dropped, and a run that hangs has no end: what follows from that is no news.
+    if record.spinning or record.hung:
         return found
     terminal = record.handler.get_stop_event()
     if terminal is None:
