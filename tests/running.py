@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import anyio
 import pytest
 
 from anyio_workflows import (
@@ -23,6 +24,7 @@ from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.events import UnhandledEvent
 from anyio_workflows.testing import run_virtually as run_virtually
 
+from .conftest import BACKENDS
 from .samples import Note as Note
 
 
@@ -37,6 +39,23 @@ def hog(seconds: float) -> None:
     else:
         loop.pass_time(seconds)
 
+
+async def caught_cancellation() -> BaseException:
+    """Return a genuine cancellation exception that has already been dealt with."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep(1)
+        except anyio.get_cancelled_exc_class() as exc:
+            stray = exc
+    return stray
+
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+"""Marks an async test that uses what only asyncio has."""
+
+on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
+"""Marks a test that starts the event loops itself."""
 
 PATIENCE = 600
 """Real seconds to wait for what comes at once, unless a test fails. A slow machine fails no test."""

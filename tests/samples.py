@@ -131,6 +131,25 @@ class OneStep(Workflow[Any]):
         return StopEvent(result=await self.act(ctx))
 
 
+class Ends(Workflow[Any]):
+    """One step that ends its run, or does not, as `run(how=)` says."""
+
+    @step
+    async def only(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        if ev.how == "return":
+            return StopEvent(result=7)
+        if ev.how == "subclass":
+            return Total(total=3)
+        if ev.how == "send":
+            ctx.send_event(StopEvent(result=7))
+        if ev.how == "send subclass":
+            ctx.send_event(Total(total=3))
+        if ev.how == "raise":
+            raise ProviderError("down")
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
 class Loop(Workflow[str]):
     """A loop: a step that returns to itself, three times or as often as `run(rounds=)` says."""
 
@@ -172,6 +191,18 @@ class Asks(Workflow[str]):
     async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
         answer = await ctx.wait_for_event(Answer, Question(text="well?"))
         return StopEvent(result=answer.text)
+
+
+class AsksByReturning(Workflow[str]):
+    """A question that one step returns, and whose answer another step takes."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> Question:
+        return Question(text="well?")
+
+    @step
+    async def take(self, ev: Answer) -> StopEvent:
+        return StopEvent(result=ev.text)
 
 
 class Flaky(Workflow[int]):
