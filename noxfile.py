@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -41,6 +42,27 @@ def tests_without_trio(session: nox.Session) -> None:
     install(session, "test")
     session.run("pip", "uninstall", "--quiet", "--yes", "trio")
     session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the test suite under coverage; `fail_under` in pyproject.toml is the floor."""
+    install(session, "coverage", extras="[trio]")
+    session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", "--cov", *session.posargs)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Build the source distribution, and run the test suite that it contains."""
+    session.install("--quiet", "build")
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder))
+    [archive] = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder)
+    with session.chdir(folder / archive.name.removesuffix(".tar.gz")):
+        install(session, "test", extras="[trio]")
+        session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session

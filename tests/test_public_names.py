@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -41,6 +42,10 @@ def test_s2_the_face_of_the_package():
         "catch_error",
         "step",
     ]
+
+
+def test_s2_the_package_knows_its_version():
+    assert anyio_workflows.__version__ == importlib.metadata.version("anyio-workflows")
 
 
 @pytest.mark.parametrize("name", ["__init__", *PUBLIC])

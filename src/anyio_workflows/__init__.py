@@ -61,3 +61,5 @@ __all__ = [
     "catch_error",
     "step",
 ]
+
+__version__ = "0.1.0"
