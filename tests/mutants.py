@@ -45,6 +45,8 @@ SUITE = [
     "test_stalls.py",
     "test_limits.py",
     "test_retries.py",
+    "test_retry_delays.py",
+    "test_attempts.py",
     "test_catch_error.py",
     "test_collect.py",
     "test_children.py",
