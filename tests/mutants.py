@@ -57,6 +57,8 @@ SUITE = [
     "test_event_sets.py",
     "test_random_batches.py",
     "test_snapshots.py",
+    "test_snapshot_waits.py",
+    "test_snapshot_fanin.py",
     "test_questions.py",
     "test_open_waits.py",
     "test_retry_failed.py",

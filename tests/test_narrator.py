@@ -39,7 +39,7 @@ from anyio_workflows.testing import check_termination
 from anyio_workflows.testing._clock import StepCounter
 from anyio_workflows.testing._record import Record
 
-from . import test_snapshots, test_testing
+from . import programs, test_testing
 from .conftest import BACKENDS
 from .running import read, texts
 
@@ -167,12 +167,12 @@ def test_i3_the_counts_are_those_of_the_statistics_at_any_moment(
 
     @settings(max_examples=40)
     @given(
-        todo=test_snapshots.whole_programs,
-        interruptions=st.lists(test_snapshots.moments, max_size=3),
+        todo=programs.whole_programs,
+        interruptions=st.lists(programs.moments, max_size=3),
     )
     def search(todo: list[Any], interruptions: list[Any]) -> None:
         counting.clear()
-        run_compared(backend, lambda: test_snapshots.play(todo, interruptions, False), counting)
+        run_compared(backend, lambda: programs.play(todo, interruptions, False), counting)
         check_all(counting)
 
     search()

@@ -1,4 +1,4 @@
-"""Snapshots, and contexts that outlive their runs: W4, P2-P4."""
+"""Snapshots, and contexts that outlive their runs (rules P2-P4)."""
 
 from __future__ import annotations
 
@@ -6,37 +6,29 @@ import gc
 import json
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
 import attrs
 import pytest
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows import (
     Context,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
     Workflow,
-    WorkflowHandler,
     catch_error,
     step,
 )
-from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import (
     ContextSerdeError,
     ContextStateError,
     WorkflowCancelledByUser,
-    WorkflowRuntimeError,
     WorkflowStalledError,
     WorkflowTimeoutError,
 )
@@ -44,83 +36,12 @@ from anyio_workflows.events import WorkflowIdleEvent
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .conftest import BACKENDS
+from .programs import Line, Moment, moments, play, whole_programs
 from .running import Note, read, run_virtually, texts
+from .samples import Item, Mail, Numbers, OneStep, Other, Question
+from .snapshotting import Fan, owed, resume, snapshot_at, through_json
 
 pytestmark = pytest.mark.anyio
-
-
-class Item(Event):
-    n: int = 0
-
-
-class Other(Event):
-    n: int = 0
-
-
-class Part(Event):
-    n: int = 0
-
-
-class Scored(Event):
-    n: int = 0
-
-
-class Numbers(StartEvent):
-    items: list[int]
-
-
-class Mail(HumanResponseEvent):
-    n: int = 0
-
-
-class Parcel(HumanResponseEvent):
-    n: int = 0
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
-
-
-def through_json(data: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file would give back."""
-    found = json.loads(json.dumps(data, allow_nan=False))
-    assert found == data
-    return found
-
-
-def resume(workflow: Workflow[Any], data: Any, types: Sequence[type] = ()) -> WorkflowHandler[Any]:
-    return workflow.run(ctx=Context.from_dict(workflow, data, types))
-
-
-async def snapshot_at(
-    seconds: float, handler: WorkflowHandler[Any], types: Sequence[type] = ()
-) -> dict[str, Any]:
-    """Return the snapshot of a run after some virtual seconds, and end the run."""
-    await anyio.sleep(seconds)
-    data = through_json(handler.ctx.to_dict(types))
-    await handler.cancel_run()
-    return data
-
-
-def owed(data: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return the steps and attempts of the work in a snapshot."""
-    return [(work["step"], work["attempt"]) for work in data["work"]["work"]]
-
-
-class Acts(Workflow[Any]):
-    """Awaits a function inside its step."""
-
-    def __init__(self, act: Callable[[Context], Awaitable[Any]], **config: Any) -> None:
-        super().__init__(**{"timeout": None, **config})
-        self.act = act
-
-    @step
-    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=await self.act(ctx))
 
 
 class Row(Workflow[list[str]]):
@@ -187,9 +108,9 @@ async def test_p3_from_inside_a_step_it_holds_that_step() -> None:
         return "done"
 
     found: list[Any] = []
-    assert await Acts(act).run() == "done"
+    assert await OneStep(act).run() == "done"
     assert owed(found[0]) == [("work", 1)]
-    assert await resume(Acts(act), through_json(found[0])) == "done"
+    assert await resume(OneStep(act), through_json(found[0])) == "done"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -248,7 +169,7 @@ async def test_p3_the_snapshot_is_no_view_of_the_run() -> None:
             state.seen.append(2)
         await anyio.sleep(1)
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     await anyio.sleep(0.5)
     data = handler.ctx.to_dict()
     before = json.dumps(data)
@@ -266,10 +187,10 @@ async def test_p3_the_same_snapshot_is_resumed_several_times() -> None:
         await anyio.sleep(10)
         return await ctx.store.get("seen")
 
-    data = await snapshot_at(5, Acts(act).run())
+    data = await snapshot_at(5, OneStep(act).run())
     before = json.dumps(data)
-    assert await resume(Acts(act), data) == [0, 1]
-    both = resume(Acts(act), data), resume(Acts(act), data)
+    assert await resume(OneStep(act), data) == [0, 1]
+    both = resume(OneStep(act), data), resume(OneStep(act), data)
     assert [await handler for handler in both] == [[0, 1], [0, 1]]
     assert json.dumps(data) == before
 
@@ -465,487 +386,6 @@ async def test_p3_recoveries_are_counted_on(seconds: float, left: float) -> None
     assert anyio.current_time() - started == left
 
 
-# --- W4: waits ------------------------------------------------------------------------------------
-
-
-TYPES = [Answer, Question]
-
-
-async def snapshot_when_read(
-    seconds: float, handler: WorkflowHandler[Any], types: Sequence[type]
-) -> dict[str, Any]:
-    """Return the snapshot of a run after some seconds, in which its stream is read."""
-    with anyio.move_on_after(seconds):
-        await read(handler)
-    return await snapshot_at(0, handler, types)
-
-
-async def interview(ctx: Context) -> list[str]:
-    """Ask three questions, one after the other, ten seconds apart."""
-    answers = []
-    for n in range(3):
-        answer = await ctx.wait_for_event(Answer, Question(text=f"{n}?"), timeout=100)
-        answers.append(answer.text)
-        await anyio.sleep(10)
-    return answers
-
-
-async def answer(handler: WorkflowHandler[Any], *words: str) -> None:
-    for word in words:
-        await anyio.sleep(20)
-        await handler.send_event(Answer(text=word))
-
-
-def questions(events: Sequence[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Question)]
-
-
-@pytest.mark.parametrize(
-    ("answers", "seconds", "asked_again"),
-    [
-        ([], 5, ["1?", "2?"]),
-        (["a"], 5, ["1?", "2?"]),  # in the middle of what comes after an answer
-        (["a"], 15, ["2?"]),
-        (["a", "b"], 15, []),
-    ],
-)
-async def test_w4_answers_are_given_again_and_prompts_are_not_written_again(
-    answers: list[str], seconds: float, asked_again: list[str]
-) -> None:
-    handler = Acts(interview).run()
-    await answer(handler, *answers)
-    data = await snapshot_when_read(seconds, handler, TYPES)
-    again = resume(Acts(interview), data, TYPES)
-    await answer(again, *["a", "b", "c"][len(answers) :])
-    assert questions(await read(again)) == asked_again
-    assert await again == ["a", "b", "c"]
-
-
-async def test_w4_an_answer_right_after_the_restart_is_not_lost() -> None:
-    async def act(ctx: Context) -> str:
-        await anyio.sleep(10)
-        return (await ctx.wait_for_event(Answer, Question(text="?"))).text
-
-    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
-    again = resume(Acts(act), data, TYPES)
-    await again.send_event(Answer(text="at once"))
-    assert questions(await read(again)) == []
-    assert await again == "at once"
-
-
-async def test_w4_an_answer_before_the_step_comes_to_its_wait_is_in_the_next_snapshot() -> None:
-    async def act(ctx: Context) -> str:
-        await anyio.sleep(10)
-        return (await ctx.wait_for_event(Answer, Question(text="?"))).text
-
-    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
-    again = resume(Acts(act), data, TYPES)
-    await again.send_event(Answer(text="early"))
-    data = await snapshot_at(5, again, TYPES)
-    assert await resume(Acts(act), data, TYPES) == "early"
-
-
-async def test_w4_a_wait_begins_again_with_its_full_time() -> None:
-    handler = Acts(interview).run()
-    data = await snapshot_when_read(60, handler, TYPES)
-    started = anyio.current_time()
-    with pytest.raises(TimeoutError):
-        await resume(Acts(interview), data, TYPES)
-    assert anyio.current_time() - started == 100
-
-
-async def test_w4_a_prompt_whose_wait_timed_out_is_not_written_again() -> None:
-    async def act(ctx: Context) -> str:
-        try:
-            found = await ctx.wait_for_event(Answer, Question(text="?"), timeout=10)
-        except TimeoutError:
-            await anyio.sleep(10)
-            return "no answer"
-        return found.text
-
-    data = await snapshot_when_read(15, Acts(act).run(), TYPES)
-    again = resume(Acts(act), data, TYPES)
-    assert questions(await read(again)) == []
-    assert await again == "no answer"
-
-
-async def test_w4_an_answer_during_a_restored_retry_delay_is_for_the_next_attempt() -> None:
-    class Hasty(Workflow[str]):
-        @step(retry_policy=retry_policy(wait=wait_fixed(100)))
-        async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            with anyio.move_on_after(5 if ctx.retry_info().retry_number == 0 else 1000):
-                found = await ctx.wait_for_event(Answer, Question(text="?"))
-                return StopEvent(result=f"{found.text} at {anyio.current_time() - started}")
-            raise ValueError("too slow")
-
-    started = anyio.current_time()
-    data = await snapshot_when_read(15, Hasty(timeout=None).run(), TYPES)
-    again = resume(Hasty(timeout=None), data, TYPES)
-    await anyio.sleep(10)
-    await again.send_event(Answer(text="early"))
-    assert questions(await read(again)) == []
-    assert await again == "early at 105.0"
-
-
-async def test_w4_waits_of_several_tasks_are_told_apart() -> None:
-    async def act(ctx: Context) -> dict[str, str]:
-        async def ask(name: str) -> None:
-            prompt = Question(text=name)
-            found[name] = (await ctx.wait_for_event(Answer, prompt, waiter_id=name)).text
-
-        found: dict[str, str] = {}
-        async with anyio.create_task_group() as group:
-            for name in ("one", "two"):
-                group.start_soon(ask, name)
-        return found
-
-    data = await snapshot_when_read(5, Acts(act).run(), TYPES)
-    again = resume(Acts(act), data, TYPES)
-    await answer(again, "both")
-    assert questions(await read(again)) == []
-    assert await again == {"one": "both", "two": "both"}
-
-
-async def test_w4_requirements_are_kept() -> None:
-    async def act(ctx: Context) -> str:
-        wanted = {"text": "right"}
-        found = await ctx.wait_for_event(Answer, requirements=wanted)
-        return found.text
-
-    data = await snapshot_when_read(5, Acts(act).run(), TYPES)
-    again = resume(Acts(act), data, TYPES)
-    await again.send_event(Answer(text="wrong"))
-    await answer(again, "wrong", "right")
-    assert await again == "right"
-
-
-async def test_p4_an_awaited_type_that_the_workflow_does_not_declare_is_named() -> None:
-    handler = Acts(interview).run()
-    await anyio.sleep(5)
-    with pytest.raises(ContextSerdeError, match=r"Answer.*types=\[") as caught:
-        handler.ctx.to_dict()
-    assert caught.value.path == "$.work.work[0].waits[0].event_type"
-    await handler.cancel_run()
-
-
-# --- F1-F6: batches, sets, collect buffers ----------------------------------------------------------
-
-
-class Fan(Workflow[list[int]]):
-    """Nested batches: item n takes 10 * n seconds, and has n parts that take 10 seconds each."""
-
-    def __init__(self, done: list[Any], **config: Any) -> None:
-        super().__init__(**{"timeout": None, **config})
-        self.done = done
-
-    @step
-    async def split(self, ev: Numbers) -> list[Item]:
-        self.done.append("split")
-        return [Item(n=n) for n in ev.items]
-
-    @step
-    async def open(self, ev: Item) -> list[Part]:
-        if ev.n:  # else it is never in progress when a snapshot is taken
-            await anyio.sleep(10 * ev.n)
-        self.done.append(("open", ev.n))
-        return [Part(n=ev.n)] * ev.n
-
-    @step(num_workers=1)
-    async def work(self, ev: Part) -> Other:
-        await anyio.sleep(10)
-        self.done.append(("work", ev.n))
-        return Other(n=ev.n)
-
-    @step
-    async def inner(self, events: list[Other]) -> Scored:
-        self.done.append(("inner", len(events)))
-        return Scored(n=sum(event.n for event in events))
-
-    @step
-    async def outer(self, events: list[Scored]) -> StopEvent:
-        self.done.append("outer")
-        return StopEvent(result=sorted(event.n for event in events))
-
-
-@pytest.mark.parametrize("seconds", [0, 5, 15, 25, 35, 45, 55, 65, 75])
-@pytest.mark.parametrize("items", [[1, 2, 3], [0, 3], [1, 1]])
-async def test_p3_open_and_nested_batches(seconds: float, items: list[int]) -> None:
-    done: list[Any] = []
-    handler = Fan(done).run(items=items)
-    await anyio.sleep(seconds)
-    if handler.is_done():
-        assert through_json(handler.ctx.to_dict())["work"] is None
-    else:
-        data = await snapshot_at(0, handler)
-        assert await resume(Fan(done), data) == [n * n for n in items]
-    parts = [("work", n) for n in items for _ in range(n)]
-    opened = [("open", n) for n in items]
-    closed = [("inner", n) for n in items]
-    assert Counter(done) == Counter(["split", *opened, *parts, *closed, "outer"])
-
-
-async def test_p3_an_empty_batch_inside_another() -> None:
-    handler = Fan(done := []).run(items=[0, 1])
-    data = await snapshot_at(5, handler)
-    assert await resume(Fan(done), data) == [0, 1]
-    assert done.count(("inner", 0)) == 1
-
-
-class Race(Workflow[Any]):
-    """The first two of its items that are there win; `linger` makes the others slow to go."""
-
-    linger = 0.0
-    cancel = True
-
-    def __init__(self, done: list[Any], **config: Any) -> None:
-        super().__init__(**{"timeout": None, **config})
-        self.done = done
-
-    @step
-    async def split(self, ev: Numbers) -> list[Item]:
-        return [Item(n=n) for n in ev.items]
-
-    @step(num_workers=3)
-    async def work(self, ev: Item) -> Scored:
-        try:
-            await anyio.sleep(10 * ev.n)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(self.linger)
-            raise
-        self.done.append(ev.n)
-        return Scored(n=ev.n)
-
-    @step
-    async def first(self, events: Annotated[list[Scored], Collect(Take(2, cancel=True))]) -> Other:
-        await anyio.sleep(10)
-        self.done.append("first")
-        return Other(n=sum(event.n for event in events))
-
-    @step
-    async def every(self, events: list[Scored]) -> Part:
-        self.done.append(f"every {len(events)}")
-        return Part(n=len(events))
-
-    @step
-    async def both(self, a: Other, b: Part) -> StopEvent:
-        return StopEvent(result=(a.n, b.n))
-
-
-@pytest.mark.parametrize("linger", [0, 2, 6, 30])
-@pytest.mark.parametrize("seconds", [5, 15, 21, 25, 29])
-async def test_p3_a_batch_that_is_cancelled_while_work_is_going(
-    linger: float, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Race, "linger", linger)
-    done: list[Any] = []
-    handler = Race(done).run(items=[3, 1, 2, 4, 5])
-    await anyio.sleep(seconds)
-    data = through_json(handler.ctx.to_dict())
-    finished = [*done]
-    await handler.cancel_run()
-    del done[:]
-    assert await resume(Race(done), data) == (3, 2)
-    assert Counter([*finished, *done]) == Counter([1, 2, "first", "every 2"])
-
-
-async def test_p3_f4_joins_inside_a_cancelled_batch_do_not_fire_after_a_restore() -> None:
-    class Nested(Workflow[Any]):
-        @step
-        async def split(self, ev: Numbers) -> list[Item]:
-            return [Item(n=n) for n in ev.items]
-
-        @step
-        async def open(self, ev: Item) -> list[Part]:
-            return [Part(n=ev.n)]
-
-        @step
-        async def work(self, ev: Part) -> Other:
-            try:
-                await anyio.sleep(10 * ev.n)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(5)
-            return Other(n=ev.n)
-
-        @step
-        async def inner(self, events: list[Other]) -> Scored:
-            joined.append([event.n for event in events])
-            return Scored()
-
-        @step
-        async def outer(
-            self, events: Annotated[list[Scored], Collect(Take(1, cancel=True))]
-        ) -> StopEvent:
-            await anyio.sleep(10)
-            return StopEvent(result=len(events))
-
-    joined: list[list[int]] = []
-    data = await snapshot_at(17, Nested().run(items=[1, 2]))
-    assert owed(data) == [("outer", 1)]
-    assert await resume(Nested(), data) == 1
-    assert joined == [[1]]
-
-
-async def test_p3_take_without_cancelling() -> None:
-    class Early(Workflow[Any]):
-        @step
-        async def split(self, ev: Numbers) -> list[Item]:
-            return [Item(n=n) for n in ev.items]
-
-        @step
-        async def work(self, ev: Item) -> Scored:
-            await anyio.sleep(10 * ev.n)
-            done.append(ev.n)
-            return Scored(n=ev.n)
-
-        @step
-        async def early(self, events: Annotated[list[Scored], Collect(Take(1))]) -> None:
-            done.append(f"early {events[0].n}")
-
-        @step
-        async def late(self, events: list[Scored]) -> StopEvent:
-            return StopEvent(result=[event.n for event in events])
-
-    done: list[Any] = []
-    data = await snapshot_at(15, Early().run(items=[1, 2, 3]))
-    assert await resume(Early(), data) == [1, 2, 3]
-    assert done == [1, "early 1", 2, 3]
-
-
-class Sets(Workflow[Any]):
-    """Pairs what comes from outside; what is negative goes to the second parameter."""
-
-    @step
-    async def begin(self, ev: StartEvent) -> None: ...
-
-    @step
-    async def pair(self, a: Mail, b: Parcel) -> StopEvent | None:
-        return StopEvent(result=(a.n, b.n)) if b.n == 3 else None
-
-
-async def test_p3_sets_outside_of_branches_keep_their_surplus_in_order() -> None:
-    handler = Sets().run()
-    await anyio.sleep(1)
-    for n in (1, 2, 3, 4):
-        await handler.send_event(Mail(n=n))
-    await handler.send_event(Parcel(n=1))
-    data = await snapshot_at(1, handler)
-    assert [
-        [kept["event"]["value"]["n"] for kept in queue]
-        for queue in data["work"]["sets"][0]["queues"]
-    ] == [[2, 3, 4], []]
-    again = resume(Sets(), data)
-    await again.send_event(Parcel(n=2))
-    await again.send_event(Parcel(n=3))
-    assert await again == (3, 3)
-
-
-class BranchSets(Workflow[Any]):
-    """Both halves of a pair come from one branch, at different times."""
-
-    @step
-    async def split(self, ev: Numbers) -> list[Part]:
-        return [Part(n=n) for n in ev.items]
-
-    @step
-    async def left(self, ev: Part) -> Item:
-        await anyio.sleep(ev.n)
-        return Item(n=ev.n)
-
-    @step
-    async def right(self, ev: Part) -> Other:
-        await anyio.sleep(10 - ev.n)
-        return Other(n=ev.n)
-
-    @step
-    async def pair(self, a: Item, b: Other) -> Scored:
-        assert a.n == b.n, "events of different branches were paired"
-        return Scored(n=a.n)
-
-    @step
-    async def join(self, events: list[Scored]) -> StopEvent:
-        return StopEvent(result=sorted(event.n for event in events))
-
-
-@pytest.mark.parametrize("seconds", [0, 2.5, 4.5, 7.5])
-async def test_p3_sets_inside_branches(seconds: float) -> None:
-    data = await snapshot_at(seconds, BranchSets().run(items=[1, 8, 3]))
-    assert await resume(BranchSets(), data) == [1, 3, 8]
-
-
-class Pairs(Workflow[Any]):
-    """Collects two items at a time, then works on them for ten seconds."""
-
-    def __init__(self, done: list[Any], **config: Any) -> None:
-        super().__init__(**{"timeout": None, **config})
-        self.done = done
-
-    @step
-    async def begin(self, ev: StartEvent) -> None: ...
-
-    @step(num_workers=8)
-    async def work(self, ctx: Context, ev: Mail) -> StopEvent | None:
-        found = ctx.collect_events(ev, [Mail, Mail], buffer_id=f"{ev.n % 2}")
-        if found is None:
-            return None
-        await anyio.sleep(10)
-        self.done.append([event.n for event in found if isinstance(event, Mail)])
-        return StopEvent(result=self.done) if len(self.done) == 3 else None
-
-
-async def test_p3_f6_collect_buffers_and_what_an_execution_took_from_them() -> None:
-    handler = Pairs([]).run()
-    await anyio.sleep(1)
-    for n in (1, 2, 3, 5):
-        await handler.send_event(Mail(n=n))
-    data = await snapshot_at(5, handler)
-    again = resume(Pairs([]), data)
-    await again.send_event(Mail(n=4))
-    await again.send_event(Mail(n=7))
-    assert sorted(await again) == [[1, 3], [2, 4], [5, 7]]
-
-
-async def test_p3_f6_surplus_in_a_collect_buffer() -> None:
-    class Uneven(Workflow[Any]):
-        @step
-        async def begin(self, ev: StartEvent) -> None: ...
-
-        @step
-        async def work(self, ctx: Context, ev: Mail | Parcel) -> StopEvent | None:
-            found = ctx.collect_events(ev, [Mail, Parcel])
-            return StopEvent(result=[dict(event) for event in found]) if found else None
-
-    handler = Uneven().run()
-    await anyio.sleep(1)
-    for n in (1, 2, 3):
-        await handler.send_event(Mail(n=n))
-    data = await snapshot_at(1, handler)
-    again = resume(Uneven(), data)
-    await again.send_event(Parcel(n=9))
-    assert await again == [{"n": 1}, {"n": 9}]
-
-
-async def test_p3_a_failed_join_is_recovered_with_the_events_of_its_batch() -> None:
-    class Failing(Workflow[Any]):
-        @step
-        async def split(self, ev: Numbers) -> list[Item]:
-            return [Item(n=n) for n in ev.items]
-
-        @step
-        async def join(self, events: list[Item]) -> StopEvent:
-            raise ValueError("no")
-
-        @catch_error
-        async def recover(self, ev: StepFailedEvent) -> StopEvent:
-            await anyio.sleep(10)
-            return StopEvent(result=ev.input_event)
-
-    data = await snapshot_at(5, Failing().run(items=[1, 2]))
-    assert owed(data) == [("recover", 1)]
-    assert await resume(Failing(), data) == [Item(n=1), Item(n=2)]
-
-
 # --- P3: the end, and what comes before it ----------------------------------------------------------
 
 
@@ -962,7 +402,7 @@ async def test_p3_during_cleanup_it_holds_what_was_owed_when_the_end_was_decided
         return "never"
 
     found: list[Any] = []
-    handler = Acts(act, timeout=10).run()
+    handler = OneStep(act, timeout=10).run()
     await anyio.sleep(10.5)
     found.append(through_json(handler.ctx.to_dict()))
     with pytest.raises(WorkflowTimeoutError):
@@ -970,7 +410,7 @@ async def test_p3_during_cleanup_it_holds_what_was_owed_when_the_end_was_decided
     found.append(through_json(handler.ctx.to_dict()))
     assert [owed(data) for data in found] == [[("work", 1)]] * 3
     for data in found[:2]:
-        assert await resume(Acts(act), data) == "again"
+        assert await resume(OneStep(act), data) == "again"
 
 
 async def test_p3_during_the_cleanup_after_a_stop_event_nothing_is_owed() -> None:
@@ -1125,7 +565,7 @@ async def test_p2_a_second_run_raises_until_cleanup_is_over() -> None:
             with pytest.raises(ContextStateError, match="still going on"):
                 workflow.run(ctx=outer.ctx)
 
-    workflow = Acts(act)
+    workflow = OneStep(act)
     outer = workflow.run()
     await anyio.sleep(1)
     await outer.cancel_run()
@@ -1235,7 +675,7 @@ async def test_p3_an_event_that_cannot_be_saved_is_named() -> None:
             ctx.to_dict()
         return caught.value.path
 
-    assert await Acts(act).run(thing={"a": object()}) == "$.work.work[0].events[0].thing.a"
+    assert await OneStep(act).run(thing={"a": object()}) == "$.work.work[0].events[0].thing.a"
 
 
 async def test_p3_a_value_that_contains_itself_is_named() -> None:
@@ -1247,7 +687,7 @@ async def test_p3_a_value_that_contains_itself_is_named() -> None:
             ctx.to_dict()
         return caught.value.path
 
-    assert (await Acts(act).run()).startswith("$")
+    assert (await OneStep(act).run()).startswith("$")
 
 
 # --- O6: nothing pinned ---------------------------------------------------------------------------
@@ -1293,360 +733,6 @@ async def test_o6_a_context_that_goes_on_does_not_pin_earlier_runs() -> None:
 
 
 # --- The property: whenever it is snapshotted, a run goes on as if nothing had happened ------------
-
-
-class Job(Event):
-    """A token that carries its own program: what to do now, what afterwards, what around it.
-
-    The label is the path to it, so each piece of work has one of its own, in every run.
-    """
-
-    label: str
-    op: list[Any] = []
-    todo: list[Any] = []
-    frames: list[Any] = []
-    value: int = 0
-
-
-class Rest(Job): ...
-
-
-class Flaky(Job): ...
-
-
-class Broken(Job): ...
-
-
-class Fork(Job): ...
-
-
-class Halves(Job): ...
-
-
-class Left(Job): ...
-
-
-class Right(Job): ...
-
-
-class Ask(Job): ...
-
-
-class Meet(Job): ...
-
-
-class EndAll(Job): ...
-
-
-class EndTwo(Job): ...
-
-
-class EndFirst(Job): ...
-
-
-class Program(StartEvent):
-    todo: list[Any]
-
-
-class Prompt(InputRequiredEvent):
-    label: str
-
-
-class Reply(HumanResponseEvent):
-    label: str
-    n: int
-
-
-InBatch = Rest | Flaky | Broken | Fork | Halves | Ask | Meet | EndAll | EndTwo | EndFirst
-Next = InBatch | StopEvent
-
-JOBS: dict[str, type[Job]] = {
-    "rest": Rest,
-    "flaky": Flaky,
-    "broken": Broken,
-    "halves": Halves,
-    "ask": Ask,
-    "meet": Meet,
-    "all": Fork,
-    "two": Fork,
-    "first": Fork,
-}
-ENDS: dict[str, type[Job]] = {"all": EndAll, "two": EndTwo, "first": EndFirst}
-
-
-def advance(job: Job, label: str, gain: int) -> Any:
-    """Return the event for what comes next in a program."""
-    value = job.value + gain
-    if job.todo:
-        (op, *todo), name = job.todo, f"{label}.{job.todo[0][0]}"
-        return JOBS[op[0]](label=name, op=op, todo=todo, frames=job.frames, value=value)
-    if job.frames:
-        return ENDS[job.frames[-1][0]](label=label, frames=job.frames, value=value)
-    return StopEvent(result=value)
-
-
-def after_fork(events: Sequence[Job], gain: int) -> Any:
-    """Return the event for what comes after a fork; each of the events knows its way back."""
-    if not events:
-        return None  # the batch belongs to another join
-    *frames, (_, label, todo, value) = events[0].frames
-    return advance(Job(label=label, todo=todo, frames=frames, value=value), f"{label}+", gain)
-
-
-class Machine(Workflow[int]):
-    """Executes programs; each step notes its label in the statement before it ends.
-
-    What is sent before a snapshot stays sent, so its steps send nothing.
-    """
-
-    def __init__(self, finished: list[str], **config: Any) -> None:
-        super().__init__(**{"timeout": None, **config})
-        self.finished = finished
-
-    @step
-    async def start(self, ev: Program) -> Next:
-        self.finished.append("start")
-        return advance(Job(label="", todo=ev.todo), "", 0)
-
-    @step(num_workers=2)
-    async def rest(self, ev: Rest) -> Next:
-        try:
-            await anyio.sleep(ev.op[1])
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.5)  # what was cancelled with its batch is slow to go
-            raise
-        self.finished.append(ev.label)
-        return advance(ev, ev.label, 1)
-
-    @step(retry_policy=retry_policy(stop=stop_after_attempt(4), wait=wait_fixed(0.75)))
-    async def flaky(self, ctx: Context, ev: Flaky) -> Next:
-        await anyio.sleep(ev.op[1])
-        number = ctx.retry_info().retry_number
-        self.finished.append(f"{ev.label} attempt {number}")
-        if number < ev.op[2]:
-            raise ValueError(ev.label)
-        return advance(ev, ev.label, 1)
-
-    @step(num_workers=3)
-    async def broken(self, ev: Broken) -> Next:
-        await anyio.sleep(ev.op[1])
-        self.finished.append(ev.label)
-        raise ValueError(ev.label)
-
-    @catch_error(for_steps=["broken"], max_recoveries=1000)
-    async def recover(self, ev: StepFailedEvent) -> Next:
-        job = ev.input_event
-        assert isinstance(job, Broken)
-        assert ev.exception.args == (job.label,)
-        await anyio.sleep(job.op[1])
-        self.finished.append(f"{job.label} recovered")
-        return advance(job, job.label, 1)
-
-    @step
-    async def left(self, ev: Halves) -> Left:
-        await anyio.sleep(ev.op[1])
-        self.finished.append(f"{ev.label} left")
-        return Left(**ev)
-
-    @step
-    async def right(self, ev: Halves) -> Right:
-        await anyio.sleep(ev.op[2])
-        self.finished.append(f"{ev.label} right")
-        return Right(**ev)
-
-    @step
-    async def pair(self, left: Left, right: Right) -> Next:
-        assert left.label == right.label
-        await anyio.sleep(left.op[1])
-        self.finished.append(f"{left.label} pair")
-        return advance(left, left.label, 1)
-
-    @step(num_workers=1)
-    async def ask(self, ctx: Context, ev: Ask) -> Next:
-        wanted = {"label": ev.label}
-        reply = await ctx.wait_for_event(Reply, Prompt(label=ev.label), requirements=wanted)
-        await anyio.sleep(ev.op[1])
-        self.finished.append(ev.label)
-        return advance(ev, ev.label, reply.n)
-
-    @step
-    async def meet(self, ctx: Context, ev: Meet) -> InBatch | None:
-        _, seconds, number = ev.op
-        place = ev.frames[-1][1]
-        found = ctx.collect_events(ev, [Meet] * number, buffer_id=place)
-        await anyio.sleep(seconds)
-        self.finished.append(ev.label)
-        if found is None:
-            return None
-        total = sum(one.value for one in found if isinstance(one, Meet))
-        return advance(ev, f"{place} met", total - ev.value)
-
-    @step
-    async def fork(self, ev: Fork) -> list[InBatch]:
-        kind, programs = ev.op
-        await anyio.sleep(0.25)
-        self.finished.append(ev.label)
-        frames = [*ev.frames, [kind, ev.label, ev.todo, ev.value]]
-        jobs = [Job(label="", todo=program, frames=frames) for program in programs]
-        return [advance(job, f"{ev.label} {n}", 0) for n, job in enumerate(jobs)]
-
-    @step
-    async def join_all(self, events: list[EndAll]) -> Next | None:
-        return self.joined(events, sum(event.value for event in events))
-
-    @step
-    async def join_two(self, events: Annotated[list[EndTwo], Collect(Take(2))]) -> Next | None:
-        return self.joined(events, len(events))
-
-    @step
-    async def join_first(
-        self, events: Annotated[list[EndFirst], Collect(Take(1, cancel=True))]
-    ) -> Next | None:
-        return self.joined(events, len(events))
-
-    def joined(self, events: Sequence[Job], gain: int) -> Any:
-        if events:
-            self.finished.append(f"{events[0].frames[-1][1]} joined")
-        return after_fork(events, gain)
-
-
-@attrs.define
-class Moment:
-    """When to snapshot a run, and how to go on."""
-
-    seconds: float
-    checkpoints: int
-    in_process: bool
-    delay: float
-    """Of the replies, after it has gone on."""
-
-
-@attrs.define
-class Line:
-    """What has been done in a line of runs, each of which goes on from the one before."""
-
-    finished: list[str] = attrs.field(factory=list)
-    asked: list[str] = attrs.field(factory=list)
-    replied: list[str] = attrs.field(factory=list)
-    result: int | None = None
-
-    def copy(self) -> Line:
-        return Line([*self.finished], [*self.asked], [*self.replied], self.result)
-
-
-class Leg:
-    """One run, whose prompts are answered, those of earlier runs too."""
-
-    def __init__(self, line: Line, context: Any, delay: float, todo: list[Any]) -> None:
-        self.line, self.delay = line, delay
-        self.killed = False
-        self.workflow = Machine(line.finished)
-        if context is None:
-            self.handler = self.workflow.run(todo=todo)
-        elif isinstance(context, Context):
-            self.handler = self.workflow.run(ctx=context)
-        else:
-            context = Context.from_dict(self.workflow, context, types=[Reply])
-            self.handler = self.workflow.run(ctx=context)
-
-    async def play(self, moment: Moment | None) -> Any:
-        """Play it up to a moment, or to its end; return what to go on from, if there is."""
-        left: Any = None
-        async with anyio.create_task_group() as replies:
-            for label in self.line.asked:
-                if label not in self.line.replied:
-                    replies.start_soon(self.reply, label)
-            async with anyio.create_task_group() as reader:
-                reader.start_soon(self.read, replies)
-                if moment is not None:
-                    with anyio.move_on_after(moment.seconds):
-                        await self.handler
-                    for _ in range(moment.checkpoints):
-                        await checkpoint()
-                    left = await self.stop(moment)
-            replies.cancel_scope.cancel()
-        if left is None:
-            self.line.result = await self.handler
-        return left
-
-    async def stop(self, moment: Moment) -> Any:
-        running = self.handler.ctx.is_running
-        data = json.loads(json.dumps(self.handler.ctx.to_dict([Reply]), allow_nan=False))
-        assert running == (data["work"] is not None)
-        if not running:
-            return None
-        self.workflow.finished = []  # what comes from now on does not count
-        self.killed = not moment.in_process
-        await self.handler.cancel_run()
-        return self.handler.ctx if moment.in_process else data
-
-    async def read(self, replies: TaskGroup) -> None:
-        async for event in self.handler.stream_events():
-            if isinstance(event, Prompt) and not self.killed:
-                self.line.asked.append(event.label)
-                replies.start_soon(self.reply, event.label)
-
-    async def reply(self, label: str) -> None:
-        await anyio.sleep(self.delay)
-        with suppress(WorkflowRuntimeError):  # the run has ended
-            await self.handler.send_event(Reply(label=label, n=2))
-            if self.handler.ctx.is_running:
-                self.line.replied.append(label)
-
-
-async def play(todo: list[Any], moments: Sequence[Moment], twice: bool) -> list[Line]:
-    """Play a program, interrupted at these moments; `twice` also plays on without the others."""
-    line, left, others = Line(), None, []
-    for n, moment in enumerate([*moments, None]):
-        delay = moments[n - 1].delay if n else 0.5
-        leg = Leg(line, left, delay, todo)
-        left = await leg.play(moment)
-        if left is None:
-            break
-        if twice and isinstance(left, dict):
-            other = line.copy()
-            await Leg(other, left, 0.25, todo).play(None)
-            others.append(other)
-    return [line, *others]
-
-
-times = st.sampled_from([0.0, 0.25, 0.5, 1.0])
-simple_ops = (
-    st.tuples(st.just("rest"), times)
-    | st.tuples(st.just("flaky"), times, st.integers(0, 2))
-    | st.tuples(st.just("broken"), times)
-    | st.tuples(st.just("halves"), times, times)
-    | st.tuples(st.just("ask"), times)
-).map(list)
-
-
-def forks(programs: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
-    several = st.lists(programs, min_size=1, max_size=4)
-    plain = st.tuples(st.sampled_from(["all", "two", "first"]), several).map(list)
-    return plain | st.builds(_gathering, several, times)
-
-
-def _gathering(programs: list[list[Any]], seconds: float) -> list[Any]:
-    meet = ["meet", seconds, len(programs)]
-    return ["all", [[*program, meet] for program in programs]]
-
-
-programs = st.recursive(
-    st.lists(simple_ops, max_size=3),
-    lambda inner: st.lists(simple_ops | forks(inner), min_size=1, max_size=3),
-    max_leaves=8,
-)
-whole_programs = st.builds(
-    lambda first, fork: [*first, fork], st.lists(simple_ops, max_size=2), forks(programs)
-).map(lambda todo: [["all", [todo]]] if todo[-1][0] != "all" else todo)
-moments = st.builds(
-    Moment,
-    seconds=st.integers(0, 24).map(lambda quarters: quarters / 4),
-    checkpoints=st.integers(0, 12),
-    in_process=st.booleans(),
-    delay=st.sampled_from([0.0, 0.5]),
-)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
