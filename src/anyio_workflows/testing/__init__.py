@@ -1,25 +1,32 @@
 """Test workflows: run them, under virtual time, and check that they end as promised."""
 
-# General layout:
+# How a workflow is shown to end: run it under a scenario, record what happens, compare the record with the
+# rules, and search for the scenario that breaks one. A scenario is plain data, and so is the record, so a
+# finding can be printed, shrunk and replayed. What the rules demand is in `docs/rules.md`.
 #
-#   run       _runner: one run from start to end, with the events that it published
-#   time      _clock: event loops in which waiting takes no time
+# In the order of the data's path:
 #
-#   prove     _scenario -> _record -> _instrumented -> _stage -> _rules -> _strategies -> _explore
-#             A scenario is plain data: what disturbs a run. Instrumented steps disturb the run
-#             as it says, the record keeps what happened, the stage is everybody outside. The rules
-#             look at the record alone. Exploring is drawing scenarios, and shrinking those that fail.
+#   _scenario       what disturbs a run: written by hand, drawn by Hypothesis, made simpler
+#   _record         what happened in a run: executions, what could end it, events; and how a finding is shown
+#   _instrumented   steps that pause, fail and record, in place of those of the workflow
+#   _checks         the rules: some need the live handler, most the record alone
+#   _harness        one run: starts it, reads it, answers it, ends it
+#   _explore        many runs: draw scenarios, check each run, shrink what fails
 #
-# Uses public modules of the library only, so what it can do, tests of yours can do. Hypothesis and
-# trio are imported where they are needed: neither is a dependency of the library.
+# Beside it:
+#
+#   _clock          virtual time: event loops in which waiting takes no time, and counts of what they do
+#   _runner         one run in an ordinary test, and the events that it published
+#
+# All of it uses public modules of the library only: what the toolkit can do, tests of yours can do.
+# Hypothesis and trio are imported where they are needed; the library depends on neither.
 
 from ._clock import VirtualTimeLoop, run_virtually, virtual_time
 from ._explore import cancel_everywhere, check_termination, replay
 from ._instrumented import InjectedError
 from ._record import Marker, TerminationViolation, Violation
 from ._runner import WorkflowTestResult, WorkflowTestRunner
-from ._scenario import End, Fault, Moment, Pause, Read, Scenario
-from ._strategies import faults
+from ._scenario import End, Fault, Moment, Pause, Read, Scenario, faults
 
 __all__ = [
     "End",

@@ -83,10 +83,6 @@ class TerminationViolation(AssertionError):
         """The old name of `scenario`, for one more release."""
         return self.scenario
 
-    def anew(self, steady: bool = True) -> TerminationViolation:
-        """Return the same without what others have added to it: notes, traceback."""
-        return type(self)(self.violations, self.backend, self.scenario, self.trace, steady)
-
     def __str__(self) -> str:
         broken = "\n".join(map(str, self.violations))
         each_time = "" if self.steady else ", but not each time"
