@@ -42,6 +42,7 @@ SUITE = [
     "test_routing.py",
     "test_deadline.py",
     "test_waiting.py",
+    "test_parallel_waits.py",
     "test_stalls.py",
     "test_limits.py",
     "test_retries.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -11,7 +11,7 @@ import attrs
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.steps import RetryInfo
 
-from .samples import ProviderError
+from .samples import Act, ProviderError
 
 
 @attrs.define
@@ -29,9 +29,6 @@ class Policy:
 def every(seconds: float) -> Policy:
     """Return a policy that never gives up."""
     return Policy(lambda attempts: seconds)
-
-
-Act = Callable[[Context], Awaitable[Any]]
 
 
 def acting(

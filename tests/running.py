@@ -25,6 +25,7 @@ from anyio_workflows.events import UnhandledEvent
 from anyio_workflows.testing import run_virtually as run_virtually
 
 from .conftest import BACKENDS
+from .samples import Answer
 from .samples import Note as Note
 
 
@@ -82,6 +83,19 @@ async def read(handler: WorkflowHandler[Any]) -> list[Event]:
 async def read_all(handler: WorkflowHandler[Any]) -> list[Event]:
     """Read the rest of a stream, internal events included."""
     return [event async for event in handler.stream_events(expose_internal=True)]
+
+
+async def answer(handler: WorkflowHandler[Any], *words: str) -> None:
+    """Answer once for each of the words, a virtual second apart."""
+    for word in words:
+        await anyio.sleep(1)
+        await handler.send_event(Answer(text=word))
+
+
+def busy(handler: WorkflowHandler[Any], name: str) -> tuple[int, int, int]:
+    """Return how many executions of a step are queued, running and waiting."""
+    found = handler.statistics().steps[name]
+    return found.queued, found.running, found.waiting
 
 
 def texts(events: list[Event]) -> list[Any]:

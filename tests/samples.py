@@ -119,10 +119,14 @@ class ProviderError(Exception):
     """What steps raise: a failure of something outside of the program."""
 
 
+Act = Callable[[Context], Awaitable[Any]]
+"""What a step does: it is given its context, and awaited."""
+
+
 class OneStep(Workflow[Any]):
     """A straight line: one step, which awaits the function that a test gives it."""
 
-    def __init__(self, act: Callable[[Context], Awaitable[Any]], **options: Any) -> None:
+    def __init__(self, act: Act, **options: Any) -> None:
         super().__init__(**{"timeout": None, **options})
         self.act = act
 

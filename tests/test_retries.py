@@ -30,9 +30,9 @@ from anyio_workflows.retry_policy import (
     wait_fixed,
 )
 
-from .retrying import Act, Policy, Tries, acting, counts, every
+from .retrying import Policy, Tries, acting, counts, every
 from .running import caught_cancellation, check_ending, hog, read, texts
-from .samples import Done, Item, Note, ProviderError
+from .samples import Act, Done, Item, Note, ProviderError
 
 pytestmark = pytest.mark.anyio
 
