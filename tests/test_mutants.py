@@ -178,6 +178,16 @@ def test_the_tests_of_the_suite_are_there(name: str) -> None:
     assert f"def {test}(" in (ROOT / "tests" / file).read_text() or not test
 
 
+def test_the_tests_of_a_broken_rule_come_first(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKEN_RULES", "t99 of_a_broken_rule")
+    others = [item for item in request.session.items if item is not request.node]
+    items = [*others, request.node]
+    mutants.pytest_collection_modifyitems(items)
+    assert items == [request.node, *others]
+
+
 def test_what_is_caught_and_what_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
