@@ -66,6 +66,7 @@ SUITE = [
     "test_retry_failed.py",
     "test_run_resources.py",
     "test_run_state.py",
+    "test_state_edits.py",
     "test_handler.py",
     "test_ledger.py",
     "test_keeper.py",
