@@ -9,11 +9,11 @@ from .measuring import HAND, OURS, REFERENCE, SIDES, TUNED, Result, Spread
 from .tables import Table
 
 NOTE = (
-    "Medians of the rounds. In parentheses: the quartiles of a ratio, which is taken round by round; "
-    "the number of items that the reference did where it did fewer. *By hand* is AnyIO as experts "
-    "write it, and what the targets are about; *tuned* is the same for whoever counts microseconds, "
-    "where there is something to gain. *Reference* is llama-index-workflows. A dash: there is no such "
-    "side, or nothing is aimed at."
+    "Figures are medians over the rounds. In parentheses: the quartiles of a ratio, which is computed "
+    "round by round, or the number of items if the reference did fewer. *By hand* is AnyIO as experts "
+    "write it, which the targets refer to; *tuned* is the same optimised to the last microsecond, for "
+    "the jobs where that gains anything. *Reference* is llama-index-workflows. A dash means that there "
+    "is no such side or no target."
 )
 
 

@@ -3,8 +3,8 @@
     python approval.py
     python approval.py --item "a telescope" --price 1200 --backend trio
 
-The step that asks stands still in `ctx.wait_for_event()` until the answer comes, in the middle of
-its code. It needs `pip install .` in the checkout, and `trio` for the second line.
+The step that asks is suspended in `ctx.wait_for_event()` until the answer comes, in the middle of
+its code. It needs `pip install ".[trio]"` in the checkout.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Any server that speaks OpenAI's protocol will do, and either event loop:
     OPENAI_API_KEY=... python streaming_llm.py
     python streaming_llm.py --base-url http://localhost:11434/v1 --model llama3.2 --backend trio
 
-It needs `pip install . openai` in the checkout, and `trio` for the second line.
+It needs `pip install ".[trio]" openai` in the checkout.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python survive_a_kill.py            # kill it, with Ctrl-C or kill -9, and start it again
     python survive_a_kill.py --items 20 --backend trio --file job.json --log done.log
 
-Each item that is done is a line of the log, with the process that did it. The snapshot in the file
-says what is done and what is left, so the next process goes on where the last one was killed. It
-needs `pip install .` in the checkout, and `trio` for the second line.
+Each finished item is a line of the log, with the process that did it. The snapshot in the file says
+what is done and what is left, so the next process continues where the last one was killed. It needs
+`pip install ".[trio]"` in the checkout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Find a bug that no ordinary test shows: a join that waits for an event which a branch drops.
 
-    pip install '.[testing,trio]' pytest  # in the checkout
+    pip install ".[testing,trio]" pytest  # in the checkout
     pytest test_my_workflow.py
 
 `test_the_cheapest_offer` passes, so the workflow looks fine. `test_it_always_ends` fails, within

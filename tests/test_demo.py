@@ -184,7 +184,7 @@ def test_trio_is_not_installed(
     out, err = capsys.readouterr()
     assert not out
     assert err.count("\n") == 1
-    assert "pip install 'anyio-workflows[trio]'" in err
+    assert 'pip install "anyio-workflows[trio]"' in err
 
 
 @on_each_backend

@@ -374,8 +374,8 @@ def test_v2_an_unknown_backend_is_refused() -> None:
 @pytest.mark.parametrize(
     ("missing", "use", "remedy"),
     [
-        ("trio", "testing.virtual_time('trio')", "pip install anyio-workflows[trio]"),
-        ("hypothesis", "testing.check_termination(W)", "pip install anyio-workflows[testing]"),
+        ("trio", "testing.virtual_time('trio')", 'pip install "anyio-workflows[trio]"'),
+        ("hypothesis", "testing.check_termination(W)", 'pip install "anyio-workflows[testing]"'),
     ],
 )
 def test_v2_what_is_not_installed_is_named(missing: str, use: str, remedy: str) -> None:

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None, backend_options: dict[str, Any] | No
         parser.print_help()
         return 0
     if args.backend == "trio" and importlib.util.find_spec("trio") is None:
-        remedy = "pip install 'anyio-workflows[trio]'"
+        remedy = 'pip install "anyio-workflows[trio]"'
         print(f"the trio backend needs trio, which is not installed: {remedy}", file=sys.stderr)
         return 2
     try:

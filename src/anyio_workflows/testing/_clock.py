@@ -113,7 +113,7 @@ def virtual_time(
         from trio.testing import MockClock
     except ImportError as exc:
         raise WorkflowConfigurationError(
-            "trio is not installed; run `pip install anyio-workflows[trio]`, or test with the "
+            'trio is not installed; run `pip install "anyio-workflows[trio]"`, or test with the '
             "backend 'asyncio' only"
         ) from exc
     clock = MockClock(autojump_threshold=0)

@@ -186,7 +186,7 @@ def load_hypothesis() -> Any:
         import hypothesis.strategies
     except ImportError as exc:
         raise WorkflowConfigurationError(
-            "hypothesis is not installed; run `pip install anyio-workflows[testing]`"
+            'hypothesis is not installed; run `pip install "anyio-workflows[testing]"`'
         ) from exc
     return hypothesis
 
