@@ -10,7 +10,7 @@ import pytest
 from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowValidationError
-from anyio_workflows.graph import Slot
+from anyio_workflows.graph import EventParam
 from anyio_workflows.steps import StepConfig, step_config
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +127,11 @@ def test_a_step_without_context():
 
     found = spec(probe)
     assert (found.accepts, found.returns, found.returns_none) == ((A,), (B,), False)
-    assert (found.slots, found.context_param, found.is_method) == ((Slot("ev", (A,)),), None, True)
+    assert (found.event_params, found.context_param, found.is_method) == (
+        (EventParam("ev", (A,)),),
+        None,
+        True,
+    )
     assert (found.is_plain, found.is_join, found.is_async) == (True, False, True)
 
 
@@ -163,7 +167,7 @@ async def test_a_context_that_may_be_none_is_given_all_the_same():
 )
 def test_the_context_may_stand_anywhere(probe):
     found = spec(probe)
-    assert (found.context_param, found.slots) == ("ctx", (Slot("ev", (A,)),))
+    assert (found.context_param, found.event_params) == ("ctx", (EventParam("ev", (A,)),))
     assert (found.accepts, found.returns) == ((A,), (B,))
 
 
@@ -258,7 +262,7 @@ def test_f1_lists_in_return_annotations(annotation: Any, one: Any, many: Any, op
 )
 def test_f2_a_list_parameter_joins(annotation: Any, accepts: Any, policy: All | Take):
     found = spec(accepting(annotation))
-    assert found.slots == (Slot("ev", accepts, policy),)
+    assert found.event_params == (EventParam("ev", accepts, policy),)
     assert (found.accepts, found.is_join, found.is_plain) == (accepts, True, False)
 
 
@@ -266,7 +270,11 @@ def test_f4_several_event_parameters_are_a_set():
     async def probe(self, a: A, ctx: Context, b: B | StartEvent, *, c: A) -> B: ...
 
     found = spec(probe)
-    assert found.slots == (Slot("a", (A,)), Slot("b", (B, StartEvent)), Slot("c", (A,)))
+    assert found.event_params == (
+        EventParam("a", (A,)),
+        EventParam("b", (B, StartEvent)),
+        EventParam("c", (A,)),
+    )
     assert found.accepts == (A, B, StartEvent)
     assert (found.is_join, found.is_plain, found.context_param) == (False, False, "ctx")
 
@@ -274,7 +282,7 @@ def test_f4_several_event_parameters_are_a_set():
 def test_f4_parameters_may_take_the_same_types_or_different_ones_in_any_order():
     async def probe(self, a: A | B, b: B | A, c: StartEvent) -> B: ...
 
-    assert [slot.accepts for slot in spec(probe).slots] == [(A, B), (B, A), (StartEvent,)]
+    assert [param.accepts for param in spec(probe).event_params] == [(A, B), (B, A), (StartEvent,)]
 
 
 def test_r5_a_plain_def_may_be_a_step():

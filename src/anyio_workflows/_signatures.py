@@ -17,7 +17,7 @@ from ._annotations import Unresolved, classes_of, resolve, strip
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
-from .graph import EventType, Slot, StepSpec, names_of
+from .graph import EventParam, EventType, StepSpec, names_of
 from .resource import Need, Resource, ResourceConfig, read_need
 from .state import DictState
 from .steps import StepConfig, step_config
@@ -138,16 +138,16 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         params = params[1:]
     hints = _hints(where, function, params, signature.return_annotation, names)
     parameters, faults = _sort_params(where, params, hints, context_type)
-    slots = parameters.slots
-    if not slots and not faults:
+    event_params = parameters.event_params
+    if not event_params and not faults:
         filled = [name for name in parameters.needs if _event_types(hints[name])[0]]
         why = f": the resource fills {filled[0]!r}; take the marker away" if filled else ""
         remedy = why or "; annotate one, as in 'ev: StartEvent'"
         faults.append(f"no parameter takes an event{remedy}")
-    if len(slots) > 1 and any(slot.policy is not None for slot in slots):
+    if len(event_params) > 1 and any(param.policy is not None for param in event_params):
         faults.append("a list of events is joined by a step that takes nothing else; split it")
-    faults += _catch_faults(slots, config)
-    faults += _overlaps(slots, config)
+    faults += _catch_faults(event_params, config)
+    faults += _overlaps(event_params, config)
     outputs = _Outputs((), (), False)
     if "return" in hints:
         outputs, fault = _read_outputs(hints["return"])
@@ -161,7 +161,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         function=function,
         is_method=is_method,
         is_async=_is_async(function),
-        slots=tuple(slots),
+        event_params=tuple(event_params),
         context_param=parameters.context,
         state_type=parameters.state_type,
         needs=parameters.needs,
@@ -217,7 +217,7 @@ class _Parameters:
 
     context: str | None = None
     state_type: type | None = None
-    slots: list[Slot] = attrs.field(factory=list)
+    event_params: list[EventParam] = attrs.field(factory=list)
     needs: dict[str, Need] = attrs.field(factory=dict)
 
 
@@ -245,8 +245,8 @@ def _sort_params(
         elif by_name and (need := read_need(hints[name], faults, unresolved)) is not None:
             found.needs[name] = need
             used = next(m for m in _marks(hints[name]) if isinstance(m, Resource | ResourceConfig))
-        elif by_name and (slot := _read_slot(name, hints[name], faults)) is not None:
-            found.slots.append(slot)
+        elif by_name and (event_param := _read_event_param(name, hints[name], faults)) is not None:
+            found.event_params.append(event_param)
             used = _collect_mark(hints[name])
         elif param.default is param.empty:
             shown = inspect.formatannotation(hints[name])
@@ -277,7 +277,7 @@ def _state_type(annotation: Any, faults: list[str]) -> type | None:
     return None
 
 
-def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
+def _read_event_param(name: str, annotation: Any, faults: list[str]) -> EventParam | None:
     """Read a parameter that takes events; `None` if it takes none."""
     element = _element(annotation)
     if element is None:
@@ -285,7 +285,7 @@ def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
             faults.append(
                 f"parameter {name!r} takes events one by one and in lists; split the step"
             )
-            return Slot(name, (), None)
+            return EventParam(name, (), None)
         events, others = _event_types(annotation)
         policy: All | Take | None = None
     else:
@@ -295,27 +295,27 @@ def _read_slot(name: str, annotation: Any, faults: list[str]) -> Slot | None:
     if not events:
         return None
     faults += [f"parameter {name!r} mixes events with {other}" for other in others]
-    return Slot(name, events, policy)
+    return EventParam(name, events, policy)
 
 
-def _catch_faults(slots: list[Slot], config: StepConfig) -> Iterator[str]:
-    catches_only = [Slot(slot.param, (StepFailedEvent,)) for slot in slots[:1]] == slots
-    if config.catch is not None and slots and not catches_only:
+def _catch_faults(params: list[EventParam], config: StepConfig) -> Iterator[str]:
+    taken = [(param.accepts, param.policy) for param in params]
+    if config.catch is not None and taken not in ([], [((StepFailedEvent,), None)]):
         yield "a step marked with @catch_error takes one StepFailedEvent, and nothing else"
-    if config.catch is None and any(StepFailedEvent in slot.accepts for slot in slots):
+    if config.catch is None and any(StepFailedEvent in param.accepts for param in params):
         yield "it takes StepFailedEvent; mark it with @catch_error instead of @step"
 
 
-def _overlaps(slots: list[Slot], config: StepConfig) -> Iterator[str]:
+def _overlaps(params: list[EventParam], config: StepConfig) -> Iterator[str]:
     """Find parameters that share some of their types: which one should have such an event?"""
-    for one, other in itertools.combinations(slots, 2):
+    for one, other in itertools.combinations(params, 2):
         shared = bool(set(one.accepts) & set(other.accepts))
         if config.accept_event_subclasses:
             pairs = itertools.product(one.accepts, other.accepts)
             shared = any(issubclass(a, b) or issubclass(b, a) for a, b in pairs)
         if shared and set(one.accepts) != set(other.accepts):
             yield (
-                f"parameters {one.param!r} and {other.param!r} share some types; let them take the "
+                f"parameters {one.name!r} and {other.name!r} share some types; let them take the "
                 "same types, or different ones"
             )
 

@@ -209,7 +209,7 @@ def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> 
 def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> Faults:
     """Check the events that are meant for a step with one event parameter, or a join."""
     for n, event in enumerate(events):
-        if not spec.fits(spec.slots[0], event):
+        if not spec.fits(spec.event_params[0], event):
             yield f"{path}[{n}]", f"step {spec.name} does not take {type(event).__name__}"
 
 
@@ -239,16 +239,16 @@ def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> Faults:
         where = f"{path}.sets[{n}]"
         yield from _step_faults(f"{where}.step", record.step, graph)
         spec = graph.steps[record.step]
-        if len(spec.slots) < 2 or record.step in seen:
+        if len(spec.event_params) < 2 or record.step in seen:
             yield f"{where}.step", f"step {record.step} takes no sets, or they are there already"
         seen.add(record.step)
-        if len(record.queues) != len(spec.slots):
-            yield f"{where}.queues", f"step {record.step} takes {len(spec.slots)} events"
-        for i, (slot, queue) in enumerate(zip(spec.slots, record.queues, strict=True)):
+        if len(record.queues) != len(spec.event_params):
+            yield f"{where}.queues", f"step {record.step} takes {len(spec.event_params)} events"
+        for i, (param, queue) in enumerate(zip(spec.event_params, record.queues, strict=True)):
             for k, kept in enumerate(queue):
                 place = f"{where}.queues[{i}][{k}]"
-                if not spec.fits(slot, kept.event):
-                    problem = f"{slot.param!r} does not take {type(kept.event).__name__}"
+                if not spec.fits(param, kept.event):
+                    problem = f"{param.name!r} does not take {type(kept.event).__name__}"
                     yield f"{place}.event", f"step {record.step}: {problem}"
                 yield from _recovery_faults(place, kept.recoveries, graph)
 
@@ -319,11 +319,12 @@ def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
     spec = graph.steps[work.step]
     if spec.is_join:
         yield from _event_faults(f"{path}.events", work.events, spec)
-    elif len(work.events) != len(spec.slots):
-        yield f"{path}.events", f"step {work.step} takes {len(spec.slots)}, got {len(work.events)}"
+    elif len(work.events) != len(spec.event_params):
+        problem = f"step {work.step} takes {len(spec.event_params)}, got {len(work.events)}"
+        yield f"{path}.events", problem
     else:
-        for n, (slot, event) in enumerate(zip(spec.slots, work.events, strict=True)):
-            if not spec.fits(slot, event):
+        for n, (param, event) in enumerate(zip(spec.event_params, work.events, strict=True)):
+            if not spec.fits(param, event):
                 problem = f"step {work.step} does not take {type(event).__name__} there"
                 yield f"{path}.events[{n}]", problem
     yield from _wait_faults(path, work.waits)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from .errors import namesakes, nearest
 from .events import HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
-from .graph import EventType, Graph, Slot, StepSpec, names_of
+from .graph import EventParam, EventType, Graph, StepSpec, names_of
 
 _known: WeakKeyDictionary[Graph, dict[frozenset[str], list[str]]] = WeakKeyDictionary()
 """The faults that were found before, by the checks that were skipped: each run validates its graph."""
@@ -159,18 +159,18 @@ def _set_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
 
     What is sent comes outside. A type that a step returns is taken to come from there only.
     """
-    sets = [spec for spec in graph.steps.values() if len(spec.slots) > 1]
+    sets = [spec for spec in graph.steps.values() if len(spec.event_params) > 1]
     places = list(_places(graph)) if sets else []
     for spec in sets:
         came = {
-            slot: [where for where, counts in places if _number_for(spec, slot, counts)]
-            for slot in spec.slots
+            param: [where for where, counts in places if _number_for(spec, param, counts)]
+            for param in spec.event_params
         }
         if all(came.values()) and not any(_sets_of(spec, counts) for _, counts in places):
             each = ", ".join(
-                f"{slot.param!r} ({names_of(slot.accepts)}) comes "
+                f"{param.name!r} ({names_of(param.accepts)}) comes "
                 f"{' or '.join(dict.fromkeys(where))}"
-                for slot, where in came.items()
+                for param, where in came.items()
             )
             yield (
                 spec,
@@ -289,14 +289,15 @@ def _at_most(number: float) -> float:
     return number if number <= _MANY else math.inf
 
 
-def _number_for(spec: StepSpec, slot: Slot, numbers: Mapping[EventType, float]) -> float:
+def _number_for(spec: StepSpec, param: EventParam, numbers: Mapping[EventType, float]) -> float:
     """Return how many events there are for one parameter of a step."""
-    return sum(number for cls, number in numbers.items() if spec.fits_type(slot, cls))
+    return sum(number for cls, number in numbers.items() if spec.fits_type(param, cls))
 
 
 def _sets_of(spec: StepSpec, numbers: Mapping[EventType, float]) -> float:
     """Return how often a step that takes single events starts with so many of each type."""
-    sharing = Counter(slot.accepts for slot in spec.slots)  # the others take different types
-    shares = (_number_for(spec, s, numbers) / sharing[s.accepts] for s in spec.slots)
+    params = spec.event_params
+    sharing = Counter(param.accepts for param in params)  # the others take different types
+    shares = (_number_for(spec, param, numbers) / sharing[param.accepts] for param in params)
     fewest = min(shares)
     return fewest if fewest == math.inf else math.floor(fewest)

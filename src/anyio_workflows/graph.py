@@ -18,7 +18,7 @@ from .events import Event, StartEvent, StepFailedEvent, StopEvent
 from .resource import Need
 from .steps import StepConfig
 
-__all__ = ["Graph", "Slot", "StepSpec"]
+__all__ = ["Graph", "EventParam", "StepSpec"]
 
 EventType = type[Event]
 
@@ -26,18 +26,22 @@ NO_RESOURCES: Mapping[str, Any] = {}
 
 
 @attrs.frozen
-class Slot:
+class EventParam:
     """One parameter of a step that takes events.
 
     Attributes:
-        param: Name of the parameter.
+        name: Name of the parameter.
         accepts: The event types that it takes.
         policy: When it fires, if it takes a list of events; `None` if it takes one event.
     """
 
-    param: str
+    name: str
     accepts: tuple[EventType, ...]
     policy: All | Take | None = None
+
+
+Slot = EventParam
+"""The former name of `EventParam`; goes with the next release."""
 
 
 def _derived(find: Callable[[StepSpec], Any]) -> Any:
@@ -48,12 +52,12 @@ def _derived(find: Callable[[StepSpec], Any]) -> Any:
     return attrs.field(init=False, repr=False, default=attrs.Factory(find, takes_self=True))
 
 
-def _size_of(slot: Slot) -> float:
-    return slot.policy.n if isinstance(slot.policy, Take) else math.inf
+def _size_of(param: EventParam) -> float:
+    return param.policy.n if isinstance(param.policy, Take) else math.inf
 
 
-def _cancels(slot: Slot) -> bool:
-    return isinstance(slot.policy, Take) and slot.policy.cancel
+def _cancels(param: EventParam) -> bool:
+    return isinstance(param.policy, Take) and param.policy.cancel
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -65,7 +69,7 @@ class StepSpec:
         function: The step function as it was written.
         is_method: Whether its first argument is the workflow.
         is_async: Whether it is an `async def`, or wraps one; otherwise it runs in a thread.
-        slots: The parameters that take events.
+        event_params: The parameters that take events.
         returns: The event types it may return.
         returns_list: The event types it may return in a list.
         returns_none: Whether its annotation says that it may return `None`.
@@ -87,7 +91,7 @@ class StepSpec:
     function: Callable[..., Any] = attrs.field(repr=False)
     is_method: bool
     is_async: bool
-    slots: tuple[Slot, ...]
+    event_params: tuple[EventParam, ...]
     returns: tuple[EventType, ...]
     returns_list: tuple[EventType, ...]
     returns_none: bool
@@ -95,16 +99,20 @@ class StepSpec:
     state_type: type | None
     needs: Mapping[str, Need]
     config: StepConfig
-    is_join: bool = _derived(lambda spec: any(slot.policy is not None for slot in spec.slots))
-    is_plain: bool = _derived(lambda spec: len(spec.slots) == 1 and not spec.is_join)
+    is_join: bool = _derived(
+        lambda spec: any(param.policy is not None for param in spec.event_params)
+    )
+    is_plain: bool = _derived(lambda spec: len(spec.event_params) == 1 and not spec.is_join)
     is_simple: bool = _derived(
         lambda spec: spec.is_async and spec.config.timeout is None and not spec.needs
     )
     target: Callable[..., Any] = _derived(  # noqa: RUF009 - it makes a field
         lambda spec: _awaiting(spec.function) if spec.is_async else spec.function
     )
-    batch_size: float = _derived(lambda spec: min(map(_size_of, spec.slots), default=math.inf))
-    cancels_batch: bool = _derived(lambda spec: any(map(_cancels, spec.slots)))
+    batch_size: float = _derived(
+        lambda spec: min(map(_size_of, spec.event_params), default=math.inf)
+    )
+    cancels_batch: bool = _derived(lambda spec: any(map(_cancels, spec.event_params)))
     invoke: Callable[[object, object, Any], Any] = _derived(  # noqa: RUF009 - it makes a field
         lambda spec: spec._find_invocation()
     )
@@ -112,7 +120,7 @@ class StepSpec:
     @functools.cached_property
     def accepts(self) -> tuple[EventType, ...]:
         """The event types that start it."""
-        return tuple(dict.fromkeys(t for slot in self.slots for t in slot.accepts))
+        return tuple(dict.fromkeys(t for param in self.event_params for t in param.accepts))
 
     @functools.cached_property
     def produces(self) -> tuple[EventType, ...]:
@@ -133,13 +141,13 @@ class StepSpec:
         """Return whether events of exactly this type start the step (R1)."""
         return self._matches(event_type, self.accepts)
 
-    def fits(self, slot: Slot, event: Event) -> bool:
+    def fits(self, param: EventParam, event: Event) -> bool:
         """Return whether one of the step's parameters takes this event."""
-        return self.fits_type(slot, type(event))
+        return self.fits_type(param, type(event))
 
-    def fits_type(self, slot: Slot, event_type: EventType) -> bool:
+    def fits_type(self, param: EventParam, event_type: EventType) -> bool:
         """Return whether one of the step's parameters takes events of exactly this type."""
-        return self._matches(event_type, slot.accepts)
+        return self._matches(event_type, param.accepts)
 
     def _matches(self, event_type: EventType, accepted: tuple[EventType, ...]) -> bool:
         if self.config.accept_event_subclasses:
@@ -152,7 +160,8 @@ class StepSpec:
         That takes 0.2 us instead of 0.5.
         """
         function = self.target
-        first = [name for name in (self.context_param, self.slots[0].param) if name is not None]
+        event_param = self.event_params[0].name
+        first = [name for name in (self.context_param, event_param) if name is not None]
         if not self.is_plain or not _takes_by_position(self.function, self.is_method, first):
             return self.call
         if self.context_param is None:
@@ -173,10 +182,10 @@ class StepSpec:
         """Call the step function with the event, the list of events or the set that it takes."""
         if type(payload) is list:
             payload = payload.copy()  # each attempt gets the same (X3)
-        if len(self.slots) == 1:
-            arguments: dict[str, Any] = {self.slots[0].param: payload}
+        if len(self.event_params) == 1:
+            arguments: dict[str, Any] = {self.event_params[0].name: payload}
         else:
-            arguments = dict(zip((slot.param for slot in self.slots), payload, strict=True))
+            arguments = dict(zip((param.name for param in self.event_params), payload, strict=True))
         if self.context_param is not None:
             arguments[self.context_param] = context
         if resources:

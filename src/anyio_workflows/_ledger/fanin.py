@@ -140,8 +140,10 @@ class Sets:
         """
         queues = self.queues.get(spec)
         if queues is None:
-            queues = self.queues[spec] = [deque() for _ in spec.slots]
-        fitting = [q for slot, q in zip(spec.slots, queues, strict=True) if spec.fits(slot, event)]
+            queues = self.queues[spec] = [deque() for _ in spec.event_params]
+        fitting = [
+            q for param, q in zip(spec.event_params, queues, strict=True) if spec.fits(param, event)
+        ]
         min(fitting, key=len).append(Kept(event, recoveries))
         return [queue.popleft() for queue in queues] if all(queues) else None
 
@@ -149,7 +151,7 @@ class Sets:
         """Yield each step with an incomplete set, and the parameters that lack an event."""
         for spec, queues in self.queues.items():
             if any(queues):
-                empty = [s.param for s, q in zip(spec.slots, queues, strict=True) if not q]
+                empty = [p.name for p, q in zip(spec.event_params, queues, strict=True) if not q]
                 yield spec.name, ", ".join(empty)
 
 
