@@ -665,14 +665,14 @@ MUTANTS = [
     Mutant(
         "remember that a resource could not be built",
         "Keeper._fail",
-        "del self._holdings[holding.need]",
+        "del self._holdings[holding.dependency]",
         "",
         "P5: who asks again gets the error of the build before",
     ),
     Mutant(
         "build an uncached resource each time it is asked for",
         "Opening._value_of",
-        "need not in self._made",
+        "dependency not in self._made",
         "True",
         "P5: a step and a resource that it uses get two of it in one attempt",
     ),

@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows._backend import find_home
+from anyio_workflows._dependencies import Dependency, read_dependency
 from anyio_workflows._engine.resources import Keeper
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
-from anyio_workflows.resource import Need, Resource, ResourceConfig, read_need
+from anyio_workflows.resource import Resource, ResourceConfig
 
 from .conftest import BACKENDS
 from .running import run_script, run_virtually
@@ -31,9 +32,9 @@ from .running import run_script, run_virtually
 pytestmark = pytest.mark.anyio
 
 
-def need_of(factory: Callable[..., Any], cache: bool = True) -> Need:
+def need_of(factory: Callable[..., Any], cache: bool = True) -> Dependency:
     faults: list[str] = []
-    need = read_need(Annotated[Any, Resource(factory, cache)], faults, faults)
+    need = read_dependency(Annotated[Any, Resource(factory, cache)], faults, faults)
     assert faults == []
     assert need is not None
     return need
@@ -185,7 +186,7 @@ async def test_p5_files_are_read_once_per_run(tmp_path: Any) -> None:
     file = tmp_path / "a.json"
     file.write_text("[1]")
     faults: list[str] = []
-    need = read_need(Annotated[list[int], ResourceConfig(str(file))], faults, faults)
+    need = read_dependency(Annotated[list[int], ResourceConfig(str(file))], faults, faults)
     assert need is not None
     async with Hosted() as hosted:
         value = await hosted.keeper.get(need)
@@ -272,7 +273,7 @@ class World:
 
     def __init__(self, plans: list[Plan]) -> None:
         self.plans = plans
-        self.needs: list[Need] = []
+        self.needs: list[Dependency] = []
         self.markers: dict[int, Resource] = {}
         self.opened: list[int] = []
         self.closed: list[int] = []
@@ -1184,7 +1185,8 @@ LOOP_ENDS = """
     from typing import Annotated, Any
     from anyio_workflows._backend import find_home
     from anyio_workflows._engine.resources import Keeper
-    from anyio_workflows.resource import Resource, read_need
+    from anyio_workflows._dependencies import read_dependency
+from anyio_workflows.resource import Resource
 
     async def inner():
         with anyio.move_on_after(1000):
@@ -1202,7 +1204,7 @@ LOOP_ENDS = """
             group.cancel_scope.cancel()
         print("close outer")
 
-    need = read_need(Annotated[Any, Resource(outer)], [], [])
+    need = read_dependency(Annotated[Any, Resource(outer)], [], [])
 
     async def host():
         async with anyio.create_task_group() as group:

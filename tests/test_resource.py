@@ -17,22 +17,23 @@ from typing import Annotated, Any, Literal, NewType, TypedDict
 import attrs
 import pytest
 
+from anyio_workflows._dependencies import Dependency, read_dependency
 from anyio_workflows.errors import WorkflowConfigurationError
-from anyio_workflows.resource import Need, Resource, ResourceConfig, read_need
+from anyio_workflows.resource import Resource, ResourceConfig
 
 
-def need_of(annotation: Any) -> Need:
+def dependency_of(annotation: Any) -> Dependency:
     faults: list[str] = []
-    need = read_need(annotation, faults, faults)
+    dependency = read_dependency(annotation, faults, faults)
     assert faults == []
-    assert need is not None
-    return need
+    assert dependency is not None
+    return dependency
 
 
 def faults_of(annotation: Any) -> tuple[list[str], list[str]]:
     faults: list[str] = []
     unresolved: list[str] = []
-    assert read_need(annotation, faults, unresolved) is not None
+    assert read_dependency(annotation, faults, unresolved) is not None
     return faults, unresolved
 
 
@@ -95,7 +96,7 @@ def test_markers_are_frozen_and_hashable(marker: Any) -> None:
 @pytest.mark.parametrize("annotation", [None, int, "text", Annotated[int, "note"], list[int], Any])
 def test_p5_other_annotations_ask_for_nothing(annotation: Any) -> None:
     faults: list[str] = []
-    assert read_need(annotation, faults, faults) is None
+    assert read_dependency(annotation, faults, faults) is None
     assert faults == []
 
 
@@ -108,14 +109,14 @@ Made = Annotated[str, Resource(make)]
     ids=["bare", "noted", "second", "optional"],
 )
 def test_p5_the_marker_is_found(annotation: Any) -> None:
-    assert need_of(annotation) == need_of(Made)
+    assert dependency_of(annotation) == dependency_of(Made)
 
 
 def test_p5_needs_with_the_same_factory_are_the_same() -> None:
-    assert need_of(Made) == need_of(Annotated[object, Resource(make)])
-    assert hash(need_of(Made)) == hash(need_of(Made))
-    assert need_of(Made) != need_of(Annotated[str, Resource(make, cache=False)])
-    assert need_of(Made) != need_of(Annotated[str, Resource(lambda: "made")])
+    assert dependency_of(Made) == dependency_of(Annotated[object, Resource(make)])
+    assert hash(dependency_of(Made)) == hash(dependency_of(Made))
+    assert dependency_of(Made) != dependency_of(Annotated[str, Resource(make, cache=False)])
+    assert dependency_of(Made) != dependency_of(Annotated[str, Resource(lambda: "made")])
 
 
 class Pool:
@@ -148,13 +149,15 @@ class Stream:
 
 def test_p5_bound_methods_are_the_same_if_their_objects_are() -> None:
     one, other = Pool(), Pool()
-    assert need_of(Annotated[int, Resource(one.connect)]) == need_of(
+    assert dependency_of(Annotated[int, Resource(one.connect)]) == dependency_of(
         Annotated[int, Resource(one.connect)]
     )
-    assert need_of(Annotated[int, Resource(one.connect)]) != need_of(
+    assert dependency_of(Annotated[int, Resource(one.connect)]) != dependency_of(
         Annotated[int, Resource(other.connect)]
     )
-    assert need_of(Annotated[int, Resource(one)]) != need_of(Annotated[int, Resource(other)])
+    assert dependency_of(Annotated[int, Resource(one)]) != dependency_of(
+        Annotated[int, Resource(other)]
+    )
 
 
 # --- Kinds of factories -----------------------------------------------------------------------------
@@ -203,18 +206,18 @@ PLAIN = [make, make_soon, Pool, functools.partial(Pool, 3), Pool().connect, Pool
 
 @pytest.mark.parametrize("factory", CONTEXTS, ids=range(len(CONTEXTS)))
 def test_p5_generators_are_entered(factory: Any) -> None:
-    need = need_of(Annotated[int, Resource(factory)])
-    assert need.scoped
-    assert need.lasting
-    assert {"__enter__", "__aenter__"} & set(dir(type(need.make())))
+    dependency = dependency_of(Annotated[int, Resource(factory)])
+    assert dependency.is_context_manager
+    assert dependency.needs_closing
+    assert {"__enter__", "__aenter__"} & set(dir(type(dependency.make())))
 
 
 @pytest.mark.parametrize("factory", [*PLAIN[:-1], contextlib.ExitStack])
 def test_p5_others_are_called(factory: Any) -> None:
-    need = need_of(Annotated[int, Resource(factory)])
-    assert not need.scoped
-    assert not need.lasting
-    assert need.make is factory
+    dependency = dependency_of(Annotated[int, Resource(factory)])
+    assert not dependency.is_context_manager
+    assert not dependency.needs_closing
+    assert dependency.make is factory
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_p5_others_are_called(factory: Any) -> None:
     ],
 )
 def test_p5_needs_have_names(factory: Any, name: str) -> None:
-    assert need_of(Annotated[int, Resource(factory)]).name == name
+    assert dependency_of(Annotated[int, Resource(factory)]).name == name
 
 
 # --- What factories ask for -------------------------------------------------------------------------
@@ -247,15 +250,15 @@ def lease(
 
 
 def test_p5_factories_ask_for_resources_themselves() -> None:
-    need = need_of(Annotated[None, Resource(lease)])
-    assert {param: below.name for param, below in need.needs.items()} == {
+    dependency = dependency_of(Annotated[None, Resource(lease)])
+    assert {param: below.name for param, below in dependency.dependencies.items()} == {
         "one": "generate",
         "two": "connect",
     }
-    assert list(need.needs["two"].needs) == ["made", "pool"]
-    assert need.needs["two"].needs["made"] == need_of(Made)
-    assert not need.scoped
-    assert need.lasting, "the generator is closed with what it was made for"
+    assert list(dependency.dependencies["two"].dependencies) == ["made", "pool"]
+    assert dependency.dependencies["two"].dependencies["made"] == dependency_of(Made)
+    assert not dependency.is_context_manager
+    assert dependency.needs_closing, "the generator is closed with what it was made for"
 
 
 def test_p5_what_has_to_be_there_first() -> None:
@@ -265,8 +268,8 @@ def test_p5_what_has_to_be_there_first() -> None:
         inner: Annotated[None, Resource(inner, cache=False)], pool: Annotated[Pool, Resource(Pool)]
     ) -> None: ...
 
-    needs = need_of(Annotated[None, Resource(outer)]).cached_needs()
-    assert [need.name for need in needs] == ["make", "Pool"]
+    dependencies = dependency_of(Annotated[None, Resource(outer)]).cached_dependencies()
+    assert [dependency.name for dependency in dependencies] == ["make", "Pool"]
 
 
 def test_p5_shared_needs_are_read_once() -> None:
@@ -277,7 +280,7 @@ def test_p5_shared_needs_are_read_once() -> None:
 
         pair.__annotations__ = dict.fromkeys("ab", Annotated[Any, Resource(factory)])
         factory = pair
-    assert need_of(Annotated[None, Resource(factory)]).name == "pair"
+    assert dependency_of(Annotated[None, Resource(factory)]).name == "pair"
 
 
 def keywords(*args: Any, made: Made, **kwargs: Any) -> None: ...
@@ -304,13 +307,15 @@ class Special(Client):
     [keywords, Client, Session, Special, functools.partial(keywords, x=3), logged(keywords)],
 )
 def test_p5_parameters_of_all_kinds_of_callables_are_read(factory: Any) -> None:
-    need = need_of(Annotated[Any, Resource(factory)])
-    assert {param: below.name for param, below in need.needs.items()} == {"made": "make"}
+    dependency = dependency_of(Annotated[Any, Resource(factory)])
+    assert {param: below.name for param, below in dependency.dependencies.items()} == {
+        "made": "make"
+    }
 
 
 def test_p5_what_a_partial_gives_is_not_asked_for() -> None:
-    need = need_of(Annotated[Any, Resource(functools.partial(lambda a, b: a, 1, b=2))])
-    assert need.needs == {}
+    dependency = dependency_of(Annotated[Any, Resource(functools.partial(lambda a, b: a, 1, b=2))])
+    assert dependency.dependencies == {}
 
 
 def test_p5_local_names_are_found() -> None:
@@ -324,8 +329,10 @@ def test_p5_local_names_are_found() -> None:
 
     def query(db: Annotated[Database, Resource(open_database)]) -> None: ...
 
-    need = need_of(Annotated[None, Resource(query)])
-    assert need.needs["db"].needs["url"] == need_of(Annotated[str, Resource(make_url)])
+    dependency = dependency_of(Annotated[None, Resource(query)])
+    assert dependency.dependencies["db"].dependencies["url"] == dependency_of(
+        Annotated[str, Resource(make_url)]
+    )
 
 
 # --- Faults -----------------------------------------------------------------------------------------
@@ -472,7 +479,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def load(file: str, wanted: Any, selector: str | None = None) -> Any:
-    return need_of(Annotated[wanted, ResourceConfig(file, selector)]).make()
+    return dependency_of(Annotated[wanted, ResourceConfig(file, selector)]).make()
 
 
 def test_p5_files_are_structured(write: Any) -> None:
@@ -617,14 +624,20 @@ def test_p5_missing_files_are_named() -> None:
 
 def test_p5_config_needs_are_the_same_if_file_selector_and_type_are() -> None:
     mark = ResourceConfig("a.json", "b")
-    need = need_of(Annotated[Limits, mark])
-    assert need == need_of(Annotated[Limits, ResourceConfig("a.json", path_selector="b")])
-    assert (need.cache, need.scoped, need.needs) == (True, False, {})
-    assert need.name == "a.json: b"
+    dependency = dependency_of(Annotated[Limits, mark])
+    assert dependency == dependency_of(
+        Annotated[Limits, ResourceConfig("a.json", path_selector="b")]
+    )
+    assert (dependency.cache, dependency.is_context_manager, dependency.dependencies) == (
+        True,
+        False,
+        {},
+    )
+    assert dependency.name == "a.json: b"
     others = [
         Annotated[dict, mark],
         Annotated[Limits, ResourceConfig("a.json")],
         Annotated[Limits, ResourceConfig("b.json", "b")],
     ]
     for other in others:
-        assert need != need_of(other)
+        assert dependency != dependency_of(other)

@@ -14,11 +14,12 @@ from typing import Any
 import attrs
 
 from ._annotations import Unresolved, classes_of, resolve, strip
+from ._dependencies import Dependency, read_dependency
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
 from .graph import EventParam, EventType, StepSpec, names_of
-from .resource import Need, Resource, ResourceConfig, read_need
+from .resource import Resource, ResourceConfig
 from .state import DictState
 from .steps import StepConfig, step_config
 
@@ -140,7 +141,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
     parameters, faults = _sort_params(where, params, hints, context_type)
     event_params = parameters.event_params
     if not event_params and not faults:
-        filled = [name for name in parameters.needs if _event_types(hints[name])[0]]
+        filled = [name for name in parameters.dependencies if _event_types(hints[name])[0]]
         why = f": the resource fills {filled[0]!r}; take the marker away" if filled else ""
         remedy = why or "; annotate one, as in 'ev: StartEvent'"
         faults.append(f"no parameter takes an event{remedy}")
@@ -164,7 +165,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         event_params=tuple(event_params),
         context_param=parameters.context,
         state_type=parameters.state_type,
-        needs=parameters.needs,
+        dependencies=parameters.dependencies,
         returns=outputs.one,
         returns_list=outputs.many,
         returns_none=outputs.none,
@@ -218,7 +219,7 @@ class _Parameters:
     context: str | None = None
     state_type: type | None = None
     event_params: list[EventParam] = attrs.field(factory=list)
-    needs: dict[str, Need] = attrs.field(factory=dict)
+    dependencies: dict[str, Dependency] = attrs.field(factory=dict)
 
 
 def _sort_params(
@@ -242,8 +243,10 @@ def _sort_params(
         elif by_name and any(_is_class(m, context_type) for m in _members(hints[name])):
             context_params.append(name)
             found.context, found.state_type = name, _state_type(hints[name], faults)
-        elif by_name and (need := read_need(hints[name], faults, unresolved)) is not None:
-            found.needs[name] = need
+        elif (
+            by_name and (dependency := read_dependency(hints[name], faults, unresolved)) is not None
+        ):
+            found.dependencies[name] = dependency
             used = next(m for m in _marks(hints[name]) if isinstance(m, Resource | ResourceConfig))
         elif by_name and (event_param := _read_event_param(name, hints[name], faults)) is not None:
             found.event_params.append(event_param)

@@ -12,13 +12,13 @@ from typing import Any
 
 import attrs
 
+from ._dependencies import Dependency
 from .collect import All, Take
 from .errors import await_missing, namesakes
 from .events import Event, StartEvent, StepFailedEvent, StopEvent
-from .resource import Need
 from .steps import StepConfig
 
-__all__ = ["Graph", "EventParam", "StepSpec"]
+__all__ = ["EventParam", "Graph", "StepSpec"]
 
 EventType = type[Event]
 
@@ -75,7 +75,7 @@ class StepSpec:
         returns_none: Whether its annotation says that it may return `None`.
         context_param: Name of the parameter that takes the context, if there is one.
         state_type: The class of the state, if the context's annotation says one.
-        needs: The resources that other parameters ask for.
+        dependencies: The resources that other parameters ask for.
         config: What `@step` was told.
         is_join: Whether it takes the events of a batch, in a list.
         is_plain: Whether one event is enough to start it.
@@ -97,14 +97,14 @@ class StepSpec:
     returns_none: bool
     context_param: str | None
     state_type: type | None
-    needs: Mapping[str, Need]
+    dependencies: Mapping[str, Dependency]
     config: StepConfig
     is_join: bool = _derived(
         lambda spec: any(param.policy is not None for param in spec.event_params)
     )
     is_plain: bool = _derived(lambda spec: len(spec.event_params) == 1 and not spec.is_join)
     is_simple: bool = _derived(
-        lambda spec: spec.is_async and spec.config.timeout is None and not spec.needs
+        lambda spec: spec.is_async and spec.config.timeout is None and not spec.dependencies
     )
     target: Callable[..., Any] = _derived(  # noqa: RUF009 - it makes a field
         lambda spec: _awaiting(spec.function) if spec.is_async else spec.function
@@ -371,7 +371,7 @@ class Graph:
     @functools.cached_property
     def uses_resources(self) -> bool:
         """Whether a step asks for a resource."""
-        return any(spec.needs for spec in self.steps.values())
+        return any(spec.dependencies for spec in self.steps.values())
 
     @functools.cached_property
     def start_event_types(self) -> list[EventType]:

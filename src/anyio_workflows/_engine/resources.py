@@ -41,8 +41,8 @@ import attrs
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from .._backend import is_cancellation
+from .._dependencies import Dependency
 from ..errors import WorkflowRuntimeError
-from ..resource import Need
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Holding:
     """A cached resource, from the first asker to its closing.
 
     Attributes:
-        need: What was asked for.
+        dependency: What was asked for.
         settled: Set when it is there, or has failed.
         value: What the steps get.
         error: Why it could not be had.
@@ -62,7 +62,7 @@ class _Holding:
         stack: Closes it, if there is something to close.
     """
 
-    need: Need
+    dependency: Dependency
     settled: anyio.Event = attrs.field(factory=anyio.Event)
     value: Any = None
     error: BaseException | None = None
@@ -97,7 +97,7 @@ class Keeper:
         self._shed_cancellation = shed_cancellation
         self._loop_ends = loop_ends
         self._shed = False
-        self._holdings: dict[Need, _Holding] = {}
+        self._holdings: dict[Dependency, _Holding] = {}
         self._queue: deque[_Holding] = deque()
         self._interrupted: list[_Holding] = []
         self._open: list[_Holding] = []
@@ -112,7 +112,7 @@ class Keeper:
 
     # --- What steps and the host do -------------------------------------------------------------
 
-    async def get(self, need: Need) -> Any:
+    async def get(self, dependency: Dependency) -> Any:
         """Return a cached resource; the first to ask has it opened, even if cancelled meanwhile.
 
         Raises:
@@ -121,9 +121,9 @@ class Keeper:
             WorkflowRuntimeError: If the factory raised a cancellation that nobody asked for, a
                 resource that was open failed meanwhile, or the run is ending.
         """
-        holding = self._holdings.get(need)
+        holding = self._holdings.get(dependency)
         if holding is None:
-            holding = self._ask(need)
+            holding = self._ask(dependency)
         if not holding.settled.is_set():
             await holding.settled.wait()
         try:
@@ -134,7 +134,7 @@ class Keeper:
             del holding
 
     @asynccontextmanager
-    async def supply(self, needs: Mapping[str, Need]) -> AsyncIterator[dict[str, Any]]:
+    async def supply(self, dependencies: Mapping[str, Dependency]) -> AsyncIterator[dict[str, Any]]:
         """Have all that an attempt of a step needs, as its keyword arguments.
 
         What is not cached is opened in the current task, and closed when the block is left. It sees
@@ -144,7 +144,7 @@ class Keeper:
         stack = AsyncExitStack()
         error: BaseException | None = None
         try:
-            yield await Opening(stack, self.get).arguments(needs)
+            yield await Opening(stack, self.get).arguments(dependencies)
         except BaseException as exc:
             error = exc
         error = await leave(stack, error)
@@ -176,14 +176,14 @@ class Keeper:
         await self._wait_until_gone(timeout)
         return list(self._errors)
 
-    def _ask(self, need: Need) -> _Holding:
+    def _ask(self, dependency: Dependency) -> _Holding:
         if self._closing:
-            raise _error(need, _TOO_LATE)
+            raise _error(dependency, _TOO_LATE)
         if self._gone is None:
             self._coroutine = self._keep()
             self._start(self._coroutine)
             self._gone = anyio.Event()
-        holding = self._holdings[need] = _Holding(need)
+        holding = self._holdings[dependency] = _Holding(dependency)
         self._queue.append(holding)
         if self._wake is not None:
             self._wake.set()
@@ -211,7 +211,7 @@ class Keeper:
                     break
         if self._gone.is_set():
             return
-        open_ones = (holding.need.name for holding in reversed(self._open) if holding.stack)
+        open_ones = (holding.dependency.name for holding in reversed(self._open) if holding.stack)
         logger.warning(
             "%s: cancelled its resources, which did not close within %g seconds: %s",
             self._owner,
@@ -252,7 +252,7 @@ class Keeper:
         self._closing = True
         for holding in self._holdings.values():
             if not holding.settled.is_set():
-                holding.fail(_error(holding.need, _TOO_LATE))
+                holding.fail(_error(holding.dependency, _TOO_LATE))
         for rest in (self._holdings, self._queue, self._interrupted, self._open):
             rest.clear()
         assert self._gone is not None
@@ -280,10 +280,10 @@ class Keeper:
         """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
         if holding.settled.is_set():
             return
-        for need in holding.need.cached_needs():
-            below = self._holdings.get(need)
+        for dependency in holding.dependency.cached_dependencies():
+            below = self._holdings.get(dependency)
             if below is None:
-                below = self._holdings[need] = _Holding(need)
+                below = self._holdings[dependency] = _Holding(dependency)
             await self._build(below)
             if not below.settled.is_set():
                 self._interrupted.append(holding)
@@ -292,26 +292,26 @@ class Keeper:
                 self._fail(holding, below.error)
                 return
         if self._closing:
-            self._fail(holding, _error(holding.need, _TOO_LATE))
+            self._fail(holding, _error(holding.dependency, _TOO_LATE))
         else:
             await self._open_one(holding)
 
     async def _open_one(self, holding: _Holding) -> None:
-        need, stack = holding.need, AsyncExitStack()
-        self._busy_with = need.name
+        dependency, stack = holding.dependency, AsyncExitStack()
+        self._busy_with = dependency.name
         self._building = scope = stack.enter_context(anyio.CancelScope())
         error: BaseException | None = None
         try:
-            holding.value = await Opening(stack, self._value_of).make(need)
+            holding.value = await Opening(stack, self._value_of).make(dependency)
         except BaseException as exc:
             error = exc
         self._building = None
         if error is not None:
             error = await leave(stack, error)
-        elif need.lasting:
+        elif dependency.needs_closing:
             holding.stack = stack
         elif (left_open := await leave(stack, None)) is not None:
-            error = _error(need, _LEFT_OPEN, left_open)
+            error = _error(dependency, _LEFT_OPEN, left_open)
         self._busy_with = None
         if error is None:
             self._open.append(holding)
@@ -319,20 +319,20 @@ class Keeper:
         elif not is_cancellation(error):
             self._fail(holding, error)
             if self._closing:  # nobody waits for it any more
-                self._log_late(need.name, error)
+                self._log_late(dependency.name, error)
         elif scope.cancel_called:
-            self._fail(holding, _error(need, _TOO_LATE))
+            self._fail(holding, _error(dependency, _TOO_LATE))
         elif _scope_is_cancelled():
             self._interrupted.append(holding)
         else:
-            self._fail(holding, _error(need, _STRAY, error))
+            self._fail(holding, _error(dependency, _STRAY, error))
             await self._shed_cancellation()
 
-    async def _value_of(self, need: Need) -> Any:
-        return self._holdings[need].value
+    async def _value_of(self, dependency: Dependency) -> Any:
+        return self._holdings[dependency].value
 
     def _fail(self, holding: _Holding, error: BaseException) -> None:
-        del self._holdings[holding.need]
+        del self._holdings[holding.dependency]
         holding.fail(error)
 
     async def _unwind(self, cancellation: BaseException) -> None:
@@ -340,7 +340,7 @@ class Keeper:
         lost: list[str] = []
         while self._open and _scope_is_cancelled():
             holding = self._open.pop()
-            lost.append(holding.need.name)
+            lost.append(holding.dependency.name)
             await self._shut(holding, cancellation)
         if _scope_is_cancelled() or not lost:
             self._closing = True  # it is the keeper that was cancelled, or its scopes are broken
@@ -353,16 +353,16 @@ class Keeper:
         )
         for holding in self._interrupted:
             what = f"could not be opened: resource {lost[-1]} failed meanwhile"
-            self._fail(holding, _error(holding.need, what, self._errors[-1][1]))
+            self._fail(holding, _error(holding.dependency, what, self._errors[-1][1]))
         self._interrupted.clear()
 
     async def _shut(self, holding: _Holding, cancellation: BaseException | None = None) -> None:
         """Close a resource; with a cancellation that it, or one opened before it, is to catch."""
-        need = holding.need
-        del self._holdings[need]
+        dependency = holding.dependency
+        del self._holdings[dependency]
         if holding.stack is None:
             return
-        self._busy_with = need.name
+        self._busy_with = dependency.name
         error = await leave(holding.stack, cancellation)
         self._busy_with = None
         if error is None or (is_cancellation(error) and _scope_is_cancelled()):
@@ -370,9 +370,9 @@ class Keeper:
         if is_cancellation(error) and self._loop_ends():
             return  # it cancels the closing as well, which is nobody's failure
         if is_cancellation(error):
-            error = _error(need, _STRAY if cancellation is None else _FROM_WITHIN, error)
+            error = _error(dependency, _STRAY if cancellation is None else _FROM_WITHIN, error)
             await self._shed_cancellation()
-        self._note(need.name, error)
+        self._note(dependency.name, error)
 
     def _note(self, name: str, error: BaseException) -> None:
         self._errors.append((name, error))
@@ -388,8 +388,10 @@ def _scope_is_cancelled() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-def _error(need: Need, what: str, cause: BaseException | None = None) -> WorkflowRuntimeError:
-    error = WorkflowRuntimeError(f"resource {need.name} {what}")
+def _error(
+    dependency: Dependency, what: str, cause: BaseException | None = None
+) -> WorkflowRuntimeError:
+    error = WorkflowRuntimeError(f"resource {dependency.name} {what}")
     error.__cause__ = cause
     return error
 
@@ -421,26 +423,28 @@ class Opening:
     """
 
     stack: AsyncExitStack
-    cached: Callable[[Need], Awaitable[Any]]
-    _made: dict[Need, Any] = attrs.field(factory=dict, init=False)
+    cached: Callable[[Dependency], Awaitable[Any]]
+    _made: dict[Dependency, Any] = attrs.field(factory=dict, init=False)
 
-    async def arguments(self, needs: Mapping[str, Need]) -> dict[str, Any]:
-        """Have the values of `needs`: each is made once, however often it is asked for."""
-        return {param: await self._value_of(need) for param, need in needs.items()}
+    async def arguments(self, dependencies: Mapping[str, Dependency]) -> dict[str, Any]:
+        """Have the values of `dependencies`: each is made once, however often it is asked for."""
+        return {
+            param: await self._value_of(dependency) for param, dependency in dependencies.items()
+        }
 
-    async def _value_of(self, need: Need) -> Any:
-        if need.cache:
-            return await self.cached(need)
-        if need not in self._made:
-            self._made[need] = await self.make(need)
-        return self._made[need]
+    async def _value_of(self, dependency: Dependency) -> Any:
+        if dependency.cache:
+            return await self.cached(dependency)
+        if dependency not in self._made:
+            self._made[dependency] = await self.make(dependency)
+        return self._made[dependency]
 
-    async def make(self, need: Need) -> Any:
+    async def make(self, dependency: Dependency) -> Any:
         """Make a resource, after what it needs."""
-        made = need.make(**await self.arguments(need.needs))
-        if need.scoped and hasattr(type(made), "__aenter__"):
+        made = dependency.make(**await self.arguments(dependency.dependencies))
+        if dependency.is_context_manager and hasattr(type(made), "__aenter__"):
             return await self.stack.enter_async_context(made)
-        if need.scoped and hasattr(type(made), "__enter__"):
+        if dependency.is_context_manager and hasattr(type(made), "__enter__"):
             return self.stack.enter_context(made)
         return await made if isawaitable(made) else made
 

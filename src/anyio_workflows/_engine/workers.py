@@ -328,9 +328,9 @@ class Crew:
             work.clock = AttemptClock(scope, run.home.current_time)
             work.stop = scope.cancel
             try:
-                if spec.needs:
+                if spec.dependencies:
                     assert run.keeper is not None
-                    async with run.keeper.supply(spec.needs) as resources:
+                    async with run.keeper.supply(spec.dependencies) as resources:
                         await self._check_undecided()
                         result = await self._call_function(work, context, resources)
                 else:

@@ -339,7 +339,7 @@ def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iter
     surely: set[str] = set()
     # A thread begins late, or never if it is abandoned before; and so do steps that need resources.
     steps_of = record.workflow.graph.steps.values()
-    maybe = {spec.name for spec in steps_of if not spec.is_async or spec.needs}
+    maybe = {spec.name for spec in steps_of if not spec.is_async or spec.dependencies}
     for execution in record.executions:
         spec = execution.spec
         left = math.inf if execution.left is None else execution.left

@@ -156,7 +156,7 @@ class Execution:
         """Whether the run takes note of its end in the moment when it ends."""
         spec = self.spec
         bounded = spec.config.timeout is not None or self.record.workflow.graph.cancels_branches
-        closes = not all(need.cache for need in spec.needs.values())
+        closes = not all(each.cache for each in spec.dependencies.values())
         return spec.is_async and not bounded and not closes
 
     def write(self) -> None:

@@ -1,0 +1,278 @@
+"""The resources that a step depends on, read from the markers in its annotations.
+
+A `Dependency` says how one resource is made and what it depends on itself. All faults are found here,
+when the workflow class is defined; `_engine.resources` then makes and closes what a run needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ._annotations import Unresolved, resolve
+from .errors import ContextSerdeError, WorkflowConfigurationError, nearest
+from .resource import Resource, ResourceConfig
+
+
+@attrs.frozen
+class Dependency:
+    """A resource that a step or a factory asks for. Equal ones share what is cached.
+
+    Attributes:
+        key: What makes two of them equal: the factory and whether it is cached, or the file, the part
+            of it and the type.
+        name: Names it in messages.
+        make: Takes the values of `dependencies` as keywords.
+        cache: Whether it is made once per run.
+        is_context_manager: Whether `make` may return a context manager, which is then entered.
+        dependencies: What the factory asks for itself, by parameter. It has no cycles: those are faults.
+    """
+
+    key: Hashable = attrs.field(repr=False)
+    name: str = attrs.field(eq=False)
+    make: Callable[..., Any] = attrs.field(eq=False, repr=False)
+    cache: bool = attrs.field(eq=False)
+    is_context_manager: bool = attrs.field(eq=False)
+    dependencies: Mapping[str, Dependency] = attrs.field(eq=False, repr=False, factory=dict)
+
+    @property
+    def needs_closing(self) -> bool:
+        """Whether there is something to close: it, or what is made for it alone."""
+        below = self.dependencies.values()
+        return self.is_context_manager or any(dep.needs_closing for dep in below if not dep.cache)
+
+    def cached_dependencies(self) -> Iterator[Dependency]:
+        """Yield the cached resources that have to exist first, in the order of the parameters."""
+        for dependency in self.dependencies.values():
+            if dependency.cache:
+                yield dependency
+            else:
+                yield from dependency.cached_dependencies()
+
+
+def read_dependency(annotation: Any, faults: list[str], unresolved: list[str]) -> Dependency | None:
+    """Read the annotation of one parameter, and the signatures of all factories behind it.
+
+    Args:
+        annotation: The annotation, resolved.
+        faults: Takes a sentence for each fault that is found.
+        unresolved: Takes a sentence for each annotation that names something not defined (yet).
+
+    Returns:
+        What the parameter asks for, or `None` if its annotation has no marker of this module.
+    """
+    return _Reader(faults, unresolved).read(annotation)
+
+
+def _marked(annotation: Any) -> tuple[Resource | ResourceConfig, Any] | None:
+    """Return the first marker in an annotation and the type it marks."""
+    while hasattr(annotation, "__value__"):  # `type X = ...`, Python 3.12
+        annotation = annotation.__value__
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        for mark in args[1:]:
+            if isinstance(mark, Resource | ResourceConfig):
+                return mark, args[0]
+        return _marked(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return next(filter(None, map(_marked, args)), None)
+    return None
+
+
+@attrs.define(eq=False)
+class _Reader:
+    faults: list[str]
+    unresolved: list[str]
+    _known: dict[Hashable, Dependency] = attrs.field(factory=dict)
+    _chain: dict[Hashable, str] = attrs.field(factory=dict)
+
+    def read(self, annotation: Any) -> Dependency | None:
+        marked = _marked(annotation)
+        if marked is None:
+            return None
+        mark, wanted = marked
+        if isinstance(mark, Resource):
+            return self._read_factory(mark.factory, mark.cache)
+        contents = _Contents(mark.config_file, mark.path_selector, wanted)
+        return Dependency(
+            contents.key, contents.name, contents.read, cache=True, is_context_manager=False
+        )
+
+    def _read_factory(self, factory: Callable[..., Any], cache: bool) -> Dependency:
+        key = (_identity(factory), cache)
+        name = _name_of(factory)
+        if key in self._known:
+            return self._known[key]
+        make, is_context_manager = _maker(factory)
+        if key in self._chain:
+            names = [*self._chain.values(), name]
+            circle = " -> ".join(names[list(self._chain).index(key) :])
+            self.faults.append(
+                f"resources depend on each other: {circle}; let one of them do without the next"
+            )
+            return Dependency(key, name, make, cache, is_context_manager)
+        self._chain[key] = name
+        dependency = Dependency(
+            key, name, make, cache, is_context_manager, self._read_params(factory, name)
+        )
+        del self._chain[key]
+        self._known[key] = dependency
+        return dependency
+
+    def _read_params(self, factory: Callable[..., Any], name: str) -> dict[str, Dependency]:
+        try:
+            params = inspect.signature(factory).parameters.values()
+        except ValueError:  # some builtins have no signature
+            return {}
+        dependencies: dict[str, Dependency] = {}
+        for param in params:
+            if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
+                continue
+            where = f"resource {name}: parameter {param.name!r}"
+            found = len(self.faults) + len(self.unresolved)
+            dependency = self.read(self._hint(factory, param, where))
+            if dependency is not None and param.kind is param.POSITIONAL_ONLY:
+                self.faults.append(f"{where} cannot be given by name; take the '/' away")
+            elif dependency is not None:
+                dependencies[param.name] = dependency
+            elif param.default is param.empty and len(self.faults) + len(self.unresolved) == found:
+                self.faults.append(
+                    f"{where} is no resource and has no default; annotate it, as in "
+                    f"'{param.name}: Annotated[T, Resource(make_{param.name})]'"
+                )
+        return dependencies
+
+    def _hint(self, factory: Callable[..., Any], param: inspect.Parameter, where: str) -> Any:
+        """Resolve an annotation; `None` if there is none, or a fault in it."""
+        annotation = param.annotation
+        if annotation is param.empty:
+            return None
+        home = _origin(factory)
+        if isinstance(home, type):
+            home = next(base for base in home.__mro__ if "__init__" in vars(base))
+        resolved = resolve(annotation, home)
+        if not isinstance(resolved, Unresolved):
+            return resolved
+        # Classes of other people annotate options with what only type checkers import.
+        if param.default is not param.empty and "Resource" not in str(annotation):
+            return None
+        if resolved.name is not None:
+            fault = f"{where} is annotated with {resolved.name!r}, which is not defined"
+            self.unresolved.append(fault)
+        else:
+            self.faults.append(f"{where} is annotated with {annotation!r}: {resolved.reason}")
+        return None
+
+
+def _identity(factory: Callable[..., Any]) -> Hashable:
+    """Return what tells factories apart; each access to a bound method makes another object."""
+    if inspect.ismethod(factory):
+        return id(factory.__self__), id(factory.__func__)
+    return id(factory)
+
+
+def _bare(factory: Any) -> Any:
+    """Return the function or class that is called in the end, as far as Python itself knows."""
+    while True:
+        if isinstance(factory, functools.partial):
+            factory = factory.func
+        elif inspect.ismethod(factory):
+            factory = factory.__func__
+        elif isinstance(factory, type) or inspect.isroutine(factory):
+            return factory
+        else:
+            factory = type(factory).__call__
+
+
+def _origin(factory: Any) -> Any:
+    """Return the function or class that a factory was made of, decorators taken off."""
+    factory = _bare(factory)
+    while not isinstance(factory, type) and hasattr(factory, "__wrapped__"):
+        factory = _bare(factory.__wrapped__)
+    return factory
+
+
+def _name_of(factory: Any) -> str:
+    name: str = getattr(_origin(factory), "__qualname__", type(factory).__name__)
+    return name.rpartition("<locals>.")[2]
+
+
+def _maker(factory: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
+    """Return what to call, and whether it may return a context manager that is to be entered."""
+    bare, origin = _bare(factory), _origin(factory)
+    if inspect.isasyncgenfunction(bare):
+        return contextlib.asynccontextmanager(factory), True
+    if inspect.isgeneratorfunction(bare):
+        return contextlib.contextmanager(factory), True
+    return factory, inspect.isasyncgenfunction(origin) or inspect.isgeneratorfunction(origin)
+
+
+# --- Reading files -------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class _Contents:
+    """A part of a file, and the type it is structured into."""
+
+    file: str
+    selector: str | None
+    wanted: Any
+
+    @property
+    def name(self) -> str:
+        return self.file if self.selector is None else f"{self.file}: {self.selector}"
+
+    @property
+    def key(self) -> Hashable:
+        try:
+            hash(self.wanted)
+        except TypeError:
+            return (self.file, self.selector, id(self.wanted))
+        return (self.file, self.selector, self.wanted)
+
+    def read(self) -> Any:
+        from ._json.codec import JsonCodec  # with cattrs, which takes time to import
+
+        data = self._select(self._load())
+        try:
+            return JsonCodec().load(data, self.wanted, self.selector or "$")
+        except ContextSerdeError as exc:
+            raise self._error(str(exc)) from exc
+
+    def _load(self) -> Any:
+        import json
+        import tomllib  # only those who have such a file pay for the imports
+
+        is_json = self.file.lower().endswith(".json")
+        try:
+            text = Path(self.file).read_text(encoding="utf-8")
+            if is_json:
+                return json.loads(text)
+            return json.loads(json.dumps(tomllib.loads(text), default=str))  # dates as text
+        except OSError as exc:
+            raise self._error(f"cannot be read: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise self._error(f"no valid {'JSON' if is_json else 'TOML'}: {exc}") from exc
+
+    def _select(self, data: Any) -> Any:
+        keys = self.selector.split(".") if self.selector is not None else []
+        for count, key in enumerate(keys, 1):
+            path = ".".join(keys[:count])
+            if not isinstance(data, dict):
+                raise self._error(f"{path}: not there, since it is in {reprlib.repr(data)}")
+            if key not in data:
+                raise self._error(f"{path}: not there; {nearest(key, data)}")
+            data = data[key]
+        return data
+
+    def _error(self, fault: str) -> WorkflowConfigurationError:
+        return WorkflowConfigurationError(f"{self.file}: {fault}")
