@@ -155,7 +155,7 @@ def test_e5_private_names_keep_their_keyword():
     assert fault(lambda: Made(tok="t")).problem.endswith("did you mean '_tok'?")
 
 
-@pytest.mark.parametrize("name", ["_values", "_extra", "_open", "_kinds", "_local_names"])
+@pytest.mark.parametrize("name", ["_values", "_extra", "_open", "_checks", "_local_names"])
 def test_e5_a_field_cannot_bear_a_private_name_of_the_librarys(name: str):
     def define() -> type:
         return types.new_class(

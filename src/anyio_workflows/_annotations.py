@@ -121,22 +121,26 @@ def strip(annotation: Any) -> Any:
             return annotation
 
 
-# --- Run-time checks of annotations (E3) ----------------------------------------------------------
+# --- Run-time checks (E3) -------------------------------------------------------------------------
+#
+# The check for an annotation is the second argument of `isinstance(value, check)`: a class, a tuple of
+# checks, or an object with an `__instancecheck__`. Most are classes, and `isinstance` is the fastest
+# check that there is.
 
 
 ANYTHING = (object,)
-"""What `isinstance` takes for `Any`; by identity, to tell it from what cannot be checked."""
+"""The check for `Any`; compared by identity, to tell it from `object`, which stands for "unchecked"."""
 
 
-class _Kind:
-    """Something that `isinstance` takes, for annotations that are no class."""
+class _Check:
+    """A check for an annotation that is not a class."""
 
     def __instancecheck__(self, value: object) -> bool:
         raise NotImplementedError
 
 
 @attrs.frozen
-class _OneOf(_Kind):
+class _OneOf(_Check):
     """`Literal[...]`."""
 
     options: tuple[Any, ...]
@@ -146,8 +150,8 @@ class _OneOf(_Kind):
 
 
 @attrs.frozen
-class _Items(_Kind):
-    """A container and the kind of its items: `list[str]`, `tuple[int, ...]`, `set[X]`."""
+class _Items(_Check):
+    """A container and the check for its items: `list[str]`, `tuple[int, ...]`, `set[X]`."""
 
     container: Any
     item: Any
@@ -157,8 +161,8 @@ class _Items(_Kind):
 
 
 @attrs.frozen
-class _Pairs(_Kind):
-    """A mapping with the kinds of its keys and values."""
+class _Pairs(_Check):
+    """A mapping and the checks for its keys and values."""
 
     container: Any
     key: Any
@@ -171,7 +175,7 @@ class _Pairs(_Kind):
 
 
 @attrs.frozen
-class _Tuple(_Kind):
+class _Tuple(_Check):
     """`tuple[A, B]`."""
 
     items: tuple[Any, ...]
@@ -180,7 +184,7 @@ class _Tuple(_Kind):
         return (
             isinstance(value, tuple)
             and len(value) == len(self.items)
-            and all(isinstance(v, kind) for v, kind in zip(value, self.items, strict=True))
+            and all(isinstance(v, check) for v, check in zip(value, self.items, strict=True))
         )
 
 
@@ -188,12 +192,12 @@ _WIDER: Mapping[Any, Any] = {float: (float, int), complex: (complex, float, int)
 """The numeric tower as type checkers have it."""
 
 
-def kind_of(annotation: Any) -> Any:
-    """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
+def check_for(annotation: Any) -> Any:
+    """Return the run-time check for an annotation; `object` where it cannot be checked."""
     annotation = strip(annotation)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return tuple(kind_of(arg) for arg in args)
+        return tuple(check_for(arg) for arg in args)
     if origin is typing.Literal:
         return _OneOf(args)
     if annotation is None:
@@ -201,7 +205,7 @@ def kind_of(annotation: Any) -> Any:
     if typing.is_typeddict(origin or annotation):
         return dict
     if origin is tuple and args[-1:] != (Ellipsis,):
-        return _Tuple(tuple(kind_of(arg) for arg in args))
+        return _Tuple(tuple(check_for(arg) for arg in args))
     if annotation is Any:
         return ANYTHING
     container = origin or _WIDER.get(annotation, annotation)
@@ -210,15 +214,15 @@ def kind_of(annotation: Any) -> Any:
     except TypeError:  # a protocol, a type variable, `Any` before Python 3.11, ...
         return object
     if args and getattr(container, "__module__", "") in ("builtins", "collections.abc"):
-        return _container_kind(container, args)
+        return _container_check(container, args)
     return container
 
 
-def _container_kind(container: type, args: tuple[Any, ...]) -> Any:
+def _container_check(container: type, args: tuple[Any, ...]) -> Any:
     if issubclass(container, Mapping) and len(args) == 2:
-        return _Pairs(container, kind_of(args[0]), kind_of(args[1]))
+        return _Pairs(container, check_for(args[0]), check_for(args[1]))
     if issubclass(container, Collection) and (len(args) == 1 or args[-1] is Ellipsis):
-        item = kind_of(args[0])
+        item = check_for(args[0])
         return container if item in (object, ANYTHING) else _Items(container, item)
     return container
 

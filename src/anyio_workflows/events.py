@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transf
 
 import attrs
 
-from ._annotations import ANYTHING, Unresolved, classes_in, kind_of, local_names, resolve_field
+from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
 from .errors import Absent, EventValidationError, await_missing, namesakes, nearest
 
 __all__ = [
@@ -143,10 +143,10 @@ class Event:
 
     _open: ClassVar[bool] = True
     _local_names: ClassVar[dict[str, Any]] = {}
-    _kinds: ClassVar[Mapping[str, Any] | None] = None
-    """Keyword -> what `isinstance` takes for it; made when the first instance is."""
+    _checks: ClassVar[Mapping[str, Any] | None] = None
+    """Keyword -> the run-time check for it; `None` until the first instance is made."""
     _factories: ClassVar[Mapping[str, tuple[str, Any]]] = {}
-    """Keyword -> field, and what `isinstance` takes for it, if its default is made each time."""
+    """Keyword -> field and its run-time check, of those whose default is made for each instance."""
     _constructor: ClassVar[Any] = None
     """The `__init__` of ours, the general one or one that was written for a class."""
 
@@ -162,21 +162,21 @@ class Event:
         cls.__setattr__, cls.__delattr__ = _refuse_setting, _refuse_deleting  # type: ignore[assignment,method-assign]
         fields = _fields(cls)
         cls._open = all(field.name in cls._open_fields for field in fields)
-        cls._kinds = None
+        cls._checks = None
         cls._local_names = {}
         for annotation in inspect.get_annotations(cls).values():
             cls._local_names.update(local_names(annotation, cls.__module__, cls.__qualname__))
 
     def __init__(self, /, *given: Any, **values: Any) -> None:
         cls = type(self)
-        kinds = cls._kinds
-        if kinds is None:
-            kinds = _prepare(cls)
+        checks = cls._checks
+        if checks is None:
+            checks = _prepare(cls)
         if given:
             values |= _by_position(cls, given, values)
         for name, value in values.items():
-            if not isinstance(value, kinds.get(name, ())) or type(value) is CoroutineType:
-                values = self._sort_out(kinds, values)
+            if not isinstance(value, checks.get(name, ())) or type(value) is CoroutineType:
+                values = self._sort_out(checks, values)
                 break
         try:
             self.__attrs_init__(**values)  # type: ignore[attr-defined]
@@ -186,11 +186,11 @@ class Event:
                     problem = f"missing, {cls.__name__}() needs it"
                     raise EventValidationError(cls.__name__, _keyword(field), problem) from None
             raise
-        for keyword, (name, kind) in cls._factories.items():
-            if keyword not in values and not isinstance(getattr(self, name), kind):
+        for keyword, (name, check) in cls._factories.items():
+            if keyword not in values and not isinstance(getattr(self, name), check):
                 raise _wrong_type(cls, keyword, getattr(self, name), "the default ")
 
-    def _sort_out(self, kinds: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    def _sort_out(self, checks: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """Refuse values of a wrong type, and those without a field unless the class is open (E2).
 
         Returns:
@@ -204,17 +204,17 @@ class Event:
                 if not isinstance(value, dict):
                     raise EventValidationError(cls.__name__, name, _TAKEN)
                 extra = {**value, **extra}
-            elif type(value) is CoroutineType and kinds.get(name, ANYTHING) is ANYTHING:
+            elif type(value) is CoroutineType and checks.get(name, ANYTHING) is ANYTHING:
                 raise _wrong_type(cls, name, value)
-            elif name not in kinds:
+            elif name not in checks:
                 extra[name] = value
-            elif isinstance(value, kinds[name]):
+            elif isinstance(value, checks[name]):
                 declared[name] = value
             else:
                 raise _wrong_type(cls, name, value)
         if extra and not cls._open:
             name = next(iter(extra))
-            problem = f"no such field, {nearest(name, kinds)}"
+            problem = f"no such field, {nearest(name, checks)}"
             raise EventValidationError(cls.__name__, name, problem)
         for name in extra.keys() & _METHODS:
             self.__dict__[name] = extra[name]  # hides the method, as a field would
@@ -527,33 +527,33 @@ def _prepare(cls: type[Event]) -> Mapping[str, Any]:
     """Work out how the instances of `cls` are checked, and check what they share: its defaults.
 
     Returns:
-        What `isinstance` takes for each keyword.
+        The run-time check for each keyword.
 
     Raises:
         EventValidationError: If a literal default is of a wrong type; each time, as nothing is kept.
     """
     types = _types(cls)
-    kinds: dict[str, Any] = {}
+    checks: dict[str, Any] = {}
     factories: dict[str, tuple[str, Any]] = {}
     for field in _fields(cls):
         if field.name == "_extra":
             continue
         wanted = types[field.name]
         unchecked = field.converter or isinstance(wanted, Unresolved)
-        kind = object if unchecked else kind_of(wanted)
+        check = object if unchecked else check_for(wanted)
         if field.init:
-            kinds[_keyword(field)] = kind
+            checks[_keyword(field)] = check
         default = default_of(field)
         if isinstance(default, _FACTORY):
-            factories[_keyword(field)] = field.name, kind
-        elif default is not attrs.NOTHING and not isinstance(default, kind):
+            factories[_keyword(field)] = field.name, check
+        elif default is not attrs.NOTHING and not isinstance(default, check):
             raise _wrong_type(cls, _keyword(field), default, "the default ")
-    cls._kinds, cls._factories = kinds, factories
+    cls._checks, cls._factories = checks, factories
     if cls.__init__ is cls._constructor and stores_only(cls):
-        cls._constructor = write_constructor(cls, kinds, _GENERAL)
+        cls._constructor = write_constructor(cls, checks, _GENERAL)
         cls._constructor.__signature__ = _signature(cls, types, _SELF)
         cls.__init__ = cls._constructor  # type: ignore[method-assign]
-    return kinds
+    return checks
 
 
 def _by_position(
@@ -645,13 +645,13 @@ def stores_only(cls: type) -> bool:
 
 
 def write_constructor(
-    cls: type, kinds: Mapping[str, Any], general: Callable[..., None]
+    cls: type, checks: Mapping[str, Any], general: Callable[..., None]
 ) -> Callable[..., None]:
     """Return an `__init__` for instances of exactly `cls`, a class that `stores_only()`.
 
     Args:
         cls: The class.
-        kinds: What `isinstance` takes for each field that the constructor takes, by name.
+        checks: The run-time check for each field that the constructor takes, by name.
         general: The constructor that is called with everything else: missing and unknown keywords,
             values of a wrong type or by position, instances of subclasses.
     """
@@ -668,12 +668,12 @@ def write_constructor(
     parameters = ["__self", "/", "*__given"]
     doubts = ["__given", "__others", "__self.__class__ is not __cls"]
     stores = ["__stored = __self.__dict__"]
-    for name, kind in kinds.items():
+    for name, check in checks.items():
         parameters.append(f"{name}=__missing")
-        names[f"__{name}_kind"] = kind
+        names[f"__{name}_check"] = check
         # A coroutine passes for nothing but what is annotated as one: an 'await' was forgotten.
-        wrong = f"not __isinstance({name}, __{name}_kind)"
-        if kind is ANYTHING:
+        wrong = f"not __isinstance({name}, __{name}_check)"
+        if check is ANYTHING:
             wrong = f"__type({name}) is __Coroutine"
         default = fields[name].default
         copies = isinstance(getattr(default, "factory", None), Copies)
@@ -688,7 +688,7 @@ def write_constructor(
     source = [
         f"def __init__({', '.join(parameters)}, **__others):",
         f"    if {' or '.join(doubts)}:",
-        *(f"        if {name} is not __missing: __others[{name!r}] = {name}" for name in kinds),
+        *(f"        if {name} is not __missing: __others[{name!r}] = {name}" for name in checks),
         "        return __general(__self, *__given, **__others)",
         *("    " + store for store in stores),
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from .._annotations import Unresolved, kind_of, resolve_field, strip
+from .._annotations import Unresolved, check_for, resolve_field, strip
 from ..errors import ContextSerdeError, namesakes
 from ..events import Event
 
@@ -88,7 +88,7 @@ def _annotation_of(cls: type, field: Any) -> Any:
 def safe_kind(annotation: Any) -> Any:
     """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
     try:
-        return kind_of(annotation)
+        return check_for(annotation)
     except Exception:
         return object
 
