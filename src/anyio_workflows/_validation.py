@@ -220,7 +220,7 @@ def _executions(
 ) -> float:
     """Say how often a step is executed at most, from what is known about the others."""
     if spec.config.catch is not None:
-        causes = [step for step in graph.steps.values() if graph.catcher_of(step) is spec]
+        causes = [step for step in graph.steps.values() if graph.error_handler_of(step) is spec]
     elif spec.is_join:
         causes = [producer for producer, joins in graph.joins.items() if spec in joins]
     else:
@@ -239,7 +239,7 @@ def _reached(graph: Graph) -> set[str]:
             if spec.name not in reached:
                 reached.add(spec.name)
                 frontier += spec.produces
-                fresh += graph.error_handlers_of(spec)
+                fresh += filter(None, [graph.error_handler_of(spec)])
     return reached
 
 
@@ -274,11 +274,14 @@ def _dead_end_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
 
 
 def _leads_on(graph: Graph, spec: StepSpec, ends: set[str]) -> bool:
+    handler = graph.error_handler_of(spec)
+    if handler is not None and handler.name in ends:
+        return True
     return any(
         issubclass(returned, StopEvent | InputRequiredEvent)
         or any(taker.name in ends for taker in graph.takers(returned))
         for returned in spec.produces
-    ) or any(rescuer.name in ends for rescuer in graph.error_handlers_of(spec))
+    )
 
 
 _MANY = 16

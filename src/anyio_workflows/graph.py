@@ -304,7 +304,7 @@ class Graph:
                         inside.add(step)
                         frontier += step.returns
                         fresh += joins.get(step, ())  # what they return is on this level
-                        fresh += self.error_handlers_of(step)
+                        fresh += filter(None, [self.error_handler_of(step)])
         return found, inside
 
     def joins_of(self, producer: StepSpec) -> list[StepSpec]:
@@ -323,7 +323,7 @@ class Graph:
         )
 
     @functools.cached_property
-    def _catchers(self) -> dict[str | None, StepSpec]:
+    def _error_handlers(self) -> dict[str | None, StepSpec]:
         """The `@catch_error` steps, by the names of the steps they are for; `None`: all others."""
         found: dict[str | None, StepSpec] = {}
         for spec in self.steps.values():
@@ -332,16 +332,11 @@ class Graph:
                     found.setdefault(name, spec)
         return found
 
-    def catcher_of(self, spec: StepSpec) -> StepSpec | None:
+    def error_handler_of(self, spec: StepSpec) -> StepSpec | None:
         """Return the `@catch_error` step that takes the failures of a step, if there is one (X4)."""
         if spec.config.catch is not None:
             return None
-        return self._catchers.get(spec.name, self._catchers.get(None))
-
-    def error_handlers_of(self, spec: StepSpec) -> list[StepSpec]:
-        """Return the `@catch_error` step of a step, in a list; empty if it has none."""
-        catcher = self.catcher_of(spec)
-        return [] if catcher is None else [catcher]
+        return self._error_handlers.get(spec.name, self._error_handlers.get(None))
 
     @functools.cached_property
     def cancels_branches(self) -> bool:

@@ -609,7 +609,7 @@ class Dispatch:
 
     def _give_up(self, work: Work, error: BaseException, now: float) -> None:
         """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
-        catcher = self._ledger.graph.catcher_of(work.post.spec)
+        catcher = self._ledger.graph.error_handler_of(work.post.spec)
         recoverable = isinstance(error, Exception) and not work.dropped and self.run.is_running
         if catcher is None or not recoverable or not _has_recoveries_left(catcher, work):
             self.take_fault(work, error, now)
