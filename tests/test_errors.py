@@ -20,7 +20,6 @@ from anyio_workflows.errors import (
     WorkflowStalledError,
     WorkflowTimeoutError,
     WorkflowValidationError,
-    nearest,
 )
 
 SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
@@ -134,9 +133,3 @@ def test_every_exception_has_a_sample_and_is_a_workflow_error():
 
 def test_an_event_validation_error_is_a_value_error():
     assert issubclass(EventValidationError, ValueError)
-
-
-def test_nearest_names_the_closest_or_all_or_none():
-    assert nearest("rnak", ["rank", "url"]) == "did you mean 'rank'?"
-    assert nearest("zzz", ["url", "rank"]) == "known: rank, url"
-    assert nearest("zzz", []) == "there are none"

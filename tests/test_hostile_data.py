@@ -34,8 +34,9 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows._json.codec import JsonCodec, RestoredError
+from anyio_workflows._messages import nearest, short_repr, shortened
 from anyio_workflows.checkpoint import load_checkpoint, run_with_checkpoints
-from anyio_workflows.errors import ContextSerdeError, nearest, short_repr, shortened
+from anyio_workflows.errors import ContextSerdeError
 
 pytestmark = pytest.mark.anyio
 

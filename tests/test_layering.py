@@ -22,7 +22,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = [
-    "errors _annotations _backend",
+    "errors _messages _annotations _backend",
     "events collect steps",
     "retry_policy state resource _dependencies _json",
     "graph _signatures _validation",

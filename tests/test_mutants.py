@@ -192,7 +192,8 @@ def test_what_is_caught_and_what_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mutants, "SUITE", ["test_errors.py"])
-    broken = Mutant("broken", "nearest", "'there are none'", "''", "no answer")
+    text = "f'the run was cancelled: {self.reason}'"
+    broken = Mutant("broken", "WorkflowCancelledByUser.__str__", text, "''", "no text")
     harmless = Mutant("harmless", "EventStream.write", "self.unread += 1", "", "nothing there")
     monkeypatch.setattr(mutants, "MUTANTS", [broken, harmless])
     assert mutants.main([]) == 1

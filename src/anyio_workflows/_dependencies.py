@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 
 from ._annotations import Unresolved, resolve
-from .errors import ContextSerdeError, WorkflowConfigurationError, nearest
+from ._messages import nearest
+from .errors import ContextSerdeError, WorkflowConfigurationError
 from .resource import Resource, ResourceConfig
 
 

@@ -15,10 +15,11 @@ import attrs
 
 from ._annotations import Unresolved, classes_of, resolve, strip
 from ._dependencies import Dependency, read_dependency
+from ._messages import names_of
 from .collect import All, Collect, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
-from .graph import EventParam, EventType, StepSpec, names_of
+from .graph import EventParam, EventType, StepSpec
 from .resource import Resource, ResourceConfig
 from .state import DictState
 from .steps import StepConfig, step_config

@@ -61,7 +61,8 @@ from ._ledger.pending import (
     WaitRecord,
     WorkRecord,
 )
-from .errors import ContextSerdeError, nearest, short_repr
+from ._messages import nearest, short_repr
+from .errors import ContextSerdeError
 from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, StepSpec
 from .state import DictState

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from weakref import WeakKeyDictionary
 
-from .errors import namesakes, nearest
+from ._messages import names_of, namesakes, nearest
 from .events import HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
-from .graph import EventParam, EventType, Graph, StepSpec, names_of
+from .graph import EventParam, EventType, Graph, StepSpec
 
 _known: WeakKeyDictionary[Graph, dict[frozenset[str], list[str]]] = WeakKeyDictionary()
 """The faults that were found before, by the checks that were skipped: each run validates its graph."""

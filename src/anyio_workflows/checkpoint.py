@@ -26,9 +26,10 @@ import attrs
 
 from ._backend import find_home, is_cancellation
 from ._engine.run import Run
+from ._messages import add_note, shortened
 from ._snapshot_file import SnapshotFile, replace
 from .context import Context
-from .errors import ContextSerdeError, WorkflowConfigurationError, add_note, shortened
+from .errors import ContextSerdeError, WorkflowConfigurationError
 from .events import Event, StartEvent
 from .handler import ResultT, WorkflowHandler
 from .steps import is_positive_number

@@ -19,7 +19,8 @@ from anyio.lowlevel import checkpoint
 
 from ._ledger.pending import Continuation, RunPort
 from ._ledger.work import OpenWait, Wait, Work
-from .errors import Absent, ContextStateError, WorkflowRuntimeError, namesakes
+from ._messages import Absent, namesakes
+from .errors import ContextStateError, WorkflowRuntimeError
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore

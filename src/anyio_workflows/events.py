@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transf
 import attrs
 
 from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
-from .errors import Absent, EventValidationError, await_missing, namesakes, nearest
+from ._messages import Absent, await_missing, namesakes, nearest
+from .errors import EventValidationError
 
 __all__ = [
     "Event",

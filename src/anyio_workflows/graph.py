@@ -6,15 +6,15 @@ import functools
 import inspect
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import AsyncGeneratorType
 from typing import Any
 
 import attrs
 
 from ._dependencies import Dependency
+from ._messages import await_missing, namesakes
 from .collect import All, Take
-from .errors import await_missing, namesakes
 from .events import Event, StartEvent, StepFailedEvent, StopEvent
 from .steps import StepConfig
 
@@ -22,7 +22,7 @@ __all__ = ["EventParam", "Graph", "StepSpec"]
 
 EventType = type[Event]
 
-NO_RESOURCES: Mapping[str, Any] = {}
+_NO_RESOURCES: Mapping[str, Any] = {}
 
 
 @attrs.frozen
@@ -177,7 +177,7 @@ class StepSpec:
         workflow: object,
         context: object,
         payload: Any,
-        resources: Mapping[str, Any] = NO_RESOURCES,
+        resources: Mapping[str, Any] = _NO_RESOURCES,
     ) -> Any:
         """Call the step function with the event, the list of events or the set that it takes."""
         if type(payload) is list:
@@ -247,11 +247,6 @@ def _takes_by_position(function: Callable[..., Any], is_method: bool, names: lis
     except TypeError:
         return False
     return True
-
-
-def names_of(event_types: Iterable[EventType]) -> str:
-    """Return the names of event types, for messages."""
-    return ", ".join(t.__name__ for t in event_types)
 
 
 @attrs.frozen(eq=False, slots=False)

@@ -21,7 +21,8 @@ import anyio
 import attrs
 
 from ._backend import running_task
-from .errors import ContextStateError, WorkflowError, namesakes, nearest
+from ._messages import namesakes, nearest
+from .errors import ContextStateError, WorkflowError
 
 __all__ = ["DictState", "StateStore", "StateStoreStatistics"]
 

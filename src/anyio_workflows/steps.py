@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 import attrs
 
-from .errors import WorkflowValidationError, nearest
+from ._messages import nearest
+from .errors import WorkflowValidationError
 
 __all__ = [
     "Catch",

@@ -13,6 +13,7 @@ from ._engine.limiter import Places
 from ._engine.run import Run, RunSettings
 from ._json.fields import is_enum, is_record
 from ._ledger.pending import Continuation
+from ._messages import namesakes
 from ._signatures import read_steps, step_members
 from ._validation import find_faults
 from .context import Context, current_step
@@ -21,7 +22,6 @@ from .errors import (
     WorkflowConfigurationError,
     WorkflowRuntimeError,
     WorkflowValidationError,
-    namesakes,
 )
 from .events import Event, StartEvent
 from .graph import Graph, StepSpec

@@ -13,7 +13,7 @@ import attrs
 
 from .._ledger.ledger import Ledger
 from .._ledger.work import Post, Wait, Work
-from ..errors import namesakes, text_of
+from .._messages import namesakes, text_of
 from ..events import (
     Event,
     ExecutionOutcome,

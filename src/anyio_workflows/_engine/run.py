@@ -19,8 +19,9 @@ from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
 from .._ledger.pending import Continuation, RunPort, restore, take
 from .._ledger.work import Wait, Work
+from .._messages import add_note, short_repr, text_of
 from ..context import check_event, enter_run
-from ..errors import WorkflowRuntimeError, WorkflowTimeoutError, add_note, short_repr, text_of
+from ..errors import WorkflowRuntimeError, WorkflowTimeoutError
 from ..events import Event, InputRequiredEvent
 from .limiter import Place, Places
 from .outcome import Outcome

@@ -24,8 +24,9 @@ from .._ledger.fanin import NO_RECOVERIES, Branch, Recoveries
 from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort
 from .._ledger.work import Post, Work
+from .._messages import add_note
 from ..context import AttemptClock, StepContext, advice, current_context, current_run, enter_run
-from ..errors import WorkflowRuntimeError, WorkflowStalledError, add_note
+from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
 from ..steps import is_positive_number

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import text_of
+from .._messages import text_of
 from ..events import Event
 from .fields import Field, Registry, enum_text, is_enum, is_record, tag_of
 from .formats import (

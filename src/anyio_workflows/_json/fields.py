@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from .._annotations import Unresolved, check_for, resolve_field, strip
-from ..errors import ContextSerdeError, namesakes
+from .._messages import namesakes
+from ..errors import ContextSerdeError
 from ..events import Event
 
 

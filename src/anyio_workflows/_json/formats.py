@@ -19,7 +19,8 @@ from uuid import UUID
 import attrs
 
 from .._annotations import strip
-from ..errors import ContextSerdeError, short_repr, shortened
+from .._messages import short_repr, shortened
+from ..errors import ContextSerdeError
 from .fields import is_enum, is_record
 
 # --- Text forms: dates, identifiers, paths, bytes, to be read back exactly -------------------------

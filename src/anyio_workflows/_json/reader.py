@@ -20,7 +20,8 @@ import attrs
 from cattrs import Converter
 
 from .._annotations import strip
-from ..errors import ContextSerdeError, nearest, short_repr, shortened, text_of
+from .._messages import nearest, short_repr, shortened, text_of
+from ..errors import ContextSerdeError
 from .fields import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
 from .formats import (
     ATOMS,

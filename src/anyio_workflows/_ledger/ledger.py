@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 
-from ..errors import WorkflowRuntimeError, namesakes, nearest, short_repr, shortened
+from .._messages import namesakes, nearest, short_repr, shortened
+from ..errors import WorkflowRuntimeError
 from ..events import Event
 from ..graph import Graph, StepSpec
 from .fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged

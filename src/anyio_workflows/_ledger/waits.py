@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from ..errors import WorkflowRuntimeError, shortened
+from .._messages import shortened
+from ..errors import WorkflowRuntimeError
 from ..events import Event
 from ..graph import StepSpec
 from .work import Posts, Wait, Work, wake

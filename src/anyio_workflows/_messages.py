@@ -1,0 +1,128 @@
+"""How values, names and hints are written in messages."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+
+class _ShortRepr(reprlib.Repr):
+    """As `reprlib` has it, for integers of any size as well: Python writes no very long ones."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 1000 else _long_int(x)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return shortened(super().repr_instance(x, level), 100)
+
+
+def _long_int(number: int) -> str:
+    return f"<int of {number.bit_length()} bits>"
+
+
+_short_repr = _ShortRepr()
+
+
+def short_repr(value: object) -> str:
+    """Return the `repr()` of a value that may come from anywhere, in a few words."""
+    return _short_repr.repr(value)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text of at most `longest` characters, with its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]}...{text[-end:]}"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the message of an exception."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it has no text)"
+
+
+class Absent:
+    """A descriptor for an attribute that a class has not, and that says what to use instead.
+
+    `hasattr()` is false, and help() tells.
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name, self._instead = name, instead
+        self.__doc__ = f"Not there: {instead}."
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"
+        raise AttributeError(message, name=self._name, obj=instance)
+
+
+_LONGEST_NAME = 200
+_MOST_NAMES = 20
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest of `known`, or all of them.
+
+    Both may come from outside: what is too long to be a name is compared with nothing, since that
+    costs quadratic time, and of many names only the first are listed.
+    """
+    names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
+    close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if len(names) > _MOST_NAMES:
+        names[_MOST_NAMES:] = [f"... ({len(names)} in all)"]
+    return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def await_missing(value: object, in_thread: bool = True) -> str:
+    """Say how to come by what an awaitable is to give, also in a thread, if it may be one."""
+    owner, _, method = str(getattr(value, "__qualname__", "")).rpartition(".")
+    place = {"Context": "ctx", "StateStore": "ctx.store"}.get(owner)
+    remark = "is an 'await' missing?"
+    if place is not None and in_thread:
+        remark += f" In a 'def' step: anyio.from_thread.run({place}.{method}, ...)"
+    return remark
+
+
+def names_of(classes: Iterable[type]) -> str:
+    """Return the names of classes, in a list."""
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
+    """Tell two classes of one name apart: one that was given, and another that is known (E8).
+
+    Returns:
+        A sentence without a full stop; empty if there are no two such classes.
+    """
+    known = list(known)
+    for cls in given:
+        others = (one for one in known if one.__name__ == cls.__name__ and one is not cls)
+        if (other := next(others, None)) is None:
+            continue
+        named = f"two classes are named {cls.__name__}"
+        if (cls.__module__, cls.__qualname__) != (other.__module__, other.__qualname__):
+            return f"{named}: {_full_name(cls)} and {_full_name(other)}"
+        return (
+            f"{named}, because it was defined again (a notebook cell that was run twice?): define the "
+            "workflow again too, and make its events anew"
+        )
+    return ""
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, once; some exceptions refuse."""
+    with suppress(Exception):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
