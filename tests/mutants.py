@@ -68,6 +68,7 @@ SUITE = [
     "test_run_state.py",
     "test_state_edits.py",
     "test_handler.py",
+    "test_ownership.py",
     "test_ledger.py",
     "test_keeper.py",
     "test_narrator.py",

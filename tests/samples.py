@@ -154,6 +154,27 @@ class Ends(Workflow[Any]):
         raise AssertionError
 
 
+class Job(Workflow[str]):
+    """Works for ten seconds, then returns or raises; takes two seconds to clean up."""
+
+    begun = cleaned = False
+
+    @step
+    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        self.begun = True
+        try:
+            await anyio.sleep(10)
+            if ev.get("how") == "raise":
+                raise ProviderError("down")
+            return StopEvent(result="done")
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(2)
+                ctx.write_event_to_stream(Note(text="closed"))
+                self.cleaned = True
+            raise
+
+
 class Loop(Workflow[str]):
     """A loop: a step that returns to itself, three times or as often as `run(rounds=)` says."""
 
