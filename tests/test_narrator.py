@@ -200,17 +200,17 @@ def test_i3_the_counts_hold_however_a_run_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever goes wrong in its steps, also those that are given up."""
-    tell = Record.tell
+    add_trace = Record.add_trace
 
-    def tell_and_compare(self: Record, who: str, what: str) -> None:
-        tell(self, who, what)
+    def add_and_compare(self: Record, source: str, what: str) -> None:
+        add_trace(self, source, what)
         compare_all(counting[-1:])
 
     def make_another(**config: Any) -> Workflow[Any]:
         check_all(counting)  # those of the run before
         return make(**config)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(Record, "tell", tell_and_compare)
+    monkeypatch.setattr(Record, "add_trace", add_and_compare)
     check_termination(make_another, backends=[backend], max_examples=20, seed=1, **options)
     check_all(counting)
 

@@ -398,7 +398,7 @@ def test_v2_the_trace_tells_what_happened() -> None:
     for line in (
         "0.000  run      starts",
         "0.000  split #1  returns [Item(n=0), Item(n=1), Item(n=2)]",
-        "0.000  work #1   is held up",
+        "0.000  work #1   is paused",
         "1.000  work #1   returns None",
     ):
         assert " ".join(line.split()) in " ".join(shown.split())
@@ -528,7 +528,7 @@ def test_v2_t6_a_step_that_swallows_its_cancellation_in_a_loop_is_named(
 @on_each_backend
 @on_both_searches
 def test_v2_a_step_that_lets_no_time_pass_is_named(search: Any, backend: str) -> None:
-    with pytest.raises(TerminationViolation, match="step poll #1 goes on and on") as found:
+    with pytest.raises(TerminationViolation, match="step poll #1 keeps running") as found:
         search(Busy, [backend])
     assert [violation.rule for violation in found.value.violations] == ["V2"]
 

@@ -42,7 +42,7 @@ async def read_stream(
     left = read.limit
     with anyio.move_on_after(read.patience):
         async for event in record.handler.stream_events():
-            record.see(event)
+            record.add_read_event(event)
             if isinstance(event, StopEvent):
                 check_has_ended(record, "the terminal event was read")
             on_event(event)
@@ -54,20 +54,20 @@ async def read_stream(
 def check_has_ended(record: Record, when: str) -> None:
     """Check that the end of the run is visible everywhere, and that no step is running (T3, T6)."""
     if not record.handler.is_done() or record.handler.get_stop_event() is None:
-        record.violate("T3", f"when {when}, is_done() was false")
+        record.add_violation("T3", f"when {when}, is_done() was false")
     elif not record.has_been_read and not record.handler.statistics().unread_events:
-        record.violate("T3", f"when {when}, the terminal event could not be read")
+        record.add_violation("T3", f"when {when}, the terminal event could not be read")
     for execution in record.executions:
         spec = execution.spec
-        if execution.left is None and spec.is_async and spec.name not in record.gave_up:
-            record.violate("T6", f"when {when}, step {execution} was still running")
+        if execution.ended is None and spec.is_async and spec.name not in record.gave_up_warning:
+            record.add_violation("T6", f"when {when}, step {execution} was still running")
 
 
 async def check_run_of_ended_loop(record: Record) -> None:
     """Check a run whose event loop has ended, from another one."""
     record.now = current_clock()
     if not record.handler.is_done():
-        record.violate("T2", "the event loop ended, but the run did not")
+        record.add_violation("T2", "the event loop ended, but the run did not")
         record.hung = True
         return
     await check_stays_ended(record)
@@ -100,12 +100,12 @@ async def check_stays_ended(record: Record) -> None:
     second, same_depth = await outcome_of(handler)
     if first is not second or first is not record.outcome:
         shown = f"{record.outcome!r}, {first!r}, {second!r}"
-        record.violate("T5", f"`await handler` gave different outcomes: {shown}")
+        record.add_violation("T5", f"`await handler` gave different outcomes: {shown}")
     # An exception that is raised again and again must not carry the frames of every `await`.
     if depth != same_depth:
-        record.violate("T5", f"its traceback grew from {depth} to {same_depth} frames")
+        record.add_violation("T5", f"its traceback grew from {depth} to {same_depth} frames")
     if handler.get_stop_event() is not terminal:
-        record.violate("T7", f"{terminal!r} became {handler.get_stop_event()!r} afterwards")
+        record.add_violation("T7", f"{terminal!r} became {handler.get_stop_event()!r} afterwards")
 
 
 async def _expect_refusal(
@@ -116,9 +116,9 @@ async def _expect_refusal(
     except WorkflowRuntimeError:
         pass
     except StopAsyncIteration:
-        record.violate(rule, f"{what} ended quietly, after the end of the stream")
+        record.add_violation(rule, f"{what} ended quietly, after the end of the stream")
     else:
-        record.violate(rule, f"{what} was possible after the end")
+        record.add_violation(rule, f"{what} was possible after the end")
 
 
 async def outcome_of(handler: Any) -> tuple[Any, int]:
@@ -171,11 +171,11 @@ def find_violations(record: Record) -> list[Violation]:
 
 def _check_stream(record: Record, terminal: StopEvent) -> Iterator[Violation]:
     """T1, S1, S2: all that was written, in order, then one terminal event."""
-    stops = [event for event in record.seen if isinstance(event, StopEvent)]
+    stops = [event for event in record.read_events if isinstance(event, StopEvent)]
     if len(stops) != 1:
         yield Violation("T1", f"the stream has {len(stops)} stop events: {stops}")
-    elif record.seen[-1] is not terminal:
-        yield Violation("T1", f"the last event is {record.seen[-1]!r}, not {terminal!r}")
+    elif record.read_events[-1] is not terminal:
+        yield Violation("T1", f"the last event is {record.read_events[-1]!r}, not {terminal!r}")
     if record.handler.statistics().unread_events:
         yield Violation("T1", "there are events after the stop event")
     yield from _check_markers(record)
@@ -184,10 +184,10 @@ def _check_stream(record: Record, terminal: StopEvent) -> Iterator[Violation]:
 def _check_markers(record: Record) -> Iterator[Violation]:
     """S1: what the toolkit wrote is read once, in order. A thread learns late that it wrote."""
     steps = record.workflow.graph.steps
-    written = [id(event) for event in record.written]
-    markers = [event for event in record.seen if isinstance(event, Marker)]
+    written = [id(event) for event in record.markers]
+    markers = [event for event in record.read_events if isinstance(event, Marker)]
     seen = [id(event) for event in markers]
-    if lost := [event for event in record.written if id(event) not in seen]:
+    if lost := [event for event in record.markers if id(event) not in seen]:
         yield Violation("S1", f"{len(lost)} events that were written are missing, as {lost[0]!r}")
     odd = [e for e in markers if id(e) not in written and steps[e.step].is_async]
     if odd or len(seen) != len(set(seen)):
@@ -223,7 +223,7 @@ def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
     """
     deadline = record.deadline
     if isinstance(terminal, WorkflowTimedOutEvent):
-        deadline = min(deadline, record.begun + terminal.timeout)
+        deadline = min(deadline, record.started + terminal.timeout)
         if terminal.timeout != (record.scenario.timeout or terminal.timeout):
             yield Violation(
                 "T2", f"{terminal!r} came with a timeout of {record.scenario.timeout} s"
@@ -240,13 +240,18 @@ def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
         if record.ended is None or record.ended >= deadline:
             return
         yield Violation("T2", f"the run timed out at {record.ended:g} s, before its deadline")
-    elif first is not None and first.time < deadline and first.first and first.kind != "loop end":
+    elif (
+        first is not None
+        and first.time < deadline
+        and first.undecided_before
+        and first.kind != "loop end"
+    ):
         told = [cause for cause in record.causes if _is_told(record, cause, terminal)]
         rule = "T4" if told or timed_out else RULES[first.kind]
         shown = f"{terminal!r}, and `await` gave {record.outcome!r}"
         yield Violation(rule, f"the first cause was {first}, but the last event is {shown}")
     elif first is None and record.ended is not None and record.ended > deadline and not timed_out:
-        if not record.executions or all((e.left or 0) < deadline for e in record.executions):
+        if not record.executions or all((e.ended or 0) < deadline for e in record.executions):
             yield Violation("T2", f"the deadline passed, but the last event is {terminal!r}")
     elif not _may_be_unseen(record, terminal, deadline):
         yield Violation("T2", f"nothing that was seen explains {terminal!r}")
@@ -305,27 +310,27 @@ def _may_be_unseen(record: Record, terminal: StopEvent, deadline: float) -> bool
 def _check_executions(record: Record) -> Iterator[Violation]:
     """T6: every execution ended, and those that hung were woken at once."""
     for execution in record.executions:
-        if execution.left is None and execution.spec.is_async:
+        if execution.ended is None and execution.spec.is_async:
             yield Violation("T6", f"step {execution} was thrown away, its `finally` did not run")
     times = [c.time for c in record.causes if c.exact and c.final] + [record.deadline]
     if min(times) == math.inf:
         return
     for execution in record.executions:
-        if execution.must_wake and execution.exact and execution.left is not None:
-            woken = max(min(times), execution.entered)
-            if execution.left > woken:
-                late = execution.left - woken
+        if execution.hangs and execution.exact and execution.ended is not None:
+            woken = max(min(times), execution.started)
+            if execution.ended > woken:
+                late = execution.ended - woken
                 yield Violation("T6", f"step {execution} was cancelled {late:g} s late")
 
 
 def _check_log(record: Record) -> Iterator[Violation]:
     """T4: what came too late to matter is in the log; and nothing broke."""
-    for logged in record.logged:
+    for logged in record.run_log:
         if logged.levelno >= logging.ERROR:
             yield Violation("T6", f"the library logged an error: {logged.getMessage()}")
-    in_log = [logged.exc_info[1] for logged in record.logged if logged.exc_info]
+    in_log = [logged.exc_info[1] for logged in record.run_log if logged.exc_info]
     for cause in record.causes:
-        late = cause.kind == "failure" and cause.exact and not cause.first
+        late = cause.kind == "failure" and cause.exact and not cause.undecided_before
         if late and isinstance(cause.value, Exception) and cause.value not in in_log:
             iteration = getattr(cause.value, "__cause__", None)
             if not isinstance(cause.value, WorkflowCancelledByUser) and iteration is None:
@@ -334,7 +339,7 @@ def _check_log(record: Record) -> Iterator[Violation]:
 
 def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iterator[Violation]:
     """T2: `active_steps` are the sorted names of the steps that were in progress at the deadline."""
-    deadline = record.begun + terminal.timeout
+    deadline = record.started + terminal.timeout
     steps = terminal.active_steps
     surely: set[str] = set()
     # A thread begins late, or never if it is abandoned before; and so do steps that need resources.
@@ -342,10 +347,10 @@ def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iter
     maybe = {spec.name for spec in steps_of if not spec.is_async or spec.dependencies}
     for execution in record.executions:
         spec = execution.spec
-        left = math.inf if execution.left is None else execution.left
-        if execution.exact and execution.entered < deadline < left:
+        left = math.inf if execution.ended is None else execution.ended
+        if execution.exact and execution.started < deadline < left:
             surely.add(spec.name)
-        if execution.entered <= deadline <= left or record.recovers(spec):
+        if execution.started <= deadline <= left or record.recovers(spec):
             maybe.add(spec.name)
     if steps != sorted(set(steps)):
         yield Violation("T2", f"active_steps are not sorted and unique: {steps}")

@@ -146,7 +146,7 @@ def replay(
     checker = _Checker(Harness(make_workflow, start, outside, answer), backend, completes)
     if scenario.only_delays and scenario != Scenario():
         checker.measure()  # which the rule `done` compares with
-    return checker.run(scenario).trace()
+    return checker.run(scenario).format_trace()
 
 
 def cancel_everywhere(
@@ -217,7 +217,7 @@ class _Checker:
         __tracebackhide__ = True
         record = self.run(Scenario())
         assert record.ended is not None
-        self._undisturbed_seconds = record.ended - record.begun
+        self._undisturbed_seconds = record.ended - record.started
         harness = self._harness
         waits: dict[str, int] = {}
         for execution in record.executions:
@@ -252,7 +252,7 @@ class _Checker:
         if self._completes and scenario.only_delays and not found:
             found += self._check_done(record)
         if found:
-            violation = TerminationViolation(found, self._backend, scenario, record.trace())
+            violation = TerminationViolation(found, self._backend, scenario, record.format_trace())
             self.violations.append(violation)
             raise violation
         return record

@@ -83,21 +83,21 @@ class Harness:
         counter = StepCounter(None if scenario.end is None else scenario.end.task_step)
         token = current_record.set(record)
         try:
-            with capture_logs(record.all_logged), _silence_dropped_steps(record):
+            with capture_logs(record.library_log), _silence_dropped_steps(record):
                 _run_loop(_Driver(self, record, counter).drive, record, counter)
                 if record.ended is None and not record.hung:  # the scenario ended the loop
                     check = functools.partial(check_run_of_ended_loop, record)
                     _run_loop(check, record, StepCounter())
         finally:
             current_record.reset(token)
-            record.over.set()
+            record.closed.set()
         return record
 
 
 def _run_loop(main: Callable[[], Awaitable[None]], record: Record, counter: StepCounter) -> None:
     counts = counter.limit is not None  # which costs time
     name, options = counter.backend(record.backend) if counts else virtual_time(record.backend)
-    name, options = TurnCounter(MAX_TURNS, record.note_spinning).watch(name, options)
+    name, options = TurnCounter(MAX_TURNS, record.report_spinning).watch(name, options)
     anyio.run(main, backend=name, backend_options=options)
 
 
@@ -160,13 +160,13 @@ class _Driver:
         """Start the run, let everything happen to it, and check that it stays ended."""
         record, scenario = self._record, self._record.scenario
         record.now = current_clock()
-        record.begun = record.now()
+        record.started = record.now()
         tasks_before = _running_tasks()
         workflow, start = record.workflow, self._harness.start
         record.handler = workflow.run() if start is None else workflow.run(start_event=start)
         timeout = f", timeout {scenario.timeout:g} s" if scenario.timeout else ""
-        record.tell("run", f"starts{timeout}")
-        with anyio.CancelScope(deadline=record.begun + RUN_LIMIT) as limit:
+        record.add_trace("run", f"starts{timeout}")
+        with anyio.CancelScope(deadline=record.started + RUN_LIMIT) as limit:
             if scenario.end is not None and scenario.end.kind == "loop":
                 await self._read_for_a_while()
                 await self._wait_for_end_moment()
@@ -185,7 +185,9 @@ class _Driver:
         if limit.cancelled_caught:
             record.hung = True
             if not record.violations:
-                record.violate("T1", f"the run did not end within {RUN_LIMIT:g} virtual seconds")
+                record.add_violation(
+                    "T1", f"the run did not end within {RUN_LIMIT:g} virtual seconds"
+                )
         await self._wait_for_threads()
 
     # --- Awaiting, reading, sending ---
@@ -193,10 +195,10 @@ class _Driver:
     async def _await_outcome(self) -> None:
         record = self._record
         if not record.handler.is_done() and record.handler.get_stop_event() is not None:
-            record.violate("T3", "there was a stop event before the end")
+            record.add_violation("T3", "there was a stop event before the end")
         record.outcome, _ = await outcome_of(record.handler)
         record.ended = record.now()
-        record.tell("await", "is over")
+        record.add_trace("await", "is over")
         check_has_ended(record, "`await handler` was over")
 
     async def _read_all(self) -> None:
@@ -233,15 +235,15 @@ class _Driver:
         record, moments = self._record, self._record.scenario.outside
         await _wait_for(moments[number] if number < len(moments) else Moment())
         await self._try_second_reader()
-        record.tell("outside", f"sends {event!r}")
+        record.add_trace("outside", f"sends {event!r}")
         try:
             await record.handler.send_event(event)
         except WorkflowRuntimeError:
             if not record.handler.is_done():
-                record.violate("T7", f"{event!r} from outside was refused during the run")
+                record.add_violation("T7", f"{event!r} from outside was refused during the run")
         else:
             if record.handler.is_done():
-                record.violate("T7", f"{event!r} from outside was accepted after the end")
+                record.add_violation("T7", f"{event!r} from outside was accepted after the end")
 
     async def _try_second_reader(self) -> None:
         """Try to read while another task waits for the next event, which is refused (S3)."""
@@ -254,14 +256,14 @@ class _Driver:
             except WorkflowRuntimeError:
                 return
             except StopAsyncIteration:
-                record.violate("S3", "a second reader found the stream at its end, quietly")
+                record.add_violation("S3", "a second reader found the stream at its end, quietly")
                 return
             # Now and then a read lets other tasks run first. If the waiting reader got its event
             # meanwhile, this read was alone, and rightly got the next one.
-            record.see(event)
+            record.add_read_event(event)
             self._queue_answer(event)
             return
-        record.violate("S3", "a second reader was let in while one was waiting")
+        record.add_violation("S3", "a second reader was let in while one was waiting")
 
     # --- Ending the run ---
 
@@ -279,7 +281,7 @@ class _Driver:
         self._note_end("calls cancel_run()", "cancel")
         await handler.cancel_run()
         if not handler.is_done():
-            self._record.violate("T3", "cancel_run() returned before the end")
+            self._record.add_violation("T3", "cancel_run() returned before the end")
 
     async def _leave_block(self) -> None:
         try:
@@ -289,7 +291,7 @@ class _Driver:
                 raise _LeftEarly
         except _LeftEarly:
             if not self._record.handler.is_done():
-                self._record.violate("T3", "the block was left before the run had ended")
+                self._record.add_violation("T3", "the block was left before the run had ended")
 
     async def _wait_for_end_moment(self) -> None:
         """Wait until it is time to end the run, or until it has ended."""
@@ -313,27 +315,29 @@ class _Driver:
     def _note_end(self, what: str, kind: CauseKind) -> None:
         self._counter.holding = False
         self._record.end_came_late = self._record.handler.is_done()
-        self._record.tell("outside", what)
-        self._record.note(kind)
+        self._record.add_trace("outside", what)
+        self._record.add_cause(kind)
 
     # --- Afterwards ---
 
     async def _check_no_task_is_left(self, before: set[int]) -> None:
         """Check that no task of the run is left, once its host had time to leave (T6)."""
         threads = any(not s.is_async for s in self._record.workflow.graph.steps.values())
-        if self._record.gave_up or threads:  # they may begin late, run on, and call into the loop
+        if (
+            self._record.gave_up_warning or threads
+        ):  # they may begin late, run on, and call into the loop
             return
         for _ in range(5):
             await checkpoint()
         if left := _running_tasks() - before:
             names = [task.name for task in anyio.get_running_tasks() if task.id in left]
-            self._record.violate("T6", f"tasks were left behind: {names}")
+            self._record.add_violation("T6", f"tasks were left behind: {names}")
 
     async def _wait_for_threads(self) -> None:
         """Let abandoned threads end while there is a loop that they can call into."""
-        self._record.over.set()
+        self._record.closed.set()
         for _ in range(_THREAD_CHECKS):
-            if all(e.left is not None or e.spec.is_async for e in self._record.executions):
+            if all(e.ended is not None or e.spec.is_async for e in self._record.executions):
                 break
             await anyio.sleep(_MOMENT)  # takes real time while threads are at work
 

@@ -24,7 +24,7 @@ from ._record import Execution, Record
 from ._scenario import Fault, Pause
 
 # The record of the run under test. Its steps inherit the variable from the caller of `run()`; so do
-# those of its child runs, which `Record.enter()` tells apart.
+# those of its child runs, which `Record.begin_execution()` tells apart.
 current_record: ContextVar[Record] = ContextVar("current_record")
 
 
@@ -61,16 +61,16 @@ def _wrap_async(spec: StepSpec) -> Callable[..., Any]:
     @functools.wraps(function)
     async def instrumented(*args: Any, **kwargs: Any) -> Any:
         record = current_record.get(None)
-        execution = None if record is None else record.enter(spec)
+        execution = None if record is None else record.begin_execution(spec)
         if execution is None:
             return await function(*args, **kwargs)
         call = _DisturbedCall(execution)
         try:
             result = await call.run(functools.partial(function, *args, **kwargs))
         except BaseException as exc:
-            execution.leave_by(exc, _is_cancellation(exc, anyio.get_cancelled_exc_class()))
+            execution.end_with_error(exc, _is_cancellation(exc, anyio.get_cancelled_exc_class()))
             raise
-        execution.leave_with(result)
+        execution.end_with_result(result)
         return result
 
     return instrumented
@@ -83,9 +83,9 @@ def _wrap_sync(spec: StepSpec) -> Callable[..., Any]:
     def instrumented(*args: Any, **kwargs: Any) -> Any:
         record = current_record.get(None)
         # A thread may start after its run was examined: then its loop may be gone, too.
-        if record is not None and record.over.is_set():
+        if record is not None and record.closed.is_set():
             raise InjectedError(f"step {spec.name} was abandoned before it began")
-        execution = None if record is None else record.enter(spec)
+        execution = None if record is None else record.begin_execution(spec)
         if execution is None:
             return function(*args, **kwargs)
         call = _DisturbedCall(execution)
@@ -93,9 +93,9 @@ def _wrap_sync(spec: StepSpec) -> Callable[..., Any]:
             result = call.run_in_thread(functools.partial(function, *args, **kwargs))
         except BaseException as exc:
             # Nothing cancels a thread: the only cancellation that counts as one was injected.
-            execution.leave_by(exc, exc is execution.injected)
+            execution.end_with_error(exc, exc is execution.stray)
             raise
-        execution.leave_with(result)
+        execution.end_with_result(result)
         return result
 
     return instrumented
@@ -117,7 +117,7 @@ class _DisturbedCall:
 
     async def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Call the body of an async step and return its result."""
-        self._execution.write()
+        self._execution.write_marker()
         try:
             await self._pause(self._pauses.get(0))
             await self._inject_fault()
@@ -132,30 +132,30 @@ class _DisturbedCall:
         finally:
             if self._kind in ("slow cleanup", "write in cleanup"):
                 await self._clean_up_slowly()
-            self._execution.write()
+            self._execution.write_marker()
         if self._kind == "raise after":
             raise self._error()
         return result
 
     def run_in_thread(self, body: Callable[[], Any]) -> Any:
         """Call the body of a sync step, in its thread, and return its result."""
-        self._execution.write()
+        self._execution.write_marker()
         try:
             self._pause_in_thread(self._pauses.get(0))
             if self._kind == "raise":
                 raise self._error()
             if self._kind == "stray cancellation":
                 stray = anyio.from_thread.run(_catch_cancellation)
-                self._execution.injected = stray
+                self._execution.stray = stray
                 raise stray
             if self._kind == "hang":
-                self._execution.record.over.wait()
+                self._execution.record.closed.wait()
             result = body()
             self._pause_in_thread(self._pauses.get(-1))
         finally:
-            self._execution.write()
+            self._execution.write_marker()
             if self._kind == "write in cleanup":
-                self._execution.write()
+                self._execution.write_marker()
         if self._kind == "raise after":
             raise self._error()
         return result
@@ -164,32 +164,32 @@ class _DisturbedCall:
         if self._kind == "raise":
             raise self._error()
         if self._kind == "stray cancellation":
-            self._execution.injected = await _catch_cancellation()
-            raise self._execution.injected
+            self._execution.stray = await _catch_cancellation()
+            raise self._execution.stray
         if self._kind == "hang":
             # Nothing shields this wait, so the run's end has to cancel it at that very instant (T6).
-            self._execution.must_wake = True
+            self._execution.hangs = True
             await anyio.sleep_forever()
 
     async def _clean_up_slowly(self) -> None:
         assert self._fault is not None
-        self._execution.write()
+        self._execution.write_marker()
         with anyio.CancelScope(shield=True):
             await anyio.sleep(self._fault.seconds)
             await checkpoint()
 
     async def _pause(self, pause: Pause | None) -> None:
         if pause is not None:
-            self._execution.record.tell(str(self._execution), "is held up")
+            self._execution.record.add_trace(str(self._execution), "is paused")
             if pause.seconds:
                 await anyio.sleep(pause.seconds)
                 # Unshielded: an end of the run in the meantime would have cancelled this sleep.
-                self._execution.expect_undecided()
+                self._execution.check_undecided()
             for _ in range(pause.checkpoints):
                 await checkpoint()
 
     def _pause_in_thread(self, pause: Pause | None) -> None:
-        if pause is not None and not self._execution.record.over.is_set():
+        if pause is not None and not self._execution.record.closed.is_set():
             with suppress(RuntimeError, anyio.RunFinishedError):  # the loop has ended meanwhile
                 anyio.from_thread.run(self._pause, pause)
 

@@ -1,4 +1,4 @@
-"""What happened in one run: executions, causes, events; and how a violated rule is reported."""
+"""The record: what happened in one run, and how a broken rule is reported."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from ..handler import WorkflowHandler
 from ..workflow import Workflow
 from ._scenario import Scenario
 
-MOST_CANCELLATIONS = 100
-"""A step that is cancelled more often, one after the other, swallows that in a loop."""
+# Cancellations of one execution at one virtual instant after which it counts as swallowing them in a
+# loop. Under virtual time its `cleanup_timeout` would never come.
+MAX_CANCELLATIONS = 100
 
 CauseKind = Literal["stop", "failure", "stray", "bad return", "cancel", "loop end"]
 
 
 class Marker(Event):
-    """What the toolkit writes to the stream in each execution, to see what becomes of it."""
+    """Written to the stream when an execution begins and ends, to see that no event is lost (S1)."""
 
     step: str
     call: int
     number: int
+
+
+# --- How a broken rule is reported ----------------------------------------------------------------
 
 
 @attrs.frozen
@@ -40,8 +44,8 @@ class Violation:
     """A rule that a run broke.
 
     Attributes:
-        rule: Its id: `"T1"` to `"T8"`, `"S1"` to `"S3"`, `"R2"`, or `"done"`: a run that nothing
-            disturbs ends with its stop event.
+        rule: Its id: `"T1"` to `"T8"`, `"S1"` to `"S3"`, `"R2"`, `"V2"`, or `"done"`: a run that is
+            only slowed down ends with its stop event.
         what: How it was broken, a sentence.
     """
 
@@ -57,9 +61,9 @@ class TerminationViolation(AssertionError):
 
     Attributes:
         violations: The rules that it broke.
-        backend: Where.
+        backend: The backend that it ran on.
         scenario: What disturbed it.
-        trace: What happened, a line each: virtual time, who, what.
+        trace: What happened in it, a line each: virtual time, source, event.
         steady: Whether the same scenario breaks a rule each time.
     """
 
@@ -89,22 +93,26 @@ class TerminationViolation(AssertionError):
         trace = "".join(f"\n    {line}" for line in self.trace)
         return (
             f"{broken}\n\n  on {self.backend}{each_time}, with this scenario:\n    {self.scenario!r}\n"
-            f"  try it again with replay(make_workflow, scenario, backend={self.backend!r}, ...)\n\n"
-            f"  what happened (virtual seconds, who, what):{trace}"
+            f"  to run it again: replay(make_workflow, scenario, backend={self.backend!r}, ...)\n\n"
+            f"  trace (virtual seconds, source, event):{trace}"
         )
+
+
+# --- What happened ----------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class Cause:
-    """Something that would end the run if nothing else had.
+    """Something that ends the run, unless it was decided before.
 
     Attributes:
         kind: What it is.
-        time: When.
+        time: When it happened, in virtual seconds.
         value: The stop event, the exception, or the fault of what was returned.
-        execution: The execution that caused it, if one did.
-        first: Whether the run said, right before, that nothing had been decided.
-        exact: Whether the run decides at that very moment. What a thread does it learns later.
+        execution: The execution that caused it; `None` for what comes from outside.
+        undecided_before: Whether the run said, right before, that nothing had been decided.
+        exact: Whether the run learns of it at that very moment. Only causes that are exact can be
+            compared by their time.
         final: Whether it ends the run for sure: no retry and no other step can recover.
     """
 
@@ -112,13 +120,13 @@ class Cause:
     time: float
     value: Any = None
     execution: Execution | None = None
-    first: bool = True
+    undecided_before: bool = True
     exact: bool = True
     final: bool = True
 
     def __str__(self) -> str:
-        who = "outside" if self.execution is None else str(self.execution)
-        return f"{self.kind} by {who} at {self.time:g} s"
+        source = "outside" if self.execution is None else str(self.execution)
+        return f"{self.kind} by {source} at {self.time:g} s"
 
 
 @attrs.define(eq=False)
@@ -128,101 +136,109 @@ class Execution:
     Attributes:
         spec: The step.
         call: Which of its calls this is, from 1.
-        ctx: Its context.
-        entered: When it began, in virtual seconds.
-        left: When it ended.
-        waits: How often its body has waited for something.
-        must_wake: Whether it hangs where a cancellation has to reach it at once.
-        injected: The stray cancellation that it raises.
-        resumed: How often its body was resumed.
+        ctx: Its context. No two executions that overlap share one.
+        started: When it began, in virtual seconds.
+        ended: When it ended; `None` while it runs, and for ever if it is abandoned.
+        waits: How often its body has waited for something and got it.
+        hangs: Whether it waits, unshielded, for nothing but a cancellation: that has to come in the
+            instant in which the run is decided (T6).
+        stray: The cancellation that it raises although no scope asked for one.
+        resumed: How often its body was resumed: the one that spins leads.
         cancellations: How often it was cancelled at the virtual time `cancelled_at`, one after the other.
+        cancelled_at: When it was cancelled last.
     """
 
     record: Record = attrs.field(repr=False)
     spec: StepSpec
     call: int
     ctx: Context
-    entered: float
-    left: float | None = None
+    started: float
+    ended: float | None = None
     waits: int = 0
-    must_wake: bool = False
-    injected: BaseException | None = None
+    hangs: bool = False
+    stray: BaseException | None = None
     resumed: int = 0
     cancellations: int = 0
     cancelled_at: float | None = None
 
     @property
     def exact(self) -> bool:
-        """Whether the run takes note of its end in the moment when it ends."""
+        """Whether the run learns of its end in the moment when it ends.
+
+        Not so if a thread has to come back, a scope around it has to be left, or a resource of its
+        own has to be closed.
+        """
         spec = self.spec
         bounded = spec.config.timeout is not None or self.record.workflow.graph.cancels_branches
         closes = not all(each.cache for each in spec.dependencies.values())
         return spec.is_async and not bounded and not closes
 
-    def write(self) -> None:
-        """Write to the stream; a run that has ended refuses that (T7)."""
+    def write_marker(self) -> None:
+        """Write to the stream; only a run that has ended may refuse it (T7)."""
         record, step = self.record, self.spec.name
-        event = Marker(step=step, call=self.call, number=len(record.written))
+        marker = Marker(step=step, call=self.call, number=len(record.markers))
         done = record.handler.is_done()
         try:
-            self.ctx.write_event_to_stream(event)
+            self.ctx.write_event_to_stream(marker)
         except WorkflowRuntimeError as exc:
             if self.exact and not done:
-                record.violate("T7", f"a write of step {step} was refused during the run: {exc}")
-        except RuntimeError:
+                refusal = f"a write of step {step} was refused during the run: {exc}"
+                record.add_violation("T7", refusal)
+        except RuntimeError:  # the loop that a thread calls into has ended
             if self.spec.is_async:
                 raise
         else:
-            record.written.append(event)
+            record.markers.append(marker)
             if done:
-                record.violate("T7", f"step {step} could write to the stream after the end")
+                record.add_violation("T7", f"step {step} could write to the stream after the end")
 
     def note_cancellation(self) -> None:
-        """Note that its body is cancelled, perhaps once more since it swallows that."""
+        """Count a cancellation of the body, and report a body that swallows one after the other."""
         if self.cancelled_at != self.record.now():
             self.cancelled_at, self.cancellations = self.record.now(), 0
         self.cancellations += 1
-        if self.cancellations == MOST_CANCELLATIONS:
-            self.record.note_spinning(self)
+        if self.cancellations == MAX_CANCELLATIONS:
+            self.record.report_spinning(self)
 
-    def expect_undecided(self) -> None:
-        """Check that the run was not decided before now: that would have cancelled a wait (T6)."""
+    def check_undecided(self) -> None:
+        """Check that the run was not decided before now: a wait would have been cancelled (T6)."""
         causes = self.record.deciding_causes()
         decided = min([self.record.deadline, *(cause.time for cause in causes)])
         if self.exact and decided < self.record.now():
-            self.record.violate("T6", f"step {self} was not cancelled at {decided:g} s")
+            self.record.add_violation("T6", f"step {self} was not cancelled at {decided:g} s")
 
-    def leave_with(self, result: object) -> None:
-        """Note that the body returned; to be called in the moment before the run learns of it."""
-        self._leave(f"returns {_short(result)}")
+    def end_with_result(self, result: object) -> None:
+        """Note that the body returned. Nothing may run between this and the return to the run."""
+        self._end(f"returns {_short(result)}")
         if fault := self.spec.result_fault(result):
-            self._note("bad return", fault)
+            self._add_cause("bad return", fault)
         elif isinstance(result, StopEvent):
-            self._note("stop", result)
+            self._add_cause("stop", result)
 
-    def leave_by(self, error: BaseException, cancelled: bool) -> None:
+    def end_with_error(self, error: BaseException, cancelled: bool) -> None:
         """Note that the body raised.
 
         Args:
             error: What it raised.
-            cancelled: Whether that is nothing but a cancellation.
+            cancelled: Whether that is a cancellation, and nothing else.
         """
-        stray = error is self.injected
-        self._leave(f"raises {_short(error)}" if stray or not cancelled else "is cancelled")
+        stray = error is self.stray
+        self._end(f"raises {_short(error)}" if stray or not cancelled else "is cancelled")
         if stray:
-            self._note("stray", error)
+            self._add_cause("stray", error)
         elif not cancelled:
-            self._note("failure", error)
+            self._add_cause("failure", error)
 
-    def _leave(self, how: str) -> None:
-        self.left = self.record.now()
-        self.record.tell(str(self), how)
+    def _end(self, how: str) -> None:
+        self.ended = self.record.now()
+        self.record.add_trace(str(self), how)
 
-    def _note(self, kind: CauseKind, value: Any) -> None:
+    def _add_cause(self, kind: CauseKind, value: Any) -> None:
         recoverable = kind in ("failure", "stray") and self.record.recovers(self.spec)
+        # Retries and handlers take exceptions only; a stray cancellation reaches them as one.
         if isinstance(value, BaseException) and not isinstance(value, Exception):
             recoverable = recoverable and kind == "stray"
-        self.record.note(kind, value, self, exact=self.exact, final=not recoverable)
+        self.record.add_cause(kind, value, self, exact=self.exact, final=not recoverable)
 
     def __str__(self) -> str:
         return f"{self.spec.name} #{self.call}"
@@ -232,26 +248,29 @@ class Execution:
 class Record:
     """What happened in one run.
 
+    Written by the harness and by the instrumented steps, in the event loop and in worker threads. Threads
+    only append to the lists, and set fields of their own execution.
+
     Attributes:
         workflow: The workflow.
         scenario: What disturbs its run.
         backend: The backend that it runs on.
-        now: Tells the virtual time, in any thread.
-        handler: The run.
-        begun: When it began, in virtual seconds.
+        now: Returns the virtual time, in any thread.
+        handler: The handler of the run.
+        started: When it began, in virtual seconds.
         ended: When `await handler` was over; `None` if the loop ended before.
         outcome: What `await handler` returned or raised.
         hung: Whether the run did not end.
-        end_came_late: Whether the run had ended when the scenario wanted to end it.
-        executions: The calls of its steps, in order.
-        causes: What would have ended it, in order.
-        written: What the toolkit wrote to the stream, in order.
-        seen: What was read from the stream, in order.
-        all_logged: What the library logged meanwhile.
-        violations: The rules that were seen to be broken on the way.
-        spinning: Whether the clock stood still because something spins. Then the bodies of the steps
-            are left alone, so that the run can end.
-        over: Set when nobody looks any more; threads wait for it.
+        end_came_late: Whether the run had ended by itself when the scenario wanted to end it.
+        executions: The calls of its steps, in the order in which they began.
+        causes: What could end it, in the order in which it happened.
+        markers: What the toolkit wrote to the stream, in order.
+        read_events: What was read from the stream, in order, by all readers.
+        library_log: What the library logged meanwhile, from WARNING on.
+        violations: The rules that were seen to be broken during the run.
+        spinning: Whether the clock stands still because something spins. From then on the bodies of
+            the steps are dropped, so that the run can end.
+        closed: Set when nobody looks at the run any more; the threads that hang wait for it.
     """
 
     workflow: Workflow[Any]
@@ -259,84 +278,84 @@ class Record:
     backend: str
     now: Callable[[], float] = anyio.current_time
     handler: WorkflowHandler[Any] = attrs.field(init=False)
-    begun: float = 0.0
+    started: float = 0.0
     ended: float | None = None
     outcome: Any = None
     hung: bool = False
     end_came_late: bool = False
     executions: list[Execution] = attrs.field(factory=list)
     causes: list[Cause] = attrs.field(factory=list)
-    written: list[Marker] = attrs.field(factory=list)
-    seen: list[Event] = attrs.field(factory=list)
-    all_logged: list[logging.LogRecord] = attrs.field(factory=list)
+    markers: list[Marker] = attrs.field(factory=list)
+    read_events: list[Event] = attrs.field(factory=list)
+    library_log: list[logging.LogRecord] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
     spinning: bool = False
-    over: threading.Event = attrs.field(factory=threading.Event)
-    _given_up: bool = False
-    _told: list[tuple[float, str, str]] = attrs.field(factory=list)
+    closed: threading.Event = attrs.field(factory=threading.Event)
+    _cannot_be_stopped: bool = False
+    _trace: list[tuple[float, str, str]] = attrs.field(factory=list)
 
     @property
     def deadline(self) -> float:
         """When the run has to time out; infinite if the scenario does not say."""
         timeout = self.scenario.timeout
-        return math.inf if timeout is None else self.begun + timeout
+        return math.inf if timeout is None else self.started + timeout
 
     @property
     def has_been_read(self) -> bool:
         """Whether the terminal event has been read."""
-        return bool(self.seen) and isinstance(self.seen[-1], StopEvent)
+        return bool(self.read_events) and isinstance(self.read_events[-1], StopEvent)
 
     @property
-    def logged(self) -> list[logging.LogRecord]:
-        """What the library logged about this run."""
-        return [line for line in self.all_logged if self.handler.run_id in line.getMessage()]
+    def run_log(self) -> list[logging.LogRecord]:
+        """What the library logged about this run; others may be collected at the same time."""
+        return [line for line in self.library_log if self.handler.run_id in line.getMessage()]
 
     @property
-    def gave_up(self) -> str:
+    def gave_up_warning(self) -> str:
         """The warning that names the steps which were given up; `""` if there was none."""
-        said = (logged.getMessage() for logged in self.logged)
-        return next((text for text in said if "gave up waiting for steps" in text), "")
+        messages = (line.getMessage() for line in self.run_log)
+        return next((text for text in messages if "gave up waiting for steps" in text), "")
 
     def recovers(self, spec: StepSpec) -> bool:
-        """Tell whether the run may go on when this step fails: retries, steps that catch errors."""
+        """Tell whether the run may continue when this step fails: by a retry, or an error handler."""
         if getattr(spec.config, "retry_policy", None) is not None:
             return True
         steps = self.workflow.graph.steps.values()
         return any(t.__name__ == "StepFailedEvent" for step in steps for t in step.accepts)
 
-    def enter(self, spec: StepSpec) -> Execution | None:
+    def begin_execution(self, spec: StepSpec) -> Execution | None:
         """Note that a step is called.
 
         Returns:
-            The execution; `None` if the run did not call it, but a step, or another run.
+            The execution; `None` if the call is not one of the run's own: another step called it, which
+            has its context, or another run did.
         """
         try:
             ctx = Context.get_step_context()
         except WorkflowRuntimeError:
             return None
-        busy = [execution for execution in self.executions if execution.left is None]
-        if ctx.run_id != self.handler.run_id or any(e.ctx is ctx for e in busy):
+        running = [execution for execution in self.executions if execution.ended is None]
+        if ctx.run_id != self.handler.run_id or any(e.ctx is ctx for e in running):
             return None
         call = sum(execution.spec is spec for execution in self.executions) + 1
         execution = Execution(self, spec, call, ctx, self.now())
         self.executions.append(execution)
-        self.tell(str(execution), "begins")
-        self._check_start(execution)
+        self.add_trace(str(execution), "begins")
+        self._check_begin(execution)
         return execution
 
-    def _check_start(self, execution: Execution) -> None:
-        """Check that there is time for another execution, and room (T4, R2)."""
+    def _check_begin(self, execution: Execution) -> None:
+        """Check that the step may begin: the run is undecided, and a slot is free (T4, R2)."""
         spec = execution.spec
         if spec.is_async:
             if decided := self.deciding_causes():
-                self.violate(
-                    "T4", f"step {spec.name} began after the run was decided, {decided[0]}"
-                )
+                late = f"step {spec.name} began after the run was decided, {decided[0]}"
+                self.add_violation("T4", late)
             elif self.now() >= self.deadline:
-                self.violate("T4", f"step {spec.name} began after the deadline")
+                self.add_violation("T4", f"step {spec.name} began after the deadline")
             statistics = self.handler.statistics()
         elif spec.config.timeout is not None or self.workflow.graph.cancels_branches:
-            return  # threads that were abandoned do not count, and cannot be told
+            return  # abandoned threads do not count, and cannot be told from the others
         elif self.handler.is_done():
             return
         else:
@@ -344,20 +363,22 @@ class Record:
                 statistics = anyio.from_thread.run_sync(self.handler.statistics)
             except RuntimeError:  # the loop has ended meanwhile
                 return
-        active = sum(e.spec is spec and e.left is None for e in self.executions)
-        active -= statistics.steps[spec.name].waiting
+        running = sum(e.spec is spec and e.ended is None for e in self.executions)
+        running -= statistics.steps[spec.name].waiting  # a suspended step has no slot
         limit = spec.config.num_workers
-        if active > limit:
-            self.violate("R2", f"step {spec.name} is executed {active} times at once, not {limit}")
+        if running > limit:
+            too_many = f"step {spec.name} is executed {running} times at once, not {limit}"
+            self.add_violation("R2", too_many)
 
     def deciding_causes(self) -> list[Cause]:
         """Return the causes that have decided how the run ends, if there are any.
 
-        The loop's end is none: the tasks learn of it one after the other.
+        The end of the loop is not one of them: the tasks learn of it one after the other, and may do
+        something until then.
         """
         return [c for c in self.causes if c.exact and c.final and c.kind != "loop end"]
 
-    def note(
+    def add_cause(
         self,
         kind: CauseKind,
         value: Any = None,
@@ -366,28 +387,36 @@ class Record:
         exact: bool = True,
         final: bool = True,
     ) -> None:
-        """Note something that ends the run unless it is decided already."""
-        # A thread cannot ask, and what it does is not exact.
+        """Note something that ends the run, unless it was decided before."""
+        # A thread cannot ask the run, and what it does is not exact.
         in_loop = execution is None or execution.spec.is_async
-        first = in_loop and not self.handler.is_done() and self.handler.ctx.is_running
-        self.causes.append(Cause(kind, self.now(), value, execution, first, exact, final))
+        undecided = in_loop and not self.handler.is_done() and self.handler.ctx.is_running
+        self.causes.append(Cause(kind, self.now(), value, execution, undecided, exact, final))
 
-    def see(self, event: Event) -> None:
+    def add_read_event(self, event: Event) -> None:
         """Note that an event was read from the stream."""
-        self.seen.append(event)
+        self.read_events.append(event)
         if not isinstance(event, Marker):
-            self.tell("stream", _short(event))
+            self.add_trace("stream", _short(event))
 
-    def violate(self, rule: str, what: str) -> None:
+    def add_violation(self, rule: str, what: str) -> None:
         """Note that a rule was broken."""
         self.violations.append(Violation(rule, what))
-        self.tell("!", f"{rule}: {what}")
+        self.add_trace("!", f"{rule}: {what}")
 
-    def note_spinning(self, swallowing: Execution | None = None) -> None:
-        """Note that the clock stands still, since a task goes on and on, or swallows its cancellation."""
+    def report_spinning(self, swallowing: Execution | None = None) -> None:
+        """Note that the clock stands still.
+
+        Called again while it does. The second time the bodies of the steps have been dropped already, so
+        what spins is out of reach.
+
+        Args:
+            swallowing: The execution that swallows its cancellation in a loop; `None` if a task just
+                keeps running.
+        """
         if self.spinning:
-            if swallowing is None and not self._given_up:
-                self._given_up = True
+            if swallowing is None and not self._cannot_be_stopped:
+                self._cannot_be_stopped = True
                 print(
                     f"{self.violations[-1]}\nIt cannot be stopped: end this program",
                     file=sys.stderr,
@@ -395,28 +424,28 @@ class Record:
             return
         self.spinning = True
         if swallowing is not None:
-            self.violate(
+            self.add_violation(
                 "T6",
                 f"step {swallowing} swallows its cancellation again and again, so its run could only "
                 "give it up; raise the cancellation again, or leave the loop",
             )
             return
-        alive = [e for e in self.executions if e.left is None and e.spec.is_async]
-        busiest = max(alive, key=lambda execution: execution.resumed, default=None)
-        who = "something other than a step" if busiest is None else f"step {busiest}"
-        self.violate(
+        running = [e for e in self.executions if e.ended is None and e.spec.is_async]
+        busiest = max(running, key=lambda execution: execution.resumed, default=None)
+        source = "something other than a step" if busiest is None else f"step {busiest}"
+        self.add_violation(
             "V2",
-            f"{who} goes on and on while no time passes; let it sleep, or wait for what it polls",
+            f"{source} keeps running while no time passes; let it sleep, or wait for what it polls",
         )
 
-    def tell(self, who: str, what: str) -> None:
+    def add_trace(self, source: str, what: str) -> None:
         """Add a line to the trace."""
-        self._told.append((self.now(), who, what))
+        self._trace.append((self.now(), source, what))
 
-    def trace(self) -> list[str]:
-        """Return what happened, a line each."""
-        width = max((len(who) for _, who, _ in self._told), default=0)
-        return [f"{time:9.3f}  {who:<{width}}  {what}" for time, who, what in self._told]
+    def format_trace(self) -> list[str]:
+        """Return what happened, a line each: virtual time, source, event."""
+        width = max((len(source) for _, source, _ in self._trace), default=0)
+        return [f"{time:9.3f}  {source:<{width}}  {what}" for time, source, what in self._trace]
 
 
 def _short(value: object) -> str:
