@@ -1,4 +1,4 @@
-"""The README says what is true."""
+"""The README says what is true, and the links of all pages lead somewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,21 @@ def test_the_benchmarks_are_those_of_the_last_run() -> None:
     assert (ROOT / "benchmarks" / "results" / "targets.md").read_text("utf-8") in README
 
 
-def test_every_link_leads_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^):#]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
+    assert links or page.name != "README.md"
+    for target, anchor in links:
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
