@@ -1,0 +1,94 @@
+"""What the tests of resources share: factories that keep a log, and steps that use what they make."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
+
+import anyio
+
+from anyio_workflows import StartEvent, StopEvent, Workflow, step
+from anyio_workflows.resource import Resource
+
+from .samples import ProviderError
+
+
+class Broken(Exception):
+    """What the resources here raise."""
+
+
+class Store:
+    """Makes resources of any name, and keeps what happens to them."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.made = 0
+
+    def factory(
+        self,
+        name: str,
+        *,
+        opening: float = 0,
+        closing: float = 0,
+        broken: BaseException | None = None,
+    ) -> Callable[[], AsyncIterator[str]]:
+        """Return a generator function that takes its time, and may fail to close."""
+
+        async def make() -> AsyncIterator[str]:
+            self.log.append(f"opening {name}")
+            await anyio.sleep(opening)
+            self.made += 1
+            self.log.append(f"opened {name}")
+            try:
+                yield f"{name} {self.made}"
+            finally:
+                self.log.append(f"closing {name}")
+                await anyio.sleep(closing)
+                self.log.append(f"closed {name}")
+            if broken is not None:
+                raise broken
+
+        make.__qualname__ = name
+        return make
+
+
+Act = Callable[[Any], Awaitable[Any]]
+
+
+async def idle(given: Any) -> Any:
+    """Give back what was given."""
+    return given
+
+
+async def hang(given: Any) -> Any:
+    await anyio.sleep_forever()
+
+
+async def fail(given: Any) -> Any:
+    raise ProviderError
+
+
+def using(
+    factory: Callable[..., Any],
+    act: Act = idle,
+    *,
+    cache: bool = True,
+    policy: Any = None,
+    step_timeout: float | None = None,
+    **kwargs: Any,
+) -> Workflow:
+    """Return a workflow whose one step is given a resource, and does the act with it."""
+
+    class Uses(Workflow):
+        @step(retry_policy=policy, timeout=step_timeout)
+        async def work(
+            self, ev: StartEvent, it: Annotated[Any, Resource(factory, cache)]
+        ) -> StopEvent:
+            return StopEvent(result=await act(it))
+
+    return Uses(**{"timeout": None, **kwargs})
+
+
+def shape(log: list[str]) -> list[str]:
+    """Leave out of a log when things began."""
+    return [line for line in log if not line.startswith(("opening", "closing"))]
