@@ -27,7 +27,6 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     step,
 )
-from anyio_workflows._snapshot_file import SnapshotFile
 from anyio_workflows.checkpoint import (
     checkpointed,
     load_checkpoint,
@@ -311,15 +310,15 @@ def names_beside(file: Path) -> list[str]:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The times of all saves."""
+    """The times of all saves, each of which puts a new file in the place of the old one."""
     times: list[float] = []
-    real = SnapshotFile.write
+    real = Path.replace
 
-    def write(file: SnapshotFile, number: int, text: str) -> None:
+    def replace(path: Path, target: Path) -> Path:
         times.append(anyio.current_time())
-        real(file, number, text)
+        return real(path, target)
 
-    monkeypatch.setattr(SnapshotFile, "write", write)
+    monkeypatch.setattr(Path, "replace", replace)
     return times
 
 
