@@ -24,7 +24,6 @@ from anyio_workflows import (
     WorkflowFailedEvent,
     step,
 )
-from anyio_workflows._messages import nearest
 from anyio_workflows.errors import (
     ContextSerdeError,
     ContextStateError,
@@ -935,9 +934,3 @@ async def test_e8_an_async_method_of_the_context_is_called_in_a_def_step() -> No
         "store": f"StopEvent.result: {FORGOTTEN} In a 'def' step: anyio.from_thread.run("
         "ctx.store.get, ...)",
     }
-
-
-def test_nearest_names_the_closest_or_all_or_none():
-    assert nearest("rnak", ["rank", "url"]) == "did you mean 'rank'?"
-    assert nearest("zzz", ["url", "rank"]) == "known: rank, url"
-    assert nearest("zzz", []) == "there are none"
