@@ -177,7 +177,7 @@ def run_and_cancel(backend: str, limit: int) -> StopEvent:
         assert running_tasks() == before, "a task was left behind"
         return last
 
-    name, options = counter.backend(backend)
+    name, options = counter.watch(*virtual_time(backend))
     return anyio.run(main, backend=name, backend_options=options)
 
 
@@ -218,7 +218,7 @@ def run_and_end_loop(backend: str, limit: int) -> StopEvent:
             await over.wait()
         return handler
 
-    name, options = counter.backend(backend)
+    name, options = counter.watch(*virtual_time(backend))
     handler = anyio.run(main, backend=name, backend_options=options)
     assert handler.is_done()
     name, options = virtual_time(backend)
@@ -256,7 +256,7 @@ def times_of_task_steps(backend: str) -> list[float]:
         counter.begin(lambda: None, note)  # asks after each step whether it is over
         await handler
 
-    name, options = counter.backend(backend)
+    name, options = counter.watch(*virtual_time(backend))
     anyio.run(main, backend=name, backend_options=options)
     return sorted(set(times))
 

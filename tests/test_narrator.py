@@ -35,7 +35,7 @@ from anyio_workflows.events import (
     WorkflowIdleEvent,
 )
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
-from anyio_workflows.testing import check_termination
+from anyio_workflows.testing import check_termination, virtual_time
 from anyio_workflows.testing._clock import StepCounter
 from anyio_workflows.testing._record import Record
 
@@ -155,7 +155,7 @@ def run_compared(backend: str, main: Callable[[], Any], runs: list[Counts]) -> N
         await main()
 
     counter = StepCounter()
-    name, options = counter.backend(backend)
+    name, options = counter.watch(*virtual_time(backend))
     anyio.run(compared, backend=name, backend_options=options)
 
 

@@ -1,6 +1,7 @@
 """Virtual time: event loops whose clock jumps to the next timer when nothing else is left to do.
 
-And a count of their task steps: a task runs from one of its checkpoints to the next.
+trio has such a clock; for asyncio it is a selector that moves the clock instead of sleeping. Two counters
+watch a loop: of its turns, to find what spins, and of its task steps, to stop at any of them.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ from ..errors import WorkflowConfigurationError
 
 T = TypeVar("T")
 
+# Real seconds that a loop listens to threads and files before its clock jumps.
 PATIENCE = 0.1
-"""Real seconds that a loop listens to threads and files before its clock jumps."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Waits for files; instead of sleeping until the next timer it moves the clock there."""
+    """Waits for files; instead of sleeping until the next timer it moves the clock there.
+
+    asyncio asks the selector once per turn, and passes the time until the next timer: 0 if a task can
+    run, `None` if there is no timer. So the clock moves when, and only when, no task can run.
+    """
 
     def __init__(self, patience: float) -> None:
         super().__init__()
         self.now = 0.0
         self.turns: TurnCounter | None = None
         self._patience = patience
-        self._others = set(threading.enumerate())
+        # Threads that were there before the loop do not work for it.
+        self._older_threads = set(threading.enumerate())
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if self.turns is not None:
@@ -46,14 +52,14 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def _expects_others(self) -> bool:
         """Tell whether a thread or a file, besides the loop's own one, may wake the loop."""
-        if len(self.get_map()) > 1:
+        if len(self.get_map()) > 1:  # one file is the loop's own, by which threads wake it
             return True
-        new = set(threading.enumerate()) - self._others if threading.active_count() > 1 else ()
+        new = set(threading.enumerate()) - self._older_threads if threading.active_count() > 1 else ()
         return any(_may_be_busy(thread) for thread in new)
 
 
 def _may_be_busy(thread: threading.Thread) -> bool:
-    """Tell whether a thread may be at work; AnyIO's threads know which of them are idle."""
+    """Tell whether a thread may be at work: AnyIO's worker threads know which of them are idle."""
     return thread not in getattr(thread, "idle_workers", ())
 
 
@@ -74,16 +80,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._virtual_clock.now
 
     def count_turns(self, turns: TurnCounter) -> None:
-        """Have the turns of the loop counted."""
+        """Have a counter count the turns of the loop."""
         self._virtual_clock.turns = turns
 
     def pass_time(self, seconds: float) -> None:
-        """Move the clock on, as a task does that computes and lets nobody else run."""
+        """Move the clock, as a task does that computes and lets no other task run."""
         self._virtual_clock.now += seconds
 
 
 def installed_backends() -> list[str]:
-    """Return the names of the backends that can be used here, `"asyncio"` first."""
+    """Return the names of the backends that are installed, `"asyncio"` first."""
     return ["asyncio", *(["trio"] if importlib.util.find_spec("trio") else [])]
 
 
@@ -93,9 +99,9 @@ def virtual_time(
     """Return a backend and its options, as `anyio.run()` and AnyIO's pytest plugin take them.
 
     The clock jumps to the next timer as soon as no task can run. Threads and, on asyncio, sockets
-    work in real time: while there are any, the clock waits for them a little before it jumps. What
-    takes them longer than that seems to take until the next timer. So let real providers be fakes
-    under virtual time.
+    work in real time: while there are any, the clock waits for them a little before each jump. What
+    takes them longer than that seems to take until the next timer. So replace real providers by
+    fakes under virtual time.
 
     Args:
         backend: `"asyncio"` or `"trio"`.
@@ -116,14 +122,14 @@ def virtual_time(
             'trio is not installed; run `pip install "anyio-workflows[trio]"`, or test with the '
             "backend 'asyncio' only"
         ) from exc
-    clock = MockClock(autojump_threshold=0)
+    clock = MockClock(autojump_threshold=0)  # real seconds without a runnable task before it jumps
     return backend, {"clock": clock, "instruments": [_watch_threads(clock, patience)]}
 
 
 def run_virtually(
     backend: str, main: Callable[..., Awaitable[T]], *args: Any, patience: float = PATIENCE
 ) -> T:
-    """Run `main(*args)` in an event loop of its own, under virtual time; returns its result.
+    """Run `main(*args)` in an event loop of its own, under virtual time, and return its result.
 
     Raises:
         WorkflowConfigurationError: As `virtual_time()` does.
@@ -133,7 +139,7 @@ def run_virtually(
 
 
 def current_clock() -> Callable[[], float]:
-    """Return a function that tells the time of the running event loop, in any thread."""
+    """Return a function that returns the time of the running event loop, in any thread."""
     try:
         return asyncio.get_running_loop().time
     except RuntimeError:
@@ -156,14 +162,14 @@ def _watch_threads(clock: Any, patience: float) -> Any:
     return Watch()
 
 
-# --- Counting turns and task steps -----------------------------------------------------------------------
+# --- Counting turns and task steps ------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class TurnCounter:
-    """Calls back whenever the event loop has made `limit` turns while its clock stood still.
+    """Calls back each time that the event loop has made `limit` turns while its clock stood still.
 
-    In real time, a task that spins lets time pass, and deadlines come. Under virtual time they do not.
+    In real time, time passes while a task spins, and deadlines come. In virtual time they do not.
     """
 
     limit: int
@@ -180,39 +186,29 @@ class TurnCounter:
             self.callback()
 
     def watch(self, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return a backend, as `anyio.run()` takes it, whose turns are counted here."""
+        """Count the turns of a backend under virtual time; return it as `anyio.run()` takes it."""
         if name == "trio":
-            counting = _count_turns(self, options["clock"])
-            return name, {**options, "instruments": [*options["instruments"], counting]}
-        make = options["loop_factory"]
+            return name, _with_instrument(options, _turn_instrument(self, options["clock"]))
 
         def make_loop() -> asyncio.AbstractEventLoop:
-            loop: VirtualTimeLoop = make()
+            loop: VirtualTimeLoop = options["loop_factory"]()
             loop.count_turns(self)
             return loop
 
         return name, {**options, "loop_factory": make_loop}
 
 
-def _count_turns(counter: TurnCounter, clock: Any) -> Any:
-    import trio
-
-    class Instrument(trio.abc.Instrument):
-        def before_io_wait(self, timeout: float) -> None:
-            counter.turn(clock.current_time())
-
-    return Instrument()
-
-
 @attrs.define(eq=False)
 class StepCounter:
-    """Calls back once, when `limit` task steps have been made since `begin()`, or it is over.
+    """Calls back once: after `limit` task steps since `begin()`, or when it is over before.
+
+    A task step is what a task does from one of its checkpoints to the next.
 
     Attributes:
-        limit: At which task step; `None` counts only.
-        count: Number of task steps since `begin()`.
-        holding: While this is true no task makes a step but the one that called `begin()`. Works on
-            asyncio only: trio runs the tasks of one batch in random order anyway.
+        limit: After which task step; `None` to count only.
+        count: The number of task steps since `begin()`.
+        holding: While true, only the task that called `begin()` makes steps. Works on asyncio only:
+            trio runs the tasks of one batch in random order anyway.
     """
 
     limit: int | None = None
@@ -240,34 +236,34 @@ class StepCounter:
         """Tell whether the current task, of asyncio, has to wait."""
         return self.holding and asyncio.current_task() is not self._exempt
 
-    def backend(self, name: str) -> tuple[str, dict[str, Any]]:
-        """Return a backend, as `anyio.run()` takes it, whose task steps are counted here."""
-        name, options = virtual_time(name)
+    def watch(self, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Count the task steps of a backend; return it as `anyio.run()` takes it."""
         if name == "trio":
-            counting = _trio_instrument(self)
-            return name, {**options, "instruments": [*options["instruments"], counting]}
-        make = options["loop_factory"]
+            return name, _with_instrument(options, _step_instrument(self))
 
         def make_loop() -> asyncio.AbstractEventLoop:
-            loop: asyncio.AbstractEventLoop = make()
+            loop: asyncio.AbstractEventLoop = options["loop_factory"]()
             loop.set_task_factory(self._make_task)
             return loop
 
-        return name, {"loop_factory": make_loop}
+        return name, {**options, "loop_factory": make_loop}
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any
     ) -> asyncio.Task[Any]:
-        return asyncio.Task(_Counted(coroutine, self), loop=loop, **kwargs)
+        return asyncio.Task(_CountedCoroutine(coroutine, self), loop=loop, **kwargs)
 
 
-class _Counted(Coroutine[Any, Any, Any]):
-    """A coroutine that reports whenever its task has made a step, and can be held up."""
+class _CountedCoroutine(Coroutine[Any, Any, Any]):
+    """A coroutine that reports each step of its task, and can be held.
+
+    asyncio has no instruments: its tasks call `send()` or `throw()` once per step.
+    """
 
     def __init__(self, coroutine: Any, counter: StepCounter) -> None:
         self._coroutine = coroutine
         self._counter = counter
-        self._held: BaseException | None = None
+        self._held_error: BaseException | None = None
 
     def send(self, value: Any) -> Any:
         return self._step(None)
@@ -275,14 +271,15 @@ class _Counted(Coroutine[Any, Any, Any]):
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
         return self._step(typ)
 
-    def _step(self, exc: BaseException | None) -> Any:
-        exc = exc or self._held
+    def _step(self, error: BaseException | None) -> Any:
+        error = error or self._held_error
         if self._counter.holds_current_task():
-            self._held = exc
-            return None  # a bare yield: the task comes again in the loop's next round
-        self._held = None
+            # What is thrown while the task is held, a cancellation, is kept: asyncio throws it once.
+            self._held_error = error
+            return None  # a bare yield: the loop calls the task again in its next turn
+        self._held_error = None
         try:
-            return self._coroutine.send(None) if exc is None else self._coroutine.throw(exc)
+            return self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         finally:
             self._counter.tick()
 
@@ -296,7 +293,24 @@ class _Counted(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)
 
 
-def _trio_instrument(counter: StepCounter) -> Any:
+# trio's base class of instruments is imported with trio, so these classes are made where they are used.
+
+
+def _with_instrument(options: dict[str, Any], instrument: Any) -> dict[str, Any]:
+    return {**options, "instruments": [*options.get("instruments", ()), instrument]}
+
+
+def _turn_instrument(counter: TurnCounter, clock: Any) -> Any:
+    import trio
+
+    class Instrument(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            counter.turn(clock.current_time())
+
+    return Instrument()
+
+
+def _step_instrument(counter: StepCounter) -> Any:
     import trio
 
     class Instrument(trio.abc.Instrument):

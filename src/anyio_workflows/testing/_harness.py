@@ -95,8 +95,9 @@ class Harness:
 
 
 def _run_loop(main: Callable[[], Awaitable[None]], record: Record, counter: StepCounter) -> None:
-    counts = counter.limit is not None  # which costs time
-    name, options = counter.backend(record.backend) if counts else virtual_time(record.backend)
+    name, options = virtual_time(record.backend)
+    if counter.limit is not None:  # counting task steps costs time
+        name, options = counter.watch(name, options)
     name, options = TurnCounter(MAX_TURNS, record.report_spinning).watch(name, options)
     anyio.run(main, backend=name, backend_options=options)
 
