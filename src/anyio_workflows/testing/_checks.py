@@ -1,4 +1,8 @@
-"""Compare what happened in a run with the rules T1 to T8 and S1 to S3."""
+"""The checks: the rules T1 to T8 and S1 to S3, applied to one run.
+
+Some need the live handler, and note what they find in the record. The others read the record when the run
+is over. R2, and what concerns the begin of a step, is checked by the record itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from ._clock import current_clock
 from ._record import Cause, Marker, Record, Violation
 from ._scenario import Read
 
-# --- Rules that only a live handler can show -------------------------------------------------------------
+# --- Checks of a live handler ----------------------------------------------------------------------
 
 
 async def read_stream(
@@ -138,10 +142,10 @@ async def outcome_of(handler: Any) -> tuple[Any, int]:
         return exc, depth
 
 
-# --- Rules that the record shows ---------------------------------------------------------------------------
+# --- Checks of the record --------------------------------------------------------------------------
 
-RULES = {"stop": "T2", "failure": "T5", "stray": "T8", "bad return": "T2", "cancel": "T2"}
-"""The rule that is broken if the first cause is not told; where a later one is, it is T4."""
+# The rule that is broken if the run did not end by its first cause. (By a later one: T4.)
+_RULE_OF_CAUSE = {"stop": "T2", "failure": "T5", "stray": "T8", "bad return": "T2", "cancel": "T2"}
 
 
 def has_succeeded(terminal: StopEvent | None) -> bool:
@@ -153,7 +157,7 @@ def has_succeeded(terminal: StopEvent | None) -> bool:
 def find_violations(record: Record) -> list[Violation]:
     """Return every rule that the run broke."""
     found = list(record.violations)
-    # Steps that spin were dropped, and a run that hangs has no end: what follows from that is no news.
+    # Steps that spin were dropped, and a run that hangs has no end: all that follows would be noise.
     if record.spinning or record.hung:
         return found
     terminal = record.handler.get_stop_event()
@@ -170,7 +174,7 @@ def find_violations(record: Record) -> list[Violation]:
 
 
 def _check_stream(record: Record, terminal: StopEvent) -> Iterator[Violation]:
-    """T1, S1, S2: all that was written, in order, then one terminal event."""
+    """T1, S1, S2: the stream has everything that was written, in order, then one terminal event."""
     stops = [event for event in record.read_events if isinstance(event, StopEvent)]
     if len(stops) != 1:
         yield Violation("T1", f"the stream has {len(stops)} stop events: {stops}")
@@ -182,22 +186,24 @@ def _check_stream(record: Record, terminal: StopEvent) -> Iterator[Violation]:
 
 
 def _check_markers(record: Record) -> Iterator[Violation]:
-    """S1: what the toolkit wrote is read once, in order. A thread learns late that it wrote."""
+    """S1: each marker is read once, in the order of the writes."""
     steps = record.workflow.graph.steps
+    # A thread notes its marker after the loop has written it. So a marker of a sync step may be read before
+    # it is noted, and the order of such notes proves nothing.
     written = [id(event) for event in record.markers]
     markers = [event for event in record.read_events if isinstance(event, Marker)]
-    seen = [id(event) for event in markers]
-    if lost := [event for event in record.markers if id(event) not in seen]:
+    read = [id(event) for event in markers]
+    if lost := [event for event in record.markers if id(event) not in read]:
         yield Violation("S1", f"{len(lost)} events that were written are missing, as {lost[0]!r}")
-    odd = [e for e in markers if id(e) not in written and steps[e.step].is_async]
-    if odd or len(seen) != len(set(seen)):
-        yield Violation("S1", f"{len(seen)} events came where {len(written)} had been written")
-    elif not lost and written != seen and all(spec.is_async for spec in steps.values()):
+    unknown = [e for e in markers if id(e) not in written and steps[e.step].is_async]
+    if unknown or len(read) != len(set(read)):
+        yield Violation("S1", f"{len(read)} events were read where {len(written)} had been written")
+    elif not lost and written != read and all(spec.is_async for spec in steps.values()):
         yield Violation("S1", "events were not delivered in the order in which they were written")
 
 
 def _check_outcome(record: Record, terminal: StopEvent) -> Iterator[Violation]:
-    """T2, T5: `await handler` and the terminal event tell the same."""
+    """T2, T5: `await handler` and the terminal event agree."""
     outcome = record.outcome
     if isinstance(terminal, WorkflowTimedOutEvent):
         fits = (
@@ -218,8 +224,9 @@ def _check_outcome(record: Record, terminal: StopEvent) -> Iterator[Violation]:
 def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
     """T2, T4, T5, T8: the run ended by its first cause.
 
-    What a step does through its context or a handler of its own is not seen here: such an end is
-    accepted unless the run had said that nothing was decided before the first cause that was seen.
+    What a step does through its context, or through a handler that it holds, is not recorded. An end
+    that may come from there is accepted, unless the run said, right before the first recorded cause,
+    that nothing had been decided.
     """
     deadline = record.deadline
     if isinstance(terminal, WorkflowTimedOutEvent):
@@ -231,37 +238,41 @@ def _check_cause(record: Record, terminal: StopEvent) -> Iterator[Violation]:
     graph = record.workflow.graph
     failed = isinstance(terminal, WorkflowFailedEvent)
     if failed and graph.uses_resources and terminal.step_name not in graph.steps:
-        return  # a resource failed to close, after whatever went well (P5)
+        return  # a resource failed to close: that fails a run which went well (P5)
+    # The case in which all is well: one of the causes that may have been the first is reported.
     allowed, first = _allowed_causes(record, deadline)
-    if any(_is_told(record, cause, terminal) for cause in allowed):
+    if any(_is_reported(record, cause, terminal) for cause in allowed):
         return
     timed_out = isinstance(terminal, WorkflowTimedOutEvent)
+    # It timed out, and no recorded cause was in the way: then the deadline must have passed.
     if timed_out and (first is None or first.time >= deadline or first.kind == "loop end"):
         if record.ended is None or record.ended >= deadline:
             return
         yield Violation("T2", f"the run timed out at {record.ended:g} s, before its deadline")
+    # A cause that decides at once came first, in an undecided run, and something else is reported.
     elif (
         first is not None
         and first.time < deadline
         and first.undecided_before
         and first.kind != "loop end"
     ):
-        told = [cause for cause in record.causes if _is_told(record, cause, terminal)]
-        rule = "T4" if told or timed_out else RULES[first.kind]
+        later = [cause for cause in record.causes if _is_reported(record, cause, terminal)]
+        rule = "T4" if later or timed_out else _RULE_OF_CAUSE[first.kind]
         shown = f"{terminal!r}, and `await` gave {record.outcome!r}"
         yield Violation(rule, f"the first cause was {first}, but the last event is {shown}")
+    # Nothing but the deadline can have ended it, and yet it did not time out.
     elif first is None and record.ended is not None and record.ended > deadline and not timed_out:
         if not record.executions or all((e.ended or 0) < deadline for e in record.executions):
             yield Violation("T2", f"the deadline passed, but the last event is {terminal!r}")
-    elif not _may_be_unseen(record, terminal, deadline):
-        yield Violation("T2", f"nothing that was seen explains {terminal!r}")
+    elif not _may_have_unseen_cause(record, terminal, deadline):
+        yield Violation("T2", f"nothing that was recorded explains {terminal!r}")
 
 
 def _allowed_causes(record: Record, deadline: float) -> tuple[list[Cause], Cause | None]:
-    """Return the causes that may have been the first, and the first one that surely ends a run.
+    """Return the causes that may have been the first, and the first one that certainly ends a run.
 
-    When the loop ends, its tasks learn of that one after the other; what they do until then is
-    allowed to come first.
+    All up to the first that is exact and final may have been. When the loop ends, its tasks learn of
+    that one after the other; what they do until then may still come first.
     """
     allowed: list[Cause] = []
     first: Cause | None = None
@@ -274,8 +285,8 @@ def _allowed_causes(record: Record, deadline: float) -> tuple[list[Cause], Cause
     return [cause for cause in allowed if cause.time < deadline], first
 
 
-def _is_told(record: Record, cause: Cause, terminal: StopEvent) -> bool:
-    """Tell whether the terminal event tells of this cause."""
+def _is_reported(record: Record, cause: Cause, terminal: StopEvent) -> bool:
+    """Tell whether the terminal event reports this cause."""
     if cause.kind == "stop":
         return terminal is cause.value
     if cause.kind in ("cancel", "loop end"):
@@ -286,6 +297,7 @@ def _is_told(record: Record, cause: Cause, terminal: StopEvent) -> bool:
         return False
     error = terminal.exception
     if cause.kind == "failure":
+        # A StopIteration cannot leave a coroutine: Python, or the library, replaces it.
         iteration = getattr(cause.value, "__cause__", None)
         if isinstance(cause.value, StopIteration) or isinstance(iteration, StopIteration):
             return type(error) is WorkflowRuntimeError
@@ -295,8 +307,8 @@ def _is_told(record: Record, cause: Cause, terminal: StopEvent) -> bool:
     return cause.kind == "bad return" or error.__cause__ is cause.value
 
 
-def _may_be_unseen(record: Record, terminal: StopEvent, deadline: float) -> bool:
-    """Tell whether an end can have a cause that is not seen: sent, timed out, stalled, retried."""
+def _may_have_unseen_cause(record: Record, terminal: StopEvent, deadline: float) -> bool:
+    """Tell whether the end can have a cause that is not recorded: sent, timed out, stalled, retried."""
     if isinstance(terminal, WorkflowCancelledEvent):
         return record.ended is None or record.ended < deadline
     if has_succeeded(terminal):
@@ -308,10 +320,10 @@ def _may_be_unseen(record: Record, terminal: StopEvent, deadline: float) -> bool
 
 
 def _check_executions(record: Record) -> Iterator[Violation]:
-    """T6: every execution ended, and those that hung were woken at once."""
+    """T6: every execution ended, and those that hung were cancelled at once."""
     for execution in record.executions:
         if execution.ended is None and execution.spec.is_async:
-            yield Violation("T6", f"step {execution} was thrown away, its `finally` did not run")
+            yield Violation("T6", f"step {execution} was abandoned, its `finally` did not run")
     times = [c.time for c in record.causes if c.exact and c.final] + [record.deadline]
     if min(times) == math.inf:
         return
@@ -324,7 +336,7 @@ def _check_executions(record: Record) -> Iterator[Violation]:
 
 
 def _check_log(record: Record) -> Iterator[Violation]:
-    """T4: what came too late to matter is in the log; and nothing broke."""
+    """T4: a failure that came too late to matter is in the log. T6: the log has no errors."""
     for logged in record.run_log:
         if logged.levelno >= logging.ERROR:
             yield Violation("T6", f"the library logged an error: {logged.getMessage()}")
@@ -341,7 +353,7 @@ def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iter
     """T2: `active_steps` are the sorted names of the steps that were in progress at the deadline."""
     deadline = record.started + terminal.timeout
     steps = terminal.active_steps
-    surely: set[str] = set()
+    certain: set[str] = set()
     # A thread begins late, or never if it is abandoned before; and so do steps that need resources.
     steps_of = record.workflow.graph.steps.values()
     maybe = {spec.name for spec in steps_of if not spec.is_async or spec.dependencies}
@@ -349,10 +361,10 @@ def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iter
         spec = execution.spec
         left = math.inf if execution.ended is None else execution.ended
         if execution.exact and execution.started < deadline < left:
-            surely.add(spec.name)
+            certain.add(spec.name)
         if execution.started <= deadline <= left or record.recovers(spec):
             maybe.add(spec.name)
     if steps != sorted(set(steps)):
         yield Violation("T2", f"active_steps are not sorted and unique: {steps}")
-    elif not surely <= set(steps) <= maybe:
-        yield Violation("T2", f"active_steps are {steps}, not {sorted(surely)}")
+    elif not certain <= set(steps) <= maybe:
+        yield Violation("T2", f"active_steps are {steps}, not {sorted(certain)}")

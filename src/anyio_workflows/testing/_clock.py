@@ -54,7 +54,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         """Tell whether a thread or a file, besides the loop's own one, may wake the loop."""
         if len(self.get_map()) > 1:  # one file is the loop's own, by which threads wake it
             return True
-        new = set(threading.enumerate()) - self._older_threads if threading.active_count() > 1 else ()
+        new = (
+            set(threading.enumerate()) - self._older_threads if threading.active_count() > 1 else ()
+        )
         return any(_may_be_busy(thread) for thread in new)
 
 
