@@ -11,7 +11,7 @@ from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, ste
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowValidationError
 from anyio_workflows.graph import EventParam
-from anyio_workflows.steps import StepConfig, step_config
+from anyio_workflows.steps import StepConfig
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -62,10 +62,10 @@ def test_step_keeps_what_it_was_told():
     @step(timeout=1.5)
     async def three(self, ev: A) -> B: ...
 
-    assert step_config(one) == StepConfig(2, True, frozenset({"dead_end"}), None)
-    assert step_config(two) == StepConfig(4, False, frozenset(), None)
-    assert step_config(three) == StepConfig(4, False, frozenset(), 1.5)
-    assert step_config(len) is step_config(None) is None
+    assert StepConfig.of(one) == StepConfig(2, True, frozenset({"dead_end"}), None)
+    assert StepConfig.of(two) == StepConfig(4, False, frozenset(), None)
+    assert StepConfig.of(three) == StepConfig(4, False, frozenset(), 1.5)
+    assert StepConfig.of(len) is StepConfig.of(None) is None
 
 
 @pytest.mark.parametrize("outer", [step, step()])

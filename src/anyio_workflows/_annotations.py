@@ -16,6 +16,8 @@ from typing import Any
 
 import attrs
 
+from ._messages import nearest
+
 
 @attrs.frozen(repr=False)
 class Unresolved:
@@ -233,3 +235,32 @@ def classes_in(annotation: Any) -> list[type]:
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return [annotation]
     return [cls for arg in typing.get_args(annotation) for cls in classes_in(arg)]
+
+
+# --- Checks of arguments --------------------------------------------------------------------------
+
+
+def is_positive_number(value: object, *, or_zero: bool = False) -> bool:
+    """Return whether a value can be a time in seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return float(value) > 0 or (or_zero and value == 0)
+    except OverflowError:
+        return False
+
+
+def read_names(
+    argument: str, names: Collection[str] | None, literal: Any
+) -> tuple[frozenset[str], list[str]]:
+    """Return the names that an argument lists, and a fault for each that a `Literal` lacks."""
+    known = typing.get_args(literal)
+    if names is None:
+        return frozenset(), []
+    given = names if isinstance(names, Collection) and not isinstance(names, str) else [names]
+    faults = [
+        f"{argument} has no {name!r}, {nearest(str(name), known)}"
+        for name in given
+        if name not in known
+    ]
+    return frozenset(() if faults else given), faults

@@ -22,7 +22,7 @@ from .events import Event, StepFailedEvent, StopEvent
 from .graph import EventParam, EventType, StepSpec
 from .resource import Resource, ResourceConfig
 from .state import DictState
-from .steps import StepConfig, step_config
+from .steps import StepConfig
 
 __all__ = ["read_steps", "step_members"]
 
@@ -39,7 +39,7 @@ def step_members(cls: type) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, member in _own_members(base).items():
-            if step_config(member) is not None:
+            if StepConfig.of(member) is not None:
                 members[name] = member
             else:
                 members.pop(name, None)
@@ -57,7 +57,7 @@ def _hidden_steps(cls: type) -> Iterator[str]:
         for name, member in _own_members(base).items():
             owners.setdefault(name, []).append((base, member))
     for name, ((base, member), *hidden) in owners.items():
-        if member is None or step_config(member) is not None:
+        if member is None or StepConfig.of(member) is not None:
             continue
         owner, below = next((one for one in hidden if _is_settled(one[1])), (base, None))
         if below is not None:
@@ -69,7 +69,7 @@ def _hidden_steps(cls: type) -> Iterator[str]:
 
 def _is_settled(member: Any) -> bool:
     """Tell whether a member is a step, or drops one."""
-    return member is None or step_config(member) is not None
+    return member is None or StepConfig.of(member) is not None
 
 
 def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list[str]]:
@@ -120,7 +120,7 @@ def _function_of(member: Any) -> Callable[..., Any]:
 def _read_step(name: str, member: object, context_type: type, names: Mapping[str, Any]) -> StepSpec:
     where = f"step {name}"
     function = _function_of(member)
-    config = step_config(member)
+    config = StepConfig.of(member)
     assert config is not None
     if not inspect.isfunction(function):
         remedy = f"it is a {type(function).__name__}; steps are methods, static or free functions"

@@ -24,6 +24,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from ._annotations import is_positive_number
 from ._backend import find_home, is_cancellation
 from ._engine.run import Run
 from ._messages import add_note, shortened
@@ -32,7 +33,6 @@ from .context import Context
 from .errors import ContextSerdeError, WorkflowConfigurationError
 from .events import Event, StartEvent
 from .handler import ResultT, WorkflowHandler
-from .steps import is_positive_number
 from .workflow import Workflow
 
 __all__ = ["checkpointed", "load_checkpoint", "run_with_checkpoints", "save_checkpoint"]

@@ -17,6 +17,7 @@ import anyio.from_thread
 import attrs
 from anyio.lowlevel import checkpoint
 
+from ._annotations import is_positive_number
 from ._ledger.pending import Continuation, RunPort
 from ._ledger.work import OpenWait, Wait, Work
 from ._messages import Absent, namesakes
@@ -24,7 +25,7 @@ from .errors import ContextStateError, WorkflowRuntimeError
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
-from .steps import RetryInfo, is_positive_number
+from .steps import RetryInfo
 
 __all__ = [
     "Context",

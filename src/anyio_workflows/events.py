@@ -52,7 +52,7 @@ def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     if getattr(field, "alias_is_default", field.alias in (None, stripped)):
         field = field.evolve(alias=field.name)
     if isinstance(field.default, list | dict | set | bytearray):
-        field = field.evolve(default=attrs.Factory(Copies(field.default)))
+        field = field.evolve(default=attrs.Factory(_Copies(field.default)))
     return field
 
 
@@ -93,7 +93,7 @@ def _signature(
     parameters = [*first]
     for field in _fields(cls):
         if field.init and field.name != "_extra":
-            default = default_of(field)
+            default = _default_of(field)
             if default is attrs.NOTHING:
                 default = new.empty
             elif isinstance(default, _FACTORY):
@@ -544,14 +544,14 @@ def _prepare(cls: type[Event]) -> Mapping[str, Any]:
         check = object if unchecked else check_for(wanted)
         if field.init:
             checks[_keyword(field)] = check
-        default = default_of(field)
+        default = _default_of(field)
         if isinstance(default, _FACTORY):
             factories[_keyword(field)] = field.name, check
         elif default is not attrs.NOTHING and not isinstance(default, check):
             raise _wrong_type(cls, _keyword(field), default, "the default ")
     cls._checks, cls._factories = checks, factories
-    if cls.__init__ is cls._constructor and stores_only(cls):
-        cls._constructor = write_constructor(cls, checks, _GENERAL)
+    if cls.__init__ is cls._constructor and _stores_only(cls):
+        cls._constructor = _generate_init(cls, checks, _GENERAL)
         cls._constructor.__signature__ = _signature(cls, types, _SELF)
         cls.__init__ = cls._constructor  # type: ignore[method-assign]
     return checks
@@ -616,7 +616,7 @@ def _classes_of(value: object) -> list[type]:
 _MISSING = object()
 
 
-class Copies:
+class _Copies:
     """Makes the default of each instance from the one that is written in the class."""
 
     def __init__(self, value: Any) -> None:
@@ -626,13 +626,13 @@ class Copies:
         return copy.deepcopy(self.value)
 
 
-def default_of(field: attrs.Attribute[Any]) -> Any:
+def _default_of(field: attrs.Attribute[Any]) -> Any:
     """Return the default as it was written: a value, an `attrs.Factory`, or `attrs.NOTHING`."""
     factory = getattr(field.default, "factory", None)
-    return factory.value if isinstance(factory, Copies) else field.default
+    return factory.value if isinstance(factory, _Copies) else field.default
 
 
-def stores_only(cls: type) -> bool:
+def _stores_only(cls: type) -> bool:
     """Tell whether attrs makes an instance by storing its fields: no converter, hook or alias."""
     hooks = hasattr(cls, "__attrs_pre_init__") or hasattr(cls, "__attrs_post_init__")
     return not hooks and all(
@@ -645,10 +645,10 @@ def stores_only(cls: type) -> bool:
     )
 
 
-def write_constructor(
+def _generate_init(
     cls: type, checks: Mapping[str, Any], general: Callable[..., None]
 ) -> Callable[..., None]:
-    """Return an `__init__` for instances of exactly `cls`, a class that `stores_only()`.
+    """Return an `__init__` for instances of exactly `cls`, a class that `_stores_only()`.
 
     Args:
         cls: The class.
@@ -677,7 +677,7 @@ def write_constructor(
         if check is ANYTHING:
             wrong = f"__type({name}) is __Coroutine"
         default = fields[name].default
-        copies = isinstance(getattr(default, "factory", None), Copies)
+        copies = isinstance(getattr(default, "factory", None), _Copies)
         if default is attrs.NOTHING or (isinstance(default, _FACTORY) and not copies):
             doubts.append(f"{name} is __missing or {wrong}")
             stores.append(f"__stored[{name!r}] = {name}")

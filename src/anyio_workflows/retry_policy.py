@@ -132,7 +132,7 @@ stop_never = _StopNever()
 retry_always = _RetryWhatever("retry_always", True)
 retry_never = _RetryWhatever("retry_never", False)
 
-Strategy = Callable[[RetryCallState], Any]
+_Strategy = Callable[[RetryCallState], Any]
 """What tenacity calls to know whether to retry, how long to wait, and when to stop."""
 
 
@@ -172,9 +172,9 @@ def retry_policy(
 class _Policy:
     """Asks in tenacity's order: retry, then wait, then stop."""
 
-    retry: Strategy
-    wait: Strategy
-    stop: Strategy
+    retry: _Strategy
+    wait: _Strategy
+    stop: _Strategy
 
     def next(self, elapsed_time: float, attempts: int, error: Exception, /) -> float | None:
         state = RetryCallState(Retrying(**attrs.asdict(self, recurse=False)), None, (), {})

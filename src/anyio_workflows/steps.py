@@ -7,22 +7,21 @@ import inspect
 from collections.abc import Callable, Collection
 from datetime import datetime
 from types import FunctionType
-from typing import Any, Literal, Protocol, TypeVar, get_args, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import attrs
 
-from ._messages import nearest
+from ._annotations import is_positive_number, read_names
 from .errors import WorkflowValidationError
 
 __all__ = [
     "Catch",
     "GraphCheck",
+    "RetryInfo",
+    "RetryPolicy",
     "StepConfig",
     "catch_error",
-    "is_positive_number",
-    "read_check_names",
     "step",
-    "step_config",
 ]
 
 
@@ -70,8 +69,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _MARK = "__anyio_workflows_step__"
 
 
-class AcceptsSteps(Protocol):
-    """A workflow class, as far as `@step(workflow=...)` needs it."""
+class _WorkflowClass(Protocol):
+    """For type checkers: `workflow` imports this module, so it cannot be named here."""
 
     @classmethod
     def add_step(cls, func: Callable[..., Any]) -> None: ...
@@ -101,6 +100,19 @@ class StepConfig:
     retry_policy: RetryPolicy | None = None
     catch: Catch | None = None
 
+    @classmethod
+    def of(cls, member: object) -> StepConfig | None:
+        """Return the configuration of a member of a class; `None` if it is no step."""
+        function = member
+        if isinstance(member, staticmethod | classmethod):
+            function = member.__func__
+        elif isinstance(member, property):
+            function = member.fget
+        elif isinstance(member, functools.cached_property | functools.partialmethod):
+            function = member.func
+        config = getattr(function, "__dict__", {}).get(_MARK)
+        return config if isinstance(config, StepConfig) else None
+
 
 @overload
 def step(func: FunctionT, /) -> FunctionT: ...
@@ -111,7 +123,7 @@ def step(
     *,
     num_workers: int = 4,
     retry_policy: RetryPolicy | None = None,
-    workflow: type[AcceptsSteps] | None = None,
+    workflow: type[_WorkflowClass] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
     timeout: float | None = None,
@@ -124,7 +136,7 @@ def step(
     *,
     num_workers: int = 4,
     retry_policy: RetryPolicy | None = None,
-    workflow: type[AcceptsSteps] | None = None,
+    workflow: type[_WorkflowClass] | None = None,
     skip_graph_checks: Collection[GraphCheck] | None = None,
     accept_event_subclasses: bool = False,
     timeout: float | None = None,
@@ -158,7 +170,7 @@ def step(
         if type(num_workers) is not int or num_workers < 1:
             fault = f"num_workers must be a positive int, not {num_workers!r}"
             raise WorkflowValidationError(f"step {name}", [fault])
-        skipped, faults = read_check_names(skip_graph_checks)
+        skipped, faults = read_names("skip_graph_checks", skip_graph_checks, GraphCheck)
         if faults:
             raise WorkflowValidationError(f"step {name}", faults)
         if timeout is not None and not is_positive_number(timeout):
@@ -252,40 +264,3 @@ def _policy_faults(policy: object) -> list[str]:
     if inspect.iscoroutinefunction(decide):
         return [f"next() of {policy!r} is async; a policy decides at once"]
     return []
-
-
-def step_config(member: object) -> StepConfig | None:
-    """Return what `@step` was told about a member of a class; `None` if it is no step."""
-    function = member
-    if isinstance(member, staticmethod | classmethod):
-        function = member.__func__
-    elif isinstance(member, property):
-        function = member.fget
-    elif isinstance(member, functools.cached_property | functools.partialmethod):
-        function = member.func
-    config = getattr(function, "__dict__", {}).get(_MARK)
-    return config if isinstance(config, StepConfig) else None
-
-
-def is_positive_number(value: object, *, or_zero: bool = False) -> bool:
-    """Return whether a value can be a time in seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return float(value) > 0 or (or_zero and value == 0)
-    except OverflowError:
-        return False
-
-
-def read_check_names(names: Collection[str] | None) -> tuple[frozenset[str], list[str]]:
-    """Return the given names of graph checks as a set, and a fault for each unknown one."""
-    known = get_args(GraphCheck)
-    if names is None:
-        return frozenset(), []
-    given = names if isinstance(names, Collection) and not isinstance(names, str) else [names]
-    faults = [
-        f"skip_graph_checks has no {name!r}, {nearest(str(name), known)}"
-        for name in given
-        if name not in known
-    ]
-    return frozenset(() if faults else given), faults

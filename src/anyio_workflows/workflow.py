@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic
 
 import attrs
 
+from ._annotations import is_positive_number, read_names
 from ._backend import find_home
 from ._engine.limiter import Places
 from ._engine.run import Run, RunSettings
@@ -26,7 +27,7 @@ from .errors import (
 from .events import Event, StartEvent
 from .graph import Graph, StepSpec
 from .handler import ResultT, WorkflowHandler
-from .steps import GraphCheck, is_positive_number, read_check_names, step_config
+from .steps import GraphCheck, StepConfig
 
 __all__ = ["Workflow"]
 
@@ -91,7 +92,7 @@ class Workflow(Generic[ResultT]):
         cleanup_timeout: float = 5.0,
         stall_check: bool = True,
     ) -> None:
-        skipped, faults = read_check_names(skip_graph_checks)
+        skipped, faults = read_names("skip_graph_checks", skip_graph_checks, GraphCheck)
         if faults:
             raise WorkflowConfigurationError("; ".join(faults))
         if timeout is not None and not is_positive_number(timeout):
@@ -162,7 +163,7 @@ class Workflow(Generic[ResultT]):
         if cls is Workflow:
             fault = "add it to a workflow class of yours, not to Workflow itself"
             raise WorkflowValidationError(f"step {name}", [fault])
-        if step_config(func) is None:
+        if StepConfig.of(func) is None:
             raise WorkflowValidationError(f"step {name}", ["mark it with @step before adding it"])
         if name in step_members(cls):
             fault = f"it has a step {name!r} already; give the function another name"

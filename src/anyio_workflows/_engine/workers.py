@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from .._annotations import is_positive_number
 from .._backend import is_cancellation
 from .._ledger.fanin import NO_RECOVERIES, Branch, Recoveries
 from .._ledger.ledger import Ledger
@@ -29,7 +30,6 @@ from ..context import AttemptClock, StepContext, advice, current_context, curren
 from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
-from ..steps import is_positive_number
 from .outcome import Outcome
 from .reporting import Narrator, failure_note, in_words, last_acts
 from .resources import Keeper
