@@ -109,10 +109,10 @@ def faults(**steps: Any) -> list[str]:
 
 def test_v1_unknown_names_get_the_nearest_one():
     assert faults(rescue=catcher(for_steps=["worc"])) == [
-        "step rescue: for_steps names 'worc', which is no step; did you mean 'work'?"
+        "step rescue: for_steps names 'worc', which is not a step; did you mean 'work'?"
     ]
     assert faults(rescue=catcher(for_steps=["work", "42"])) == [
-        "step rescue: for_steps names '42', which is no step; known: rescue, work"
+        "step rescue: for_steps names '42', which is not a step; known: rescue, work"
     ]
 
 

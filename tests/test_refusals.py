@@ -306,31 +306,31 @@ START = {"fan": node(StartEvent, list[A]), **END}
 NEVER = {
     "one outside": (
         {**START, "top": node(StartEvent, B), "both": pair(A, B)},
-        "'one' (A) comes in the list of fan, 'two' (B) comes outside of all lists",
+        "'one' (A) arrives in the list of fan, 'two' (B) arrives outside of all lists",
     ),
     "two lists": (
         {**START, "fan2": node(StartEvent, list[B]), "both": pair(A, B)},
-        "'one' (A) comes in the list of fan, 'two' (B) comes in the list of fan2",
+        "'one' (A) arrives in the list of fan, 'two' (B) arrives in the list of fan2",
     ),
     "two elements of a list": (
         {"fan": node(StartEvent, list[A | B]), **END, "both": pair(A, B)},
-        "'one' (A) comes in the list of fan, 'two' (B) comes in the list of fan",
+        "'one' (A) arrives in the list of fan, 'two' (B) arrives in the list of fan",
     ),
     "two elements of one type": (
         {**START, "both": pair(A, A)},
-        "'one' (A) comes in the list of fan, 'two' (A) comes in the list of fan",
+        "'one' (A) arrives in the list of fan, 'two' (A) arrives in the list of fan",
     ),
     "from outside": (
         {**START, "both": pair(A, Answer)},
-        "'one' (A) comes in the list of fan, 'two' (Answer) comes outside of all lists",
+        "'one' (A) arrives in the list of fan, 'two' (Answer) arrives outside of all lists",
     ),
     "one level down": (
         {**START, "inner": node(A, list[B]), "both": pair(A, B)},
-        "'one' (A) comes in the list of fan, 'two' (B) comes in the list of inner",
+        "'one' (A) arrives in the list of fan, 'two' (B) arrives in the list of inner",
     ),
     "after the join": (
         {**START, "join": node(list[A], B), "both": pair(A, B)},
-        "'one' (A) comes in the list of fan, 'two' (B) comes outside of all lists",
+        "'one' (A) arrives in the list of fan, 'two' (B) arrives outside of all lists",
     ),
 }
 
@@ -344,9 +344,9 @@ def test_v1_a_set_that_never_gets_full_names_step_events_and_remedy() -> None:
     cls = defined((Workflow,), **NEVER["one outside"][0])
     text = refused(lambda: cls(skip_graph_checks=["dead_end"]).validate())
     assert text == (
-        "Child: step both takes events that never meet: 'one' (A) comes in the list of fan, 'two' (B) "
-        "comes outside of all lists. Each element of a list makes sets of its own, and so does what "
-        "is outside of all lists; join the list first, or take one event at a time and gather them "
+        "Child: step both takes events that never meet: 'one' (A) arrives in the list of fan, 'two' (B) "
+        "arrives outside of all lists. Only events from the same element of a list meet, or events "
+        "outside of all lists; join the list first, or take one event at a time and combine them "
         "with ctx.collect_events()"
     )
 

@@ -1,4 +1,4 @@
-"""The faults of a graph (V1)."""
+"""Find the faults of a graph: what cannot start, what is lost, what cannot end (V1)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .events import HumanResponseEvent, InputRequiredEvent, StartEvent, StepFail
 from .graph import EventParam, EventType, Graph, StepSpec
 
 _known: WeakKeyDictionary[Graph, dict[frozenset[str], list[str]]] = WeakKeyDictionary()
-"""The faults that were found before, by the checks that were skipped: each run validates its graph."""
+"""Graph -> skipped checks -> faults: each run validates its graph, which does not change."""
 
 
 def find_faults(graph: Graph, skip: frozenset[str] = frozenset()) -> list[str]:
-    """Return every fault of the graph, each naming step, event and remedy (V1).
+    """Return every fault of a graph, each naming step, event and remedy (V1).
 
     Args:
         graph: The graph.
@@ -32,9 +32,9 @@ def _find_faults(graph: Graph, skip: frozenset[str]) -> list[str]:
     if not graph.steps:
         return ["it has no steps; mark its methods with @step"]
     faults = [*_start_and_stop_faults(graph), *_catch_faults(graph), *_state_faults(graph)]
-    checks = (
+    checks = (  # what `skip_graph_checks` calls it; "" cannot be skipped
         ("reachability", _reachability_faults),
-        ("reachability", _set_faults),
+        ("reachability", _meeting_faults),
         ("", _join_faults),
         ("terminal_event", _terminal_faults),
         ("dead_end", _dead_end_faults),
@@ -71,14 +71,12 @@ def _state_faults(graph: Graph) -> Iterator[str]:
     named = {s.name: s.state_type for s in graph.steps.values() if s.state_type is not None}
     if named and graph.state_type is None:
         steps = ", ".join(f"step {name}: {cls.__name__}" for name, cls in named.items())
-        remedy = (
-            namesakes(named.values(), named.values()) or "let one of them derive from all others"
-        )
+        remedy = namesakes(named.values(), named.values()) or "derive one of them from all others"
         yield f"its steps name classes of the state that are unrelated ({steps}); {remedy}"
 
 
 def _catch_faults(graph: Graph) -> Iterator[str]:
-    taken: dict[str | None, str] = {}
+    taken: dict[str | None, str] = {}  # step, or `None` for all others -> its error handler
     for spec in graph.steps.values():
         for name in (spec.config.catch.for_steps or (None,)) if spec.config.catch else ():
             covered = None if name is None else graph.steps.get(name)
@@ -90,7 +88,7 @@ def _catch_faults(graph: Graph) -> Iterator[str]:
                 )
             elif name is not None and covered is None:
                 hint = nearest(name, graph.steps)
-                yield f"step {spec.name}: for_steps names {name!r}, which is no step; {hint}"
+                yield f"step {spec.name}: for_steps names {name!r}, which is not a step; {hint}"
             elif covered is not None and covered.config.catch is not None:
                 yield (
                     f"step {spec.name}: for_steps names {name!r}, a @catch_error step itself; "
@@ -128,6 +126,21 @@ def _arrives(graph: Graph, event_type: EventType, spec: StepSpec) -> bool:
     return graph.is_produced(event_type, spec)
 
 
+def _reached(graph: Graph) -> set[str]:
+    """Return the steps that events from external can lead to."""
+    external = (StartEvent, HumanResponseEvent)
+    frontier: list[EventType] = [t for t in graph.events if issubclass(t, external)]
+    reached: set[str] = set()
+    while frontier:
+        fresh = list(graph.takers(frontier.pop()))
+        for spec in fresh:
+            if spec.name not in reached:
+                reached.add(spec.name)
+                frontier += spec.produces
+                fresh += filter(None, [graph.error_handler_of(spec)])
+    return reached
+
+
 def _join_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
     for spec in graph.steps.values():
         if not spec.is_join:
@@ -152,95 +165,6 @@ def _join_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
                         f"step {spec.name} joins the lists of {inner.name} and, one level up, "
                         f"those of {outer.name}; give each level a join and events of its own",
                     )
-
-
-def _set_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
-    """Find sets whose events never meet: a set is made in one branch, or outside of all (F4).
-
-    What is sent comes outside. A type that a step returns is taken to come from there only.
-    """
-    sets = [spec for spec in graph.steps.values() if len(spec.event_params) > 1]
-    places = list(_places(graph)) if sets else []
-    for spec in sets:
-        came = {
-            param: [where for where, counts in places if _number_for(spec, param, counts)]
-            for param in spec.event_params
-        }
-        if all(came.values()) and not any(_sets_of(spec, counts) for _, counts in places):
-            each = ", ".join(
-                f"{param.name!r} ({names_of(param.accepts)}) comes "
-                f"{' or '.join(dict.fromkeys(where))}"
-                for param, where in came.items()
-            )
-            yield (
-                spec,
-                f"step {spec.name} takes events that never meet: {each}. Each element of a list "
-                "makes sets of its own, and so does what is outside of all lists; join the list "
-                "first, or take one event at a time and gather them with ctx.collect_events()",
-            )
-
-
-def _places(graph: Graph) -> Iterator[tuple[str, Mapping[EventType, float]]]:
-    """Yield where events can meet, and how many of each type at most."""
-    outside = {
-        accepted: math.inf
-        for spec in graph.steps.values()
-        for accepted in spec.accepts
-        if issubclass(accepted, StartEvent | HumanResponseEvent)
-        or not graph.is_produced(accepted, spec)
-    }
-    yield "outside of all lists", _numbers(graph, outside)
-    for producer in graph.steps.values():
-        for element in producer.returns_list:
-            yield f"in the list of {producer.name}", _numbers(graph, {element: 1})
-
-
-def _numbers(graph: Graph, first: Mapping[EventType, float]) -> Mapping[EventType, float]:
-    """Say how many events of each type there are at most where the `first` ones are there."""
-    numbers = dict(first)
-    executions: dict[StepSpec, float] = {}
-    while True:
-        executed = {
-            spec: _executions(graph, spec, numbers, executions) for spec in graph.steps.values()
-        }
-        found = dict(first)
-        for spec, times in executed.items():
-            for returned in spec.returns if times else ():
-                found[returned] = _at_most(found.get(returned, 0) + times)
-        if (found, executed) == (numbers, executions):
-            return numbers
-        numbers, executions = found, executed
-
-
-def _executions(
-    graph: Graph,
-    spec: StepSpec,
-    numbers: Mapping[EventType, float],
-    executions: Mapping[StepSpec, float],
-) -> float:
-    """Say how often a step is executed at most, from what is known about the others."""
-    if spec.config.catch is not None:
-        causes = [step for step in graph.steps.values() if graph.error_handler_of(step) is spec]
-    elif spec.is_join:
-        causes = [producer for producer, joins in graph.joins.items() if spec in joins]
-    else:
-        return _sets_of(spec, numbers)
-    return _at_most(sum(executions.get(cause, 0) for cause in causes))
-
-
-def _reached(graph: Graph) -> set[str]:
-    """Return the steps that events from outside can lead to."""
-    outside = (StartEvent, HumanResponseEvent)
-    frontier: list[EventType] = [t for t in graph.events if issubclass(t, outside)]
-    reached: set[str] = set()
-    while frontier:
-        fresh = list(graph.takers(frontier.pop()))
-        for spec in fresh:
-            if spec.name not in reached:
-                reached.add(spec.name)
-                frontier += spec.produces
-                fresh += filter(None, [graph.error_handler_of(spec)])
-    return reached
 
 
 def _terminal_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
@@ -284,23 +208,103 @@ def _leads_on(graph: Graph, spec: StepSpec, ends: set[str]) -> bool:
     )
 
 
+# --- Events that never meet ---------------------------------------------------------------------------
+#
+# Can a step with several event parameters ever start? That takes counting: two parameters that share a
+# type need two events of it in one branch. The counts are upper bounds, so that no working graph is refused.
+
 _MANY = 16
 """More events than these count as any number: a loop may make them."""
 
 
-def _at_most(number: float) -> float:
-    return number if number <= _MANY else math.inf
+def _meeting_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    """Find steps with several event parameters whose events never meet (F4).
+
+    Parameter buffers hold the events of one branch, or those outside of all lists. Events that are
+    sent are outside; a type that a step returns is assumed to come from steps only.
+    """
+    several = [spec for spec in graph.steps.values() if len(spec.event_params) > 1]
+    branches = list(_branches(graph)) if several else []
+    for spec in several:
+        sources = {
+            param: [name for name, counts in branches if _count_for(spec, param, counts)]
+            for param in spec.event_params
+        }
+        if not all(sources.values()) or any(_starts(spec, counts) for _, counts in branches):
+            continue
+        each = ", ".join(
+            f"{param.name!r} ({names_of(param.accepts)}) arrives {' or '.join(dict.fromkeys(names))}"
+            for param, names in sources.items()
+        )
+        yield (
+            spec,
+            f"step {spec.name} takes events that never meet: {each}. Only events from the same element "
+            "of a list meet, or events outside of all lists; join the list first, or take one event "
+            "at a time and combine them with ctx.collect_events()",
+        )
 
 
-def _number_for(spec: StepSpec, param: EventParam, numbers: Mapping[EventType, float]) -> float:
-    """Return how many events there are for one parameter of a step."""
-    return sum(number for cls, number in numbers.items() if spec.fits_type(param, cls))
+def _branches(graph: Graph) -> Iterator[tuple[str, Mapping[EventType, float]]]:
+    """Yield each kind of branch in which events can meet, and how many of each type it has at most."""
+    external = {
+        accepted: math.inf
+        for spec in graph.steps.values()
+        for accepted in spec.accepts
+        if issubclass(accepted, StartEvent | HumanResponseEvent)
+        or not graph.is_produced(accepted, spec)
+    }
+    yield "outside of all lists", _event_counts(graph, external)
+    for producer in graph.steps.values():
+        for element in producer.returns_list:
+            yield f"in the list of {producer.name}", _event_counts(graph, {element: 1})
 
 
-def _sets_of(spec: StepSpec, numbers: Mapping[EventType, float]) -> float:
+def _event_counts(graph: Graph, first: Mapping[EventType, float]) -> Mapping[EventType, float]:
+    """Return how many events of each type a branch has at most that begins with the `first` ones."""
+    counts = dict(first)
+    executions: dict[StepSpec, float] = {}
+    while True:  # the numbers grow, and those above `_MANY` are infinite: a fixed point is reached
+        executed = {
+            spec: _executions(graph, spec, counts, executions) for spec in graph.steps.values()
+        }
+        found = dict(first)
+        for spec, times in executed.items():
+            for returned in spec.returns if times else ():
+                found[returned] = _at_most(found.get(returned, 0) + times)
+        if (found, executed) == (counts, executions):
+            return counts
+        counts, executions = found, executed
+
+
+def _executions(
+    graph: Graph,
+    spec: StepSpec,
+    counts: Mapping[EventType, float],
+    executions: Mapping[StepSpec, float],
+) -> float:
+    """Return how often a step is executed at most, from what is known about the others."""
+    if spec.config.catch is not None:
+        causes = [step for step in graph.steps.values() if graph.error_handler_of(step) is spec]
+    elif spec.is_join:
+        causes = [producer for producer, joins in graph.joins.items() if spec in joins]
+    else:
+        return _starts(spec, counts)
+    return _at_most(sum(executions.get(cause, 0) for cause in causes))
+
+
+def _starts(spec: StepSpec, counts: Mapping[EventType, float]) -> float:
     """Return how often a step that takes single events starts with so many of each type."""
     params = spec.event_params
     sharing = Counter(param.accepts for param in params)  # the others take different types
-    shares = (_number_for(spec, param, numbers) / sharing[param.accepts] for param in params)
+    shares = (_count_for(spec, param, counts) / sharing[param.accepts] for param in params)
     fewest = min(shares)
     return fewest if fewest == math.inf else math.floor(fewest)
+
+
+def _count_for(spec: StepSpec, param: EventParam, counts: Mapping[EventType, float]) -> float:
+    """Return how many events there are for one parameter of a step."""
+    return sum(count for cls, count in counts.items() if spec.fits_type(param, cls))
+
+
+def _at_most(number: float) -> float:
+    return number if number <= _MANY else math.inf
