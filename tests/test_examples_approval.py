@@ -29,6 +29,11 @@ def approve(backend: str, typed: str, *args: str) -> subprocess.CompletedProcess
     )
 
 
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines of stderr, but not what asyncio's debug mode says on a slow machine."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+
+
 @pytest.mark.parametrize(
     ("typed", "last"),
     [
@@ -40,7 +45,7 @@ def approve(backend: str, typed: str, *args: str) -> subprocess.CompletedProcess
 )
 def test_a_person_decides(backend: str, typed: str, last: str) -> None:
     done = approve(backend, typed)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, complaints(done)) == (0, [])
     assert done.stdout.startswith("Buy a standing desk for 450.00? [y/n] ")
     assert done.stdout.count("Please answer y or n: ") == typed.count("\n") - 2
     assert done.stdout.splitlines()[-1].endswith(f"And who are you? {last}")
@@ -48,7 +53,7 @@ def test_a_person_decides(backend: str, typed: str, last: str) -> None:
 
 def test_nobody_is_asked_about_small_things(backend: str) -> None:
     done = approve(backend, "", "--item", "pencils", "--price", "3.5")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, complaints(done)) == (0, [])
     assert done.stdout == "Ordered pencils, approved by the house rules.\n"
 
 

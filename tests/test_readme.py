@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from .conftest import BACKENDS
-from .running import PATIENCE
+from .running import run_script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -20,8 +18,7 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_example_runs_as_it_stands(backend: str) -> None:
     source = CODE[0].replace("anyio.run(main)", f"anyio.run(main, backend={backend!r})")
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", source]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    ran = run_script(source)
     assert ran.stdout.splitlines() == [
         "Step one got 'Start the workflow.'",
         "First",
@@ -29,7 +26,7 @@ def test_the_example_runs_as_it_stands(backend: str) -> None:
         "complete.",
         "Final result Workflow complete.",
     ]
-    assert not ran.stderr
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_the_tests_are_run_by_the_command_of_the_readme() -> None:
