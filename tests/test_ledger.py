@@ -20,7 +20,7 @@ from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, ste
 from anyio_workflows._ledger.fanin import Batch, Branch, Buffers, Kept, Sets
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.waits import Index
-from anyio_workflows._ledger.work import Post, StepStatistics, Wait, Work
+from anyio_workflows._ledger.work import StepQueue, StepStatistics, Wait, Work
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.graph import Graph
@@ -106,7 +106,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(steps=DRAWN_STEPS)
     def declare(self, steps: list[DrawnStep]) -> None:
         self.ledger = Ledger(graph_of(steps))
-        self.inboxes: dict[Post, deque[Work]] = {}
+        self.inboxes: dict[StepQueue, deque[Work]] = {}
         self.running: list[Work] = []
         self.delayed: list[tuple[float, Work]] = []
         self.now = 0.0
@@ -131,23 +131,23 @@ class LedgerMachine(RuleBasedStateMachine):
         work = self.ledger.route(event, target)
         assert (work is None) is (not takers)
         work = work or []
-        assert [item.post.spec.name for item in work] == [found.drawn.name for found in takers]
+        assert [item.queue.spec.name for item in work] == [found.drawn.name for found in takers]
         for item, found in zip(work, takers, strict=True):
             assert item.payload is event
             assert item.id > self.last_id
             assert item.attempt == 1
             self.last_id = item.id
-            self.inboxes.setdefault(item.post, deque()).append(item)
+            self.inboxes.setdefault(item.queue, deque()).append(item)
             found.queued.append(event)
         self.grant_calls()
 
     @precondition(lambda self: self.calls)
     @rule()
     def answer(self) -> None:
-        post = self.ledger.posts.answer()
+        queue = self.ledger.queues.take_slot()
         name = self.calls.pop(0)
-        assert post.spec.name == name
-        work = self.inboxes[post].popleft()
+        assert queue.spec.name == name
+        work = self.inboxes[queue].popleft()
         found = self.model[name]
         event = found.queued.pop(0)
         found.running.append(event)
@@ -160,8 +160,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def finish(self, choice: int) -> None:
         work = self.running.pop(choice % len(self.running))
         assert self.ledger.finish(work) == []
-        self.last_finished = work.post.spec.name
-        found = self.model[work.post.spec.name]
+        self.last_finished = work.queue.spec.name
+        found = self.model[work.queue.spec.name]
         found.done.append(found.running.pop(index_of(work.payload, found.running)))
         self.grant_calls()
 
@@ -174,7 +174,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.delay(work, self.now + seconds)
         assert (work.attempt, work.started) == (attempt + 1, None)
         self.delayed.append((self.now + seconds, work))
-        found = self.model[work.post.spec.name]
+        found = self.model[work.queue.spec.name]
         found.delayed.append(found.running.pop(index_of(work.payload, found.running)))
         found.retried += 1
         self.grant_calls()
@@ -183,31 +183,31 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 4))
     def let_time_pass(self, seconds: int) -> None:
         """What is due queues at the tail, in the order of the times (R2)."""
-        assert self.ledger.posts.next_due == min(due for due, _ in self.delayed)
+        assert self.ledger.queues.next_due == min(due for due, _ in self.delayed)
         self.now += seconds
         self.delayed.sort(key=lambda delay: (delay[0], delay[1].id))
         over = [work for due, work in self.delayed if due <= self.now]
         self.delayed = [delay for delay in self.delayed if delay[0] > self.now]
-        assert self.ledger.posts.end_delays(self.now) == over
+        assert self.ledger.queues.end_delays(self.now) == over
         for work in over:
-            self.inboxes[work.post].append(work)
-            found = self.model[work.post.spec.name]
+            self.inboxes[work.queue].append(work)
+            found = self.model[work.queue.spec.name]
             found.queued.append(found.delayed.pop(index_of(work.payload, found.delayed)))
             self.grant_calls()
 
     @invariant()
     def capacity_is_respected(self) -> None:  # rule 1
-        for post in self.inboxes:
-            assert post.calls >= 0
-            assert post.running >= 0
-            assert post.calls + post.running <= post.limit == post.spec.config.num_workers
+        for queue in self.inboxes:
+            assert queue.granted >= 0
+            assert queue.running >= 0
+            assert queue.granted + queue.running <= queue.limit == queue.spec.config.num_workers
 
     @invariant()
     def no_place_is_free_while_work_is_queued(self) -> None:  # rule 2
-        for post in self.inboxes:
-            assert post.calls == min(post.queued, post.limit - post.running)
-            assert post.calls == self.ledger.posts.calls.count(post)
-        assert [post.spec.name for post in self.ledger.posts.calls] == self.calls
+        for queue in self.inboxes:
+            assert queue.granted == min(queue.queued, queue.limit - queue.running)
+            assert queue.granted == self.ledger.queues.granted.count(queue)
+        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.calls
 
     @invariant()
     def everything_is_owed_until_it_is_finished(self) -> None:  # rule 3
@@ -224,7 +224,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def reports_agree_with_the_model(self) -> None:
-        assert self.ledger.posts.active_steps() == sorted(
+        assert self.ledger.queues.active_steps() == sorted(
             name for name, found in self.model.items() if found.running or found.delayed
         )
         assert self.ledger.last_finished == self.last_finished
@@ -252,7 +252,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.let_time_pass(4)
             self.no_place_is_free_while_work_is_queued()
         assert self.ledger.idle
-        assert not self.ledger.posts.calls
+        assert not self.ledger.queues.granted
         assert not any(self.inboxes.values())
 
 
@@ -394,7 +394,7 @@ class NaiveStep:
     queued: list[NaiveWork] = attrs.Factory(list)
     running: list[NaiveWork] = attrs.Factory(list)
     waiting: list[NaiveWork] = attrs.Factory(list)
-    returning: list[NaiveWork] = attrs.Factory(list)
+    resuming: list[NaiveWork] = attrs.Factory(list)
     delayed: list[tuple[float, NaiveWork]] = attrs.Factory(list)
     done: int = 0
     retried: int = 0
@@ -430,8 +430,8 @@ class NaiveBooks:
     def grant(self, name: str) -> None:
         here = self.steps[name]
         while self.calls.count(name) + len(here.running) < here.limit:
-            if here.returning:
-                self.go_on(here.returning.pop(0))
+            if here.resuming:
+                self.resume(here.resuming.pop(0))
             elif self.calls.count(name) < len(here.queued):
                 self.calls.append(name)
             else:
@@ -476,8 +476,8 @@ class NaiveBooks:
         if work in here.waiting:
             here.waiting.remove(work)
             self.woken += work.answered + work.waits
-            if work in here.returning:
-                here.returning.remove(work)
+            if work in here.resuming:
+                here.resuming.remove(work)
             self.waits = [wait for wait in self.waits if wait not in work.waits]
             work.waits, work.answered = [], []
         else:
@@ -594,8 +594,8 @@ class NaiveBooks:
             here.running.remove(work)
             here.waiting.append(work)
             work.over_the_limit = False
-        elif work in here.returning:
-            here.returning.remove(work)
+        elif work in here.resuming:
+            here.resuming.remove(work)
             self.wake(work)
         work.waits.append(wait)
         self.waits.append(wait)
@@ -623,7 +623,7 @@ class NaiveBooks:
             self.woken.append(wait)
         else:
             work.answered.append(wait)
-            self.steps[work.step].returning.append(work)
+            self.steps[work.step].resuming.append(work)
             self.grant(work.step)
 
     def abandon_wait(self, wait: Wait) -> None:
@@ -634,13 +634,13 @@ class NaiveBooks:
             if work.waits:
                 return
         elif wait in work.answered:
-            self.steps[work.step].returning.remove(work)
+            self.steps[work.step].resuming.remove(work)
         else:
             return
         work.over_the_limit = True
-        self.go_on(work)
+        self.resume(work)
 
-    def go_on(self, work: NaiveWork) -> None:
+    def resume(self, work: NaiveWork) -> None:
         here = self.steps[work.step]
         here.waiting.remove(work)
         here.running.append(work)
@@ -676,7 +676,7 @@ class KitchenMachine(RuleBasedStateMachine):
     ) -> None:
         self.ledger = Ledger(kitchen(limits, policies))
         self.books = NaiveBooks(limits, policies)
-        self.inboxes: dict[Post, deque[Work]] = {}
+        self.inboxes: dict[StepQueue, deque[Work]] = {}
         self.batches: list[tuple[Batch, NaiveBatch]] = []
         self.branches: dict[Branch | None, NaiveBranch | None] = {None: None}
         self.woken: list[Wait] = []
@@ -709,20 +709,20 @@ class KitchenMachine(RuleBasedStateMachine):
         assert (new is None) is (expected is None)
         for work, naive in zip(new or [], expected or [], strict=True):
             naive.real = work
-            assert work.post.spec.name == naive.step
+            assert work.queue.spec.name == naive.step
             assert self.branches[work.branch] is naive.branch
-            payload = [work.payload] if work.post.spec.is_plain else list(work.payload)
+            payload = [work.payload] if work.queue.spec.is_plain else list(work.payload)
             assert list(map(id, payload)) == list(map(id, naive.payload))
             assert type(work.payload) is (
                 list
-                if work.post.spec.is_join
+                if work.queue.spec.is_join
                 else type(payload[0])
-                if work.post.spec.is_plain
+                if work.queue.spec.is_plain
                 else tuple
             )
             assert work.id > self.last_id
             self.last_id = work.id
-            self.inboxes.setdefault(work.post, deque()).append(work)
+            self.inboxes.setdefault(work.queue, deque()).append(work)
 
     def started(self) -> list[NaiveWork]:
         return [work for work in self.books.owed if work.real.started is not None]
@@ -756,10 +756,10 @@ class KitchenMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.calls)
     @rule()
     def answer(self) -> None:
-        post = self.ledger.posts.answer()
+        queue = self.ledger.queues.take_slot()
         naive = self.books.start()
-        assert post.spec.name == naive.step
-        inbox = self.inboxes[post]
+        assert queue.spec.name == naive.step
+        inbox = self.inboxes[queue]
         while inbox[0].dropped:
             inbox.popleft()
         work = inbox.popleft()
@@ -799,21 +799,21 @@ class KitchenMachine(RuleBasedStateMachine):
             self.ledger.delay(work.real, self.now + seconds)
             self.books.delay(work, self.now + seconds)
 
-    @precondition(lambda self: self.ledger.posts.next_due < math.inf)
+    @precondition(lambda self: self.ledger.queues.next_due < math.inf)
     @rule(seconds=st.integers(1, 3))
     def let_time_pass(self, seconds: int) -> None:
         self.now += seconds
-        over = self.ledger.posts.end_delays(self.now)
+        over = self.ledger.queues.end_delays(self.now)
         assert over == [work.real for work in self.books.end_delays(self.now)]
         for work in over:
-            self.inboxes[work.post].append(work)
+            self.inboxes[work.queue].append(work)
 
     def may_end(self, work: NaiveWork) -> bool:
         return work.dropped or not (work.waits or work.answered)
 
     def end_with_result(self, work: NaiveWork, data: st.DataObject) -> None:
         work.real.stop = None
-        spec = work.real.post.spec
+        spec = work.real.queue.spec
         kinds = ["one"] * len(spec.returns) + ["list"] * 2 * bool(spec.returns_list) + ["none"]
         kind = "none" if work.dropped else data.draw(st.sampled_from(kinds), label="returns")
         if kind == "one":
@@ -899,19 +899,19 @@ class KitchenMachine(RuleBasedStateMachine):
 
     @invariant()
     def capacity_is_respected(self) -> None:  # rule 1
-        for post in self.inboxes:
-            over = sum(work.over_the_limit for work in self.books.steps[post.spec.name].running)
-            assert min(post.calls, post.queued, post.running, post.waiting) >= 0
-            assert post.calls + post.running <= post.limit + over
+        for queue in self.inboxes:
+            over = sum(work.over_the_limit for work in self.books.steps[queue.spec.name].running)
+            assert min(queue.granted, queue.queued, queue.running, queue.waiting) >= 0
+            assert queue.granted + queue.running <= queue.limit + over
 
     @invariant()
     def no_place_is_free_while_it_is_wanted(self) -> None:  # rule 2
-        for post in self.inboxes:
-            if post.calls + post.running < post.limit:
-                assert post.calls == post.queued
-                assert not post.returning
-            assert post.calls == self.ledger.posts.calls.count(post)
-        assert [post.spec.name for post in self.ledger.posts.calls] == self.books.calls
+        for queue in self.inboxes:
+            if queue.granted + queue.running < queue.limit:
+                assert queue.granted == queue.queued
+                assert not queue.resuming
+            assert queue.granted == self.ledger.queues.granted.count(queue)
+        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.books.calls
 
     @invariant()
     def everything_is_owed_until_it_is_finished_or_dropped(self) -> None:  # rule 3
@@ -950,7 +950,7 @@ class KitchenMachine(RuleBasedStateMachine):
     @invariant()
     def reports_agree_with_the_model(self) -> None:
         steps = self.books.steps
-        assert self.ledger.posts.active_steps() == sorted(
+        assert self.ledger.queues.active_steps() == sorted(
             name for name, s in steps.items() if s.running or s.waiting or s.delayed
         )
         assert self.ledger.last_finished == self.last_finished
@@ -965,7 +965,7 @@ class KitchenMachine(RuleBasedStateMachine):
             )
             for name, s in steps.items()
         }
-        quiet = not any(s.queued or s.running or s.returning or s.delayed for s in steps.values())
+        quiet = not any(s.queued or s.running or s.resuming or s.delayed for s in steps.values())
         assert self.ledger.is_quiet() is quiet
         lacking = {
             name: ", ".join(p for p, queue in zip("abc", queues, strict=False) if not queue)
@@ -983,7 +983,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 self.answer()
             elif self.suspended():
                 self.time_out(0)
-            elif self.ledger.posts.next_due < math.inf:
+            elif self.ledger.queues.next_due < math.inf:
                 self.let_time_pass(3)
             else:
                 work = next(work for work in self.started() if not work.answered)
@@ -991,7 +991,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 self.end(work)
             self.no_place_is_free_while_it_is_wanted()
         assert self.ledger.idle
-        assert not self.ledger.posts.calls
+        assert not self.ledger.queues.granted
         assert not self.ledger.waits.open
         assert not self.books.batches
         for batch, naive in self.batches:
@@ -1175,7 +1175,7 @@ def one_at_a_time(policy: All | Take) -> Ledger:
 
 def start_next(ledger: Ledger, *expected: Work) -> list[Work]:
     for work in expected:
-        assert ledger.posts.answer() is work.post
+        assert ledger.queues.take_slot() is work.queue
         work.started = 0.0
     return list(expected)
 
@@ -1189,13 +1189,13 @@ def test_r2_the_place_of_dropped_work_goes_to_an_execution_that_wants_to_go_on()
     batch = ledger.open_batch(box)
     branch = ledger.open_branch(batch)
     [peel, _] = routed(ledger, Berry(), None, branch)
-    assert peel.post in ledger.posts.calls, "the place of the execution that waits"
+    assert peel.queue in ledger.queues.granted, "the place of the execution that waits"
     assert routed(ledger, Reply()) == []
-    assert (waiting.post.running, waiting.post.waiting) == (0, 1)
+    assert (waiting.queue.running, waiting.queue.waiting) == (0, 1)
     assert len(routed(ledger, Slice(), None, branch)) == 1
     assert peel.dropped
-    assert peel.post not in ledger.posts.calls
-    assert (waiting.post.running, waiting.post.waiting) == (1, 0)
+    assert peel.queue not in ledger.queues.granted
+    assert (waiting.queue.running, waiting.queue.waiting) == (1, 0)
 
 
 def a_wait(ledger: Ledger, event_type: type[Event], requirements: dict[str, Any]) -> Wait:
@@ -1208,7 +1208,7 @@ def a_wait(ledger: Ledger, event_type: type[Event], requirements: dict[str, Any]
 def another_attempt(ledger: Ledger, work: Work) -> None:
     """Let the attempt fail, and the next one begin."""
     ledger.delay(work, 0.0)
-    assert ledger.posts.end_delays(0.0) == [work]
+    assert ledger.queues.end_delays(0.0) == [work]
     start_next(ledger, work)
 
 
@@ -1249,17 +1249,17 @@ def test_r2_an_execution_that_waits_anew_does_not_want_its_place_back_yet() -> N
     [other] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
     assert ledger.route(Reply(n=1)) == []
     assert woken == [], "the only place is taken"
-    assert ledger.posts.busy() == 2, "one at work, one that wants to go on"
+    assert ledger.queues.busy() == 2, "one at work, one that wants to go on"
     assert not ledger.is_quiet(besides=other)
     second = Wait(waiting, Reply, {"n": 2}, None, wake=lambda: woken.append("second"))
     ledger.waits.begin(second)
     assert woken == ["first"], "it goes on without a place, beside a task that waits"
-    assert ledger.posts.busy() == 1
+    assert ledger.queues.busy() == 1
     ledger.finish(other)
-    assert (waiting.post.running, waiting.post.waiting) == (0, 1)
+    assert (waiting.queue.running, waiting.queue.waiting) == (0, 1)
     assert ledger.route(Reply(n=2)) == []
     assert woken == ["first", "second"]
-    assert (waiting.post.running, waiting.post.waiting) == (1, 0)
+    assert (waiting.queue.running, waiting.queue.waiting) == (1, 0)
 
 
 def test_w2_a_wait_can_be_aimed_at_where_no_event_of_its_type_is_accepted() -> None:
@@ -1347,7 +1347,7 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
 ) -> None:
     graph = Waiters().graph
     waits = [
-        Wait(Work(n, Post(graph.steps[name], 1), StartEvent()), event_type, requirements, None)
+        Wait(Work(n, StepQueue(graph.steps[name], 1), StartEvent()), event_type, requirements, None)
         for n, (name, event_type, requirements) in enumerate(drawn)
     ]
     found = Index()
@@ -1364,7 +1364,7 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
             wait
             for wait in waits
             if event_type is wait.event_type
-            or (issubclass(event_type, wait.event_type) and wait.work.post.spec.name == "lax")
+            or (issubclass(event_type, wait.event_type) and wait.work.queue.spec.name == "lax")
         ]
         expected = [
             wait
@@ -1380,7 +1380,7 @@ def test_w2_waits_that_are_over_leave_nothing_in_the_index(drawn: list[Any]) -> 
     spec = Waiters().graph.steps["strict"]
     found = Index()
     waits = [
-        Wait(Work(n, Post(spec, 1), StartEvent()), event_type, {"n": value}, None)
+        Wait(Work(n, StepQueue(spec, 1), StartEvent()), event_type, {"n": value}, None)
         for n, (event_type, value) in enumerate(drawn)
     ]
     for wait in waits:
@@ -1440,7 +1440,7 @@ def test_a_refused_target_leaves_the_books_as_they_are(ledger: Ledger) -> None:
     with pytest.raises(WorkflowRuntimeError):
         ledger.check_target(Stone(), "weigh")
     assert ledger.idle
-    assert not ledger.posts.calls
+    assert not ledger.queues.granted
 
 
 def test_an_event_that_nobody_takes_is_owed_to_nobody(ledger: Ledger) -> None:
@@ -1451,7 +1451,7 @@ def test_an_event_that_nobody_takes_is_owed_to_nobody(ledger: Ledger) -> None:
 def test_an_aimed_event_goes_to_its_target_alone(ledger: Ledger) -> None:
     event = Apple()
     [work] = routed(ledger, event, ledger.check_target(event, "weigh"))
-    assert work.post.spec.name == "weigh"
+    assert work.queue.spec.name == "weigh"
     assert ledger.statistics() == {
         "peel": StepStatistics(queued=0, running=0, done=0),
         "weigh": StepStatistics(queued=1, running=0, done=0),
@@ -1462,9 +1462,9 @@ def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
     event = Stone()
     [first], [second] = routed(ledger, event), routed(ledger, event)
     assert first.id < second.id
-    assert [post.spec.name for post in ledger.posts.calls] == ["peel"], "one place, one call"
-    assert ledger.posts.answer() is first.post
-    assert not ledger.posts.calls
+    assert [queue.spec.name for queue in ledger.queues.granted] == ["peel"], "one place, one call"
+    assert ledger.queues.take_slot() is first.queue
+    assert not ledger.queues.granted
     ledger.finish(first)
-    assert list(ledger.posts.calls) == [second.post]
+    assert list(ledger.queues.granted) == [second.queue]
     assert list(ledger.owed.values()) == [second]

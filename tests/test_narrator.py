@@ -602,5 +602,5 @@ async def test_i3_s4_nothing_is_told_that_nobody_asked_for() -> None:
     handler = Works(act, verbose=False).run()
     events = await read(handler)
     assert not any(isinstance(event, InternalDispatchEvent) for event in events)
-    assert handler._run.ledger.posts.tell is None
+    assert handler._run.ledger.queues.on_change is None
     assert texts(events) == []

@@ -428,7 +428,7 @@ class Complaints(logging.Handler):
         self.found.append(record.getMessage())
 
 
-async def go_on(name: str, data: Any) -> None:
+async def resume(name: str, data: Any) -> None:
     """Refuse it, or go on from it to an end."""
     moment = MOMENTS[name]
     refused = None
@@ -474,7 +474,7 @@ def watched(backend: str, act: Callable[[], Awaitable[None]]) -> None:
 def test_p4_damaged_snapshots_are_refused_or_run_to_an_end(
     backend: str, found: tuple[str, Any]
 ) -> None:
-    watched(backend, lambda: go_on(*found))
+    watched(backend, lambda: resume(*found))
 
 
 @settings(max_examples=200)

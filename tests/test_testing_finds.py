@@ -28,7 +28,7 @@ from anyio_workflows._engine.run import Run
 from anyio_workflows._engine.stream import EventIterator, EventStream
 from anyio_workflows._engine.workers import Crew
 from anyio_workflows._ledger.ledger import Ledger
-from anyio_workflows._ledger.work import Posts
+from anyio_workflows._ledger.work import StepQueues
 from anyio_workflows.context import StepContext, current_context, enter_run
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler
@@ -140,7 +140,7 @@ def the_deadline_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T2", "T6")
 def active_steps_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Posts, "active_steps", lambda self: [])
+    patch.setattr(StepQueues, "active_steps", lambda self: [])
 
 
 @breaks("T3")
@@ -162,24 +162,24 @@ def the_last_cause_wins(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T4")
 def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
-    async def answer_calls(self: Crew) -> None:
+    async def execute_steps(self: Crew) -> None:
         run = self._run
         enter_run(run)
-        while run.ledger.posts.calls:
-            _, inbox = self._inboxes[run.ledger.posts.answer()]
+        while run.ledger.queues.granted:
+            _, inbox = self._inboxes[run.ledger.queues.take_slot()]
             work = inbox.receive_nowait()
             work.started = run.home.current_time()
             self.hire()
             try:
                 context = StepContext(run, work)
                 current_context.set(ref(context))
-                result = await work.post.spec.invoke(run.workflow, context, work.payload)
+                result = await work.queue.spec.invoke(run.workflow, context, work.payload)
             except BaseException as exc:
                 self._hand_over_exception(work, exc, run.home.current_time())
             else:
                 self._hand_over_result(work, result, run.home.current_time())
 
-    patch.setattr(Crew, "_answer_calls", answer_calls)
+    patch.setattr(Crew, "_execute_steps", execute_steps)
 
 
 @breaks("T5", "T2")
@@ -306,14 +306,14 @@ def two_readers_may_wait(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("R2")
 def a_step_has_a_place_too_many(patch: pytest.MonkeyPatch) -> None:
-    original = Posts.of
+    original = StepQueues.of
 
-    def of(self: Posts, spec: Any) -> Any:
-        post = original(self, spec)
-        post.limit = spec.config.num_workers + 1
-        return post
+    def of(self: StepQueues, spec: Any) -> Any:
+        queue = original(self, spec)
+        queue.limit = spec.config.num_workers + 1
+        return queue
 
-    patch.setattr(Posts, "of", of)
+    patch.setattr(StepQueues, "of", of)
 
 
 @breaks("done")

@@ -299,7 +299,7 @@ class Context(Generic[StateT]):
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that are at work, wait, or are to be tried again."""
         self._check_alive()
-        return self._run.ledger.posts.active_steps()
+        return self._run.ledger.queues.active_steps()
 
     def retry_info(self) -> RetryInfo:
         """Return what there is to know about the attempts before this one.
@@ -567,7 +567,7 @@ class StepContext(Context[Any]):
         if work.started is None or work.attempt != self._number:
             if self._run.ended or self._given_up:
                 self._run.check_open(f"a step cannot {what}")
-            name = work.post.spec.name
+            name = work.queue.spec.name
             raise WorkflowRuntimeError(
                 f"attempt {self._number} of step {name} has ended; it can no longer {what}"
             )
@@ -580,7 +580,7 @@ class StepContext(Context[Any]):
             assert self._work is not None
             why = "with its batch" if self._work.dropped else "at its timeout"
             raise WorkflowRuntimeError(
-                f"step {self._work.post.spec.name} was cancelled {why} and has ended"
+                f"step {self._work.queue.spec.name} was cancelled {why} and has ended"
             )
 
 
@@ -734,4 +734,4 @@ async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float
         waits.abandon(wait)  # if it was cancelled; else it is over
     if wait.refused:
         run.check_open(what)
-        raise WorkflowRuntimeError(f"{what}: step {wait.work.post.spec.name} has ended")
+        raise WorkflowRuntimeError(f"{what}: step {wait.work.queue.spec.name} has ended")

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from .._ledger.ledger import Ledger
-from .._ledger.work import Post, Wait, Work
+from .._ledger.work import StepQueue, Wait, Work
 from .._messages import namesakes, text_of
 from ..events import (
     Event,
@@ -57,14 +57,14 @@ class Narrator:
         if self.stream.internal_wanted:
             return
         self.has_audience = self.stream.internal_wanted = True
-        self.ledger.posts.tell = self._state
+        self.ledger.queues.on_change = self._state
         for work, state in self._going_on():
             self._state(work, state)
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call a function whenever something has happened, from now on."""
         self.has_audience, self.on_change = True, on_change
-        self.ledger.posts.tell = self._state
+        self.ledger.queues.on_change = self._state
 
     def changed(self) -> None:
         """Tell that something has happened."""
@@ -78,7 +78,7 @@ class Narrator:
                 self._state(work, StepState.NOT_RUNNING)
             # Steps that were given up may end yet, when the terminal event has been published.
             self.stream.internal_wanted = False
-        self.ledger.posts.tell = None
+        self.ledger.queues.on_change = None
 
     def _going_on(self) -> Iterator[tuple[Work, StepState]]:
         """Yield the work that is queued or being executed, with its state."""
@@ -91,7 +91,7 @@ class Narrator:
     def step_started(self, work: Work) -> None:
         """Tell that an execution begins."""
         again = f", attempt {work.attempt}" if work.attempt > 1 else ""
-        self.say("Running step %s%s", work.post.spec.name, again)
+        self.say("Running step %s%s", work.queue.spec.name, again)
         self._state(work, StepState.RUNNING)
 
     def step_ended(self, work: Work, outcome: ExecutionOutcome, result: Any) -> None:
@@ -103,15 +103,15 @@ class Narrator:
             result: What it returned or raised; `None` if it was cancelled.
         """
         came = None if outcome == "cancelled" else type(result)
-        self.say("Step %s %s", work.post.spec.name, in_words(came, work.post.spec))
+        self.say("Step %s %s", work.queue.spec.name, in_words(came, work.queue.spec))
         self._state(work, StepState.NOT_RUNNING, outcome, result)
 
     def step_retried(self, work: Work, error: Exception, delay: float) -> None:
         """Tell that an attempt failed, and is not the last."""
         self.say(
             "Step %s %s; attempt %d in %s",
-            work.post.spec.name,
-            in_words(type(error), work.post.spec),
+            work.queue.spec.name,
+            in_words(type(error), work.queue.spec),
             work.attempt + 1,
             seconds(delay),
         )
@@ -119,13 +119,13 @@ class Narrator:
 
     def step_recovered(self, work: Work, error: Exception, catcher: str) -> None:
         """Tell that a step failed for good, and which step takes over."""
-        name = work.post.spec.name
+        name = work.queue.spec.name
         logger.info("%s: step %s failed; %s takes over", self.run, name, catcher, exc_info=error)
         self.say("Step %s takes over from %s", catcher, name)
 
     def step_waiting(self, wait: Wait) -> None:
         """Tell that an execution waits for an event."""
-        self.say("Step %s waits for %s", wait.work.post.spec.name, wait.event_type.__name__)
+        self.say("Step %s waits for %s", wait.work.queue.spec.name, wait.event_type.__name__)
 
     def unhandled(self, event: Event, *, idle: bool) -> None:
         """Tell that nobody takes an event (R3)."""
@@ -165,7 +165,7 @@ class Narrator:
             over = state is StepState.NOT_RUNNING
             self.stream.write(
                 StepStateChanged(
-                    name=work.post.spec.name,
+                    name=work.queue.spec.name,
                     step_state=state,
                     worker_id=str(work.id),
                     input_event_name=work.event_name,
@@ -218,17 +218,19 @@ def in_words(came: type | None, spec: StepSpec) -> str:
 def failure_note(work: Work, elapsed: float) -> str:
     """Say which step failed on what; goes with its exception, as a note."""
     return (
-        f"step {work.post.spec.name} failed on {_brief.repr(work.payload)}, in attempt "
+        f"step {work.queue.spec.name} failed on {_brief.repr(work.payload)}, in attempt "
         f"{work.attempt}, {seconds(elapsed)} after its first start"
     )
 
 
 def last_acts(ledger: Ledger) -> dict[str, str]:
     """Say what each step last did."""
-    posts = {name: ledger.posts.by_step.get(name) for name in ledger.graph.steps}
+    queues = {name: ledger.queues.by_step.get(name) for name in ledger.graph.steps}
     return {
-        name: in_words(post.last, post.spec) if post is not None and post.done else "has not run"
-        for name, post in posts.items()
+        name: in_words(queue.last, queue.spec)
+        if queue is not None and queue.done
+        else "has not run"
+        for name, queue in queues.items()
     }
 
 
@@ -236,29 +238,30 @@ def activities(ledger: Ledger, now: float) -> Mapping[str, str]:
     """Say what each step is doing that is doing anything, or has something to do."""
     owed: dict[str, list[Work]] = {}
     for work in ledger.owed.values():
-        owed.setdefault(work.post.spec.name, []).append(work)
+        owed.setdefault(work.queue.spec.name, []).append(work)
     return {
-        name: ", ".join(_activities(work[0].post, work, now)) for name, work in sorted(owed.items())
+        name: ", ".join(_activities(work[0].queue, work, now))
+        for name, work in sorted(owed.items())
     }
 
 
 def executions(ledger: Ledger) -> dict[str, int]:
     """Count the executions that are over, of each step that had one."""
-    return {name: post.done for name, post in sorted(ledger.posts.by_step.items()) if post.done}
+    return {name: queue.done for name, queue in sorted(ledger.queues.by_step.items()) if queue.done}
 
 
 def busy_steps(ledger: Ledger) -> list[str]:
     """Return the sorted names of the steps that are being executed in the event loop."""
     return sorted(
         {
-            work.post.spec.name
+            work.queue.spec.name
             for work in ledger.owed.values()
-            if work.started is not None and not work.suspended and work.post.spec.is_async
+            if work.started is not None and not work.suspended and work.queue.spec.is_async
         }
     )
 
 
-def _activities(post: Post, owed: list[Work], now: float) -> Iterator[str]:
+def _activities(queue: StepQueue, owed: list[Work], now: float) -> Iterator[str]:
     running = [
         now - work.started for work in owed if work.started is not None and not work.suspended
     ]
@@ -268,16 +271,16 @@ def _activities(post: Post, owed: list[Work], now: float) -> Iterator[str]:
     if waits:
         wanted = ", ".join(dict.fromkeys(wait.event_type.__name__ for wait in waits))
         yield f"waiting for {wanted}{_times(len(waits))}"
-    if post.returning:
-        yield f"waiting for a worker to go on{_times(len(post.returning))}"
+    if queue.resuming:
+        yield f"waiting for a worker to go on{_times(len(queue.resuming))}"
     delayed = [work for work in owed if work.due is not None]
     if delayed:
         first = min(delayed, key=lambda work: work.due or 0)
         assert first.due is not None
         when = f"in {seconds(first.due - now)}" if first.due > now else "now"
         yield f"in a retry delay{_times(len(delayed))}, attempt {first.attempt} is due {when}"
-    if post.queued:
-        yield f"{post.queued} queued"
+    if queue.queued:
+        yield f"{queue.queued} queued"
 
 
 def _times(number: int) -> str:

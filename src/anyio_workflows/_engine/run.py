@@ -320,7 +320,7 @@ class Run:
             assert self._settings.timeout is not None
             error = WorkflowTimeoutError(
                 self._settings.timeout,
-                self.ledger.posts.active_steps(),
+                self.ledger.queues.active_steps(),
                 activities(self.ledger, self.deadline),
                 executions(self.ledger),
                 now - self.deadline,
@@ -332,7 +332,7 @@ class Run:
         return None
 
     def _loop_ended(self) -> Outcome:
-        return Outcome.loop_ended(self.ledger.posts.active_steps())
+        return Outcome.loop_ended(self.ledger.queues.active_steps())
 
     def _group_cancelled(self) -> bool:
         return self._group is not None and self._group.cancel_scope.cancel_called
@@ -400,7 +400,7 @@ class Run:
                 "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
                 self,
                 self._settings.cleanup_timeout,
-                ", ".join(self.ledger.posts.active_steps()),
+                ", ".join(self.ledger.queues.active_steps()),
             )
         while self._children:  # each ends within its own cleanup timeout
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):

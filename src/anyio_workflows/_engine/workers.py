@@ -24,7 +24,7 @@ from .._backend import is_cancellation
 from .._ledger.fanin import NO_RECOVERIES, Branch, Recoveries
 from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort
-from .._ledger.work import Post, Work
+from .._ledger.work import StepQueue, Work
 from .._messages import add_note
 from ..context import AttemptClock, StepContext, advice, current_context, current_run, enter_run
 from ..errors import WorkflowRuntimeError, WorkflowStalledError
@@ -112,7 +112,7 @@ class Crew:
     _drops_work: bool
     _context: ContextVars
     _group: TaskGroup | None
-    _inboxes: dict[Post, Inbox]
+    _inboxes: dict[StepQueue, Inbox]
     _recruits: dict[Callable[[], Awaitable[None]], Coroutine[Any, Any, None]]
     _clock_changed: anyio.Event | None
     _gone: anyio.Event | None
@@ -132,10 +132,10 @@ class Crew:
     def deliver(self, work: list[Work]) -> None:
         """Put work into the inboxes of its steps; to be followed by `hire()`."""
         for item in work:
-            inbox = self._inboxes.get(item.post)
+            inbox = self._inboxes.get(item.queue)
             if inbox is None:
                 inbox = anyio.create_memory_object_stream(math.inf)
-                self._inboxes[item.post] = inbox
+                self._inboxes[item.queue] = inbox
             inbox[0].send_nowait(item)
 
     def open(self, group: TaskGroup) -> None:
@@ -146,7 +146,7 @@ class Crew:
     def staff(self) -> None:
         """See to it that all that is owed has a worker."""
         self.hire()
-        if self._run.ledger.posts.next_due < math.inf:
+        if self._run.ledger.queues.next_due < math.inf:
             self.tend_delays()
 
     def variables(self) -> ContextVars:
@@ -155,8 +155,8 @@ class Crew:
 
     def hire(self) -> None:
         """See to it that a worker comes for the calls, if there are any (rule 1)."""
-        if self._run.ledger.posts.calls and self._answer_calls not in self._recruits:
-            self._recruit(self._answer_calls)
+        if self._run.ledger.queues.granted and self._execute_steps not in self._recruits:
+            self._recruit(self._execute_steps)
 
     def tend_delays(self) -> None:
         """See to it that work whose retry delay is over is delivered."""
@@ -222,22 +222,22 @@ class Crew:
             self.hire()
 
     async def _watch_clock(self) -> None:
-        run, posts = self._run, self._run.ledger.posts
+        run, queues = self._run, self._run.ledger.queues
         self.hire()  # the others left it to this recruit
         try:
-            while run.outcome is None and posts.next_due < math.inf:
+            while run.outcome is None and queues.next_due < math.inf:
                 self._clock_changed = anyio.Event()
-                with anyio.CancelScope(deadline=posts.next_due):
+                with anyio.CancelScope(deadline=queues.next_due):
                     await self._clock_changed.wait()
                 run.dispatch.end_delays()
                 self.hire()
         finally:
             self._clock_changed = None
-            if posts.next_due < math.inf:  # somebody cancelled this very task
+            if queues.next_due < math.inf:  # somebody cancelled this very task
                 self._recruit(self._watch_clock)
 
-    async def _answer_calls(self) -> None:
-        run, posts, home = self._run, self._run.ledger.posts, self._run.home
+    async def _execute_steps(self) -> None:
+        run, queues, home = self._run, self._run.ledger.queues, self._run.home
         enter_run(run)
         own = (current_context, current_run)
         given = [(var, value) for var, value in copy_context().items() if var not in own]
@@ -246,23 +246,23 @@ class Crew:
         current_time, inboxes = home.current_time, self._inboxes
         now = rested = current_time()
         steps = 0
-        while posts.calls and run.outcome is None:
+        while queues.granted and run.outcome is None:
             if now >= run.deadline:
                 run.take_cancellation()
                 return
-            _, inbox = inboxes[posts.answer()]
+            _, inbox = inboxes[queues.take_slot()]
             work = inbox.receive_nowait()
             while work.dropped:
                 work = inbox.receive_nowait()
             work.started = now
-            if posts.calls and not self._recruits:
+            if queues.granted and not self._recruits:
                 self.hire()
             context = StepContext(run, work)
             current_context.set(ref(context))  # `context` keeps it alive until the next step
             try:
                 if run.narrator.has_audience:
                     run.narrator.step_started(work)
-                spec = work.post.spec
+                spec = work.queue.spec
                 if spec.is_simple and (work.branch is None or not self._drops_work):
                     result = await spec.invoke(run.workflow, context, work.payload)
                 else:
@@ -322,7 +322,7 @@ class Crew:
     async def _call_bounded(self, work: Work, context: StepContext) -> Any:
         """Call a step that is not simple, or may be dropped with its batch (F4)."""
         run = self._run
-        spec = work.post.spec
+        spec = work.queue.spec
         timeout = math.inf if spec.config.timeout is None else spec.config.timeout
         result = None
         with anyio.CancelScope(deadline=run.home.current_time() + timeout) as scope:
@@ -360,7 +360,7 @@ class Crew:
 
         The ledger bounds the number of threads, and one that is abandoned holds no place.
         """
-        spec, workflow = work.post.spec, self._run.workflow
+        spec, workflow = work.queue.spec, self._run.workflow
 
         def call() -> Any:
             if resources:
@@ -385,7 +385,7 @@ class Crew:
 def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
     """Make a failure of a cancellation that nobody asked for (T8)."""
     error = WorkflowRuntimeError(
-        f"step {work.post.spec.name} raised a cancellation, but nobody had cancelled it; a cancel "
+        f"step {work.queue.spec.name} raised a cancellation, but nobody had cancelled it; a cancel "
         "scope, task or timeout inside the step leaks its own"
     )
     error.__cause__ = exc
@@ -394,7 +394,7 @@ def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
 
 def _scope_error(work: Work) -> BaseException:
     return WorkflowRuntimeError(
-        f"step {work.post.spec.name}, or one before it in the same task, left a cancel scope open, as "
+        f"step {work.queue.spec.name}, or one before it in the same task, left a cancel scope open, as "
         "an async generator does that is not exhausted; close it, with contextlib.aclosing()"
     )
 
@@ -520,7 +520,7 @@ class Dispatch:
 
     def end_delays(self) -> None:
         """Hand over the work whose retry delay is over."""
-        self.crew.deliver(self._ledger.posts.end_delays(self.run.home.current_time()))
+        self.crew.deliver(self._ledger.queues.end_delays(self.run.home.current_time()))
 
     def note_if_idle(self) -> None:
         """See whether anything is going on, and if not, whether anything can (T9)."""
@@ -540,7 +540,7 @@ class Dispatch:
         if work.dropped:
             self.take_interruption(work)
             return
-        spec = work.post.spec
+        spec = work.queue.spec
         if type(result) not in spec.returns and (fault := spec.result_fault(result)):
             self._give_up(work, WorkflowRuntimeError(fault), now)
             return
@@ -583,9 +583,9 @@ class Dispatch:
 
     def take_fault(self, work: Work, error: BaseException, now: float) -> None:
         """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
-        name = work.post.spec.name
+        name = work.queue.spec.name
         if work.dropped and isinstance(error, Exception):
-            words = in_words(type(error), work.post.spec)
+            words = in_words(type(error), work.queue.spec)
             logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
         else:
             elapsed = _elapsed(work, now)
@@ -610,7 +610,7 @@ class Dispatch:
 
     def _give_up(self, work: Work, error: BaseException, now: float) -> None:
         """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
-        catcher = self._ledger.graph.error_handler_of(work.post.spec)
+        catcher = self._ledger.graph.error_handler_of(work.queue.spec)
         recoverable = isinstance(error, Exception) and not work.dropped and self.run.is_running
         if catcher is None or not recoverable or not _has_recoveries_left(catcher, work):
             self.take_fault(work, error, now)
@@ -619,7 +619,7 @@ class Dispatch:
         elapsed = _elapsed(work, now)
         _annotate(error, work, elapsed)
         failure = StepFailedEvent(
-            step_name=work.post.spec.name,
+            step_name=work.queue.spec.name,
             input_event=work.payload,
             exception=error,
             attempts=work.attempt,
@@ -639,7 +639,7 @@ class Dispatch:
         failed = outcome != "returned" and outcome != "cancelled"
         if joins := self._ledger.finish(work, came, failed):
             self.crew.deliver(joins)
-        if not self._ledger.posts.calls:
+        if not self._ledger.queues.granted:
             self.note_if_idle()
 
 
@@ -650,13 +650,13 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
         WorkflowRuntimeError: If the policy answers something else.
         BaseException: What the policy raises.
     """
-    policy = work.post.spec.config.retry_policy
+    policy = work.queue.spec.config.retry_policy
     if policy is None:
         return None
     delay = policy.next(_elapsed(work, now), work.attempt, error)
     if delay is not None and not is_positive_number(delay, or_zero=True):
         raise WorkflowRuntimeError(
-            f"the retry policy of step {work.post.spec.name} answered {delay!r}; it is to answer a "
+            f"the retry policy of step {work.queue.spec.name} answered {delay!r}; it is to answer a "
             "number of seconds, 0 or more, or None"
         )
     return delay
@@ -665,7 +665,7 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
 def _policy_error(work: Work, raised: BaseException, error: Exception) -> BaseException:
     """Return what a policy raised, with the step's error as its cause."""
     if isinstance(raised, StopIteration) or is_cancellation(raised):  # would be misunderstood (T5)
-        what = f"the retry policy of step {work.post.spec.name} raised {type(raised).__name__}"
+        what = f"the retry policy of step {work.queue.spec.name} raised {type(raised).__name__}"
         raised = WorkflowRuntimeError(what)
     if raised is not error and raised.__cause__ is None:
         raised.__cause__ = error

@@ -16,7 +16,7 @@ from ..events import Event
 from ..graph import Graph, StepSpec
 from .fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged
 from .waits import Waits
-from .work import Collected, Post, Posts, StepStatistics, Wait, Work
+from .work import Collected, StepQueue, StepQueues, StepStatistics, Wait, Work
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -28,7 +28,7 @@ class Ledger:
         owed: All work that is owed, by id, in order of arrival.
         waits: The open waits, in the order in which they began.
         buffers: What `ctx.collect_events()` keeps.
-        posts: The places of the steps, and who has them.
+        queues: The places of the steps, and who has them.
         sets: What waits at steps with several event parameters, outside of any branch.
         next_id: The number of the work to come.
         input_asked: Whether the run has asked for input.
@@ -42,9 +42,9 @@ class Ledger:
     owed: dict[int, Work]
     waits: Waits
     buffers: Buffers
-    posts: Posts
+    queues: StepQueues
     sets: Sets
-    _takers: dict[type[Event], tuple[Post, ...]]
+    _takers: dict[type[Event], tuple[StepQueue, ...]]
     next_id: int
     input_asked: bool
     questions: deque[tuple[int, Event]] | None
@@ -54,8 +54,8 @@ class Ledger:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.owed = {}
-        self.posts = Posts()
-        self.waits = Waits(self.posts)
+        self.queues = StepQueues()
+        self.waits = Waits(self.queues)
         self.buffers = Buffers()
         self.sets = Sets()
         self._takers = {}
@@ -85,7 +85,7 @@ class Ledger:
         what = f"cannot send {type(event).__name__} to step {step!r}"
         if spec is None:
             raise WorkflowRuntimeError(f"{what}: no such step, {nearest(step, self.graph.steps)}")
-        if any(wait.work.post.spec is spec for wait in self.waits.open.matching(event)):
+        if any(wait.work.queue.spec is spec for wait in self.waits.open.matching(event)):
             return spec
         if not spec.takes(type(event)):
             takes = ", ".join(accepted.__name__ for accepted in spec.accepts)
@@ -141,7 +141,7 @@ class Ledger:
 
     def _hand_out(
         self,
-        takers: tuple[Post, ...],
+        takers: tuple[StepQueue, ...],
         event: Event,
         target: StepSpec | None,
         branch: Branch | None,
@@ -150,30 +150,30 @@ class Ledger:
         """Answer waits, and give the event to the other takers; returns who took it, and the work."""
         taken_by = self.waits.answer(event, target) if self.waits.open.places else set()
         if target is not None:
-            takers = (self.posts.of(target),)
+            takers = (self.queues.of(target),)
         new: list[Work] = []
-        for post in takers:
-            if post.spec.name not in taken_by:
-                given = self._give(post, event, branch, recoveries)
+        for queue in takers:
+            if queue.spec.name not in taken_by:
+                given = self._give(queue, event, branch, recoveries)
                 if given is not None:
-                    taken_by.add(post.spec.name)
+                    taken_by.add(queue.spec.name)
                     new += given
         return taken_by, new
 
-    def _find_takers(self, event_type: type[Event]) -> tuple[Post, ...]:
-        takers = tuple(self.posts.of(spec) for spec in self.graph.takers(event_type))
+    def _find_takers(self, event_type: type[Event]) -> tuple[StepQueue, ...]:
+        takers = tuple(self.queues.of(spec) for spec in self.graph.takers(event_type))
         self._takers[event_type] = takers
         return takers
 
     def _give(
-        self, post: Post, event: Event, branch: Branch | None, recoveries: Recoveries
+        self, queue: StepQueue, event: Event, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work] | None:
         """Give an event to a step; `None` if that joins other batches only."""
-        spec = post.spec
+        spec = queue.spec
         if spec.is_plain:
-            return self._owe(post, event, branch, recoveries)
+            return self._owe(queue, event, branch, recoveries)
         if spec.is_join:
-            return self._join(post, event, branch, recoveries)
+            return self._join(queue, event, branch, recoveries)
         if branch is None:
             sets = self.sets
         else:
@@ -182,32 +182,32 @@ class Ledger:
         if full is None:
             return []
         payload = tuple(kept.event for kept in full)
-        return self._owe(post, payload, branch, _merged(full))
+        return self._owe(queue, payload, branch, _merged(full))
 
     def _join(
-        self, post: Post, event: Event, branch: Branch | None, recoveries: Recoveries
+        self, queue: StepQueue, event: Event, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work] | None:
         """Bring an event to a join; what is left of the batch is dropped if that cancels it (F4)."""
-        if branch is None or post.spec not in branch.batch.joins:
+        if branch is None or queue.spec not in branch.batch.joins:
             return None
         batch = branch.batch
-        arrived = batch.add(post.spec, event, recoveries)
+        arrived = batch.add(queue.spec, event, recoveries)
         if arrived is None:
             return []
-        fired = self._owe(post, arrived, batch.outer, batch.recoveries)
-        return [*fired, *self._drop_batch(batch)] if post.spec.cancels_batch else fired
+        fired = self._owe(queue, arrived, batch.outer, batch.recoveries)
+        return [*fired, *self._drop_batch(batch)] if queue.spec.cancels_batch else fired
 
     def _owe(
-        self, post: Post, payload: Any, branch: Branch | None, recoveries: Recoveries
+        self, queue: StepQueue, payload: Any, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work]:
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
-        work = Work(self.next_id, post, payload, branch, recoveries)
+        work = Work(self.next_id, queue, payload, branch, recoveries)
         self.next_id += 1
         self.owed[work.id] = work
         if branch is not None:
             branch.work += (work,)
-        self.posts.queue(work)
+        self.queues.add(work)
         return [work]
 
     def owe_again(self, work: Work, due: float | None) -> list[Work]:
@@ -226,9 +226,9 @@ class Ledger:
         if work.history is not None:
             self.waits.keep_open(work)
         if due is not None:
-            self.posts.hold(work, due)
+            self.queues.hold(work, due)
             return []
-        self.posts.queue(work)
+        self.queues.add(work)
         return [work]
 
     # --- Questions and answers ------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Ledger:
             if wait is not None and wait.answer is not None:
                 state = "it has been answered already"
             raise WorkflowRuntimeError(f"{what}: {state}; {self.waits.open_in_words()}")
-        waiting = wait.work.post.spec.name
+        waiting = wait.work.queue.spec.name
         if step not in (None, waiting):
             raise WorkflowRuntimeError(f"{what}: step {waiting} waits there, not {step}")
         if not wait.takes(type(event)):
@@ -308,16 +308,16 @@ class Ledger:
             New work: the joins that fire because this was the last of their batch.
         """
         del self.owed[work.id]
-        post = work.post
+        queue = work.queue
         if work.history is not None:
             self.waits.leave(work)
             self.waits.forget(work)
         work.started = None
-        post.done += 1
-        post.failed += failed
-        post.last = came
-        self.last_finished = post.spec.name
-        self.posts.leave(post)
+        queue.done += 1
+        queue.failed += failed
+        queue.last = came
+        self.last_finished = queue.spec.name
+        self.queues.release_slot(queue)
         return [] if work.branch is None else self._leave(work, work.branch)
 
     def delay(self, work: Work, due: float) -> None:
@@ -327,8 +327,8 @@ class Ledger:
         self.waits.keep_open(work)
         work.attempt += 1
         work.started = None
-        work.post.retried += 1
-        self.posts.delay(work, due)
+        work.queue.retried += 1
+        self.queues.delay(work, due)
 
     # --- Collecting ---------------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ class Ledger:
             asked = earlier
         else:
             kept = Kept(event, work.recoveries)
-            if found := self.buffers.add(work.post.spec.name, buffer_id, kept, expected):
+            if found := self.buffers.add(work.queue.spec.name, buffer_id, kept, expected):
                 work.recoveries = _merged(found)
             asked.events = None if found is None else tuple(one.event for one in found)
         work.past.collected.append(asked)
@@ -359,7 +359,7 @@ class Ledger:
 
     def open_batch(self, work: Work) -> Batch:
         """Open a batch for the list that the execution of `work` returned (F1)."""
-        joins = self.graph.joins_of(work.post.spec)
+        joins = self.graph.joins_of(work.queue.spec)
         batch = Batch(work.branch, joins, {join: [] for join in joins}, work.recoveries)
         if work.branch is not None:
             work.branch.open(batch)
@@ -403,7 +403,7 @@ class Ledger:
         """Owe the joins of a batch that has ended what arrived for them."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
-            fired += self._owe(self.posts.of(join), arrived, batch.outer, batch.recoveries)
+            fired += self._owe(self.queues.of(join), arrived, batch.outer, batch.recoveries)
         batch.arrived.clear()
         if batch.outer is not None:
             batch.outer.close(batch)
@@ -425,7 +425,7 @@ class Ledger:
             return []
         del self.owed[work.id]
         self.waits.forget(work)
-        self.posts.withdraw(work)
+        self.queues.withdraw(work)
         return self._leave(work, branch)
 
     # --- Looking at the books -------------------------------------------------------------------
@@ -437,7 +437,7 @@ class Ledger:
 
     def statistics(self) -> dict[str, StepStatistics]:
         """Return the counts of every step of the graph."""
-        found = self.posts.statistics()
+        found = self.queues.statistics()
         return {name: found.get(name, StepStatistics()) for name in self.graph.steps}
 
     def is_quiet(self, besides: Work | None = None) -> bool:
@@ -446,7 +446,7 @@ class Ledger:
         Args:
             besides: An execution that is about to end.
         """
-        return self.posts.busy() == (0 if besides is None or besides.suspended else 1)
+        return self.queues.busy() == (0 if besides is None or besides.suspended else 1)
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step that has events kept for it, and what it lacks to go on."""

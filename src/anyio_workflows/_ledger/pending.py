@@ -226,7 +226,7 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
     past = work.history or History()
     return WorkRecord(
         id=work.id,
-        step=work.post.spec.name,
+        step=work.queue.spec.name,
         events=[work.payload] if isinstance(work.payload, Event) else list(work.payload),
         branch=None if work.branch is None else ids[work.branch],
         recoveries=work.recoveries,
@@ -353,7 +353,7 @@ def _restore_work(
     payload: Any = record.events[0] if spec.is_plain else tuple(record.events)
     work = Work(
         id=record.id,
-        post=ledger.posts.of(spec),
+        queue=ledger.queues.of(spec),
         payload=list(payload) if spec.is_join else payload,
         branch=None if record.branch is None else branches[record.branch],
         recoveries=record.recoveries,

@@ -13,7 +13,7 @@ from .._messages import shortened
 from ..errors import WorkflowRuntimeError
 from ..events import Event
 from ..graph import StepSpec
-from .work import Posts, Wait, Work, wake
+from .work import StepQueues, Wait, Work, wake
 
 _MOST_NAMED = 5
 """So many open waits a message names."""
@@ -105,7 +105,7 @@ class Waits:
         open: Those that are not over.
     """
 
-    _posts: Posts
+    _queues: StepQueues
     open: Index = attrs.field(factory=Index, init=False)
 
     def begin(self, wait: Wait) -> None:
@@ -131,21 +131,21 @@ class Waits:
             if wait.over:
                 return
         if work.answered:  # a task of it waits anew, while another is about to go on
-            self._posts.want_no_more(work)
+            self._queues.withdraw_request(work)
             wake(work)
         elif not work.waits:
-            self._posts.suspend(work)
+            self._queues.suspend(work)
         work.waits += (wait,)
         self.open.add(wait)
 
     def answer(self, event: Event, target: StepSpec | None) -> set[str]:
         """Answer each wait that the event matches; returns the names of their steps (W2)."""
         matching = [
-            wait for wait in self.open.matching(event) if target in (None, wait.work.post.spec)
+            wait for wait in self.open.matching(event) if target in (None, wait.work.queue.spec)
         ]
         for wait in matching:
             self.give(wait, event)
-        return {wait.work.post.spec.name for wait in matching}
+        return {wait.work.queue.spec.name for wait in matching}
 
     def give(self, wait: Wait, event: Event) -> None:
         """Answer one wait."""
@@ -155,7 +155,7 @@ class Waits:
     def open_in_words(self) -> str:
         """Name the open waits, for people."""
         first = ", ".join(
-            f"{shortened(wait.id, 100)!r} ({wait.work.post.spec.name})"
+            f"{shortened(wait.id, 100)!r} ({wait.work.queue.spec.name})"
             for wait in islice(self.open, _MOST_NAMED)
         )
         more = f" and {len(self.open) - _MOST_NAMED} more" if len(self.open) > _MOST_NAMED else ""
@@ -176,7 +176,7 @@ class Waits:
             wait.wake()
             return
         work.answered = (wait,)
-        self._posts.want_back(work)
+        self._queues.request_slot(work)
 
     def abandon(self, wait: Wait) -> None:
         """Note that a waiting task was cancelled: it goes on at once, over the limit (R2)."""
@@ -185,23 +185,23 @@ class Waits:
             self.open.discard(wait)
             work.waits = _without(work.waits, wait)
             if not work.waits:
-                self._posts.go_on(work)
+                self._queues.resume(work)
         elif wait in work.answered:
-            self._posts.want_no_more(work)
-            self._posts.go_on(work)
+            self._queues.withdraw_request(work)
+            self._queues.resume(work)
 
     def leave(self, work: Work) -> None:
         """End the waits of tasks that an execution leaves behind."""
         if not work.suspended:
             return
         if work.answered:
-            self._posts.want_no_more(work)
+            self._queues.withdraw_request(work)
         for wait in work.waits:
             wait.refused = True
             self.open.discard(wait)
         work.answered += work.waits
         work.waits = ()
-        self._posts.stop_waiting(work)
+        self._queues.stop_waiting(work)
 
     def keep_open(self, work: Work) -> None:
         """Let the waits of an attempt be answered before the next one comes to them."""

@@ -59,7 +59,7 @@ class Work:
 
     Attributes:
         id: Number of this work in its run; rises in the order of arrival.
-        post: The step's entry in the ledger.
+        queue: The step's entry in the ledger.
         payload: The event that starts the step, or the list or tuple of them.
         branch: The branch of a batch that it belongs to.
         recoveries: How often `@catch_error` steps have recovered its ancestors.
@@ -75,7 +75,7 @@ class Work:
     """
 
     id: int
-    post: Post
+    queue: StepQueue
     payload: Any
     branch: Branch | None = None
     recoveries: Recoveries = NO_RECOVERIES
@@ -265,7 +265,7 @@ class Wait:
         """Describe it to those who may answer it."""
         return OpenWait(
             id=self.id,
-            step=self.work.post.spec.name,
+            step=self.work.queue.spec.name,
             event_type=self.event_type,
             question=self.question,
             requirements=dict(self.requirements),
@@ -292,7 +292,7 @@ class Wait:
 
     def takes(self, event_type: type[Event]) -> bool:
         """Return whether the type of an event is the one waited for."""
-        if self.work.post.spec.config.accept_event_subclasses:
+        if self.work.queue.spec.config.accept_event_subclasses:
             return issubclass(event_type, self.event_type)
         return event_type is self.event_type
 
@@ -309,20 +309,20 @@ class Wait:
 
 
 @attrs.define(eq=False, repr=False)
-class Post:
+class StepQueue:
     """One step's entry in the ledger: how much of its work is where."""
 
     spec: StepSpec
     limit: int
     queued: int = 0
-    calls: int = 0
+    granted: int = 0
     running: int = 0
     waiting: int = 0
     delayed: int = 0
     done: int = 0
     failed: int = 0
     retried: int = 0
-    returning: deque[Work] | None = None
+    resuming: deque[Work] | None = None
     """The executions that want their place back; made when the first one does."""
     last: type | None = None
     """The type of what its last execution returned or raised; `None` if it was cancelled."""
@@ -332,108 +332,108 @@ class Post:
 
 
 @attrs.define(eq=False, repr=False)
-class Posts:
+class StepQueues:
     """The places of every step of a run.
 
     Attributes:
-        calls: The steps with a place for their oldest queued work, in the order of the grants.
+        granted: The steps with a place for their oldest queued work, in the order of the grants.
         by_step: The steps that have had work, by name.
-        tell: Told when work is queued, waits, goes on or is withdrawn, while somebody listens. The
+        on_change: Told when work is queued, waits, goes on or is withdrawn, while somebody listens. The
             crew tells when it starts, the dispatch when it is over.
     """
 
-    calls: deque[Post] = attrs.field(factory=deque)
-    by_step: dict[str, Post] = attrs.field(factory=dict)
-    tell: Callable[[Work, StepState], None] | None = None
+    granted: deque[StepQueue] = attrs.field(factory=deque)
+    by_step: dict[str, StepQueue] = attrs.field(factory=dict)
+    on_change: Callable[[Work, StepState], None] | None = None
     _delays: list[tuple[float, int, Work]] = attrs.field(factory=list)
 
-    def of(self, spec: StepSpec) -> Post:
+    def of(self, spec: StepSpec) -> StepQueue:
         """Return the places of a step."""
-        post = self.by_step.get(spec.name)
-        if post is None:
-            post = self.by_step[spec.name] = Post(spec, spec.config.num_workers)
-        return post
+        queue = self.by_step.get(spec.name)
+        if queue is None:
+            queue = self.by_step[spec.name] = StepQueue(spec, spec.config.num_workers)
+        return queue
 
-    def queue(self, work: Work) -> None:
+    def add(self, work: Work) -> None:
         """Note that work waits for a place."""
-        post = work.post
-        post.queued += 1
-        if post.calls + post.running < post.limit:  # then nobody is ahead of it (rule 2)
-            post.calls += 1
-            self.calls.append(post)
-        if self.tell is not None:
-            self.tell(work, StepState.PREPARING)
+        queue = work.queue
+        queue.queued += 1
+        if queue.granted + queue.running < queue.limit:  # then nobody is ahead of it (rule 2)
+            queue.granted += 1
+            self.granted.append(queue)
+        if self.on_change is not None:
+            self.on_change(work, StepState.PREPARING)
 
     def withdraw(self, work: Work) -> None:
         """Take work back that has no place yet."""
-        post = work.post
+        queue = work.queue
         if work.due is not None:
-            post.delayed -= 1
+            queue.delayed -= 1
             return
-        post.queued -= 1
-        if self.tell is not None:
-            self.tell(work, StepState.NOT_RUNNING)
-        if post.calls > post.queued:
-            post.calls -= 1
-            self.calls.remove(post)
-            self._grant(post)
+        queue.queued -= 1
+        if self.on_change is not None:
+            self.on_change(work, StepState.NOT_RUNNING)
+        if queue.granted > queue.queued:
+            queue.granted -= 1
+            self.granted.remove(queue)
+            self._grant(queue)
 
-    def _grant(self, post: Post) -> None:
+    def _grant(self, queue: StepQueue) -> None:
         """Give a free place to an execution that wants to go on, else to queued work (rule 2)."""
-        if post.calls + post.running >= post.limit:
+        if queue.granted + queue.running >= queue.limit:
             return
-        if post.returning:
-            self.go_on(post.returning.popleft())
-        elif post.calls < post.queued:
-            post.calls += 1
-            self.calls.append(post)
+        if queue.resuming:
+            self.resume(queue.resuming.popleft())
+        elif queue.granted < queue.queued:
+            queue.granted += 1
+            self.granted.append(queue)
 
-    def answer(self) -> Post:
+    def take_slot(self) -> StepQueue:
         """Take the first of `calls`; the oldest queued work of that step is to be started next."""
-        post = self.calls.popleft()
-        post.calls -= 1
-        post.queued -= 1
-        post.running += 1
-        return post
+        queue = self.granted.popleft()
+        queue.granted -= 1
+        queue.queued -= 1
+        queue.running += 1
+        return queue
 
-    def leave(self, post: Post) -> None:
+    def release_slot(self, queue: StepQueue) -> None:
         """Give the place of an execution that is over to the next one."""
-        post.running -= 1
-        if post.queued > post.calls or post.returning:
-            self._grant(post)
+        queue.running -= 1
+        if queue.queued > queue.granted or queue.resuming:
+            self._grant(queue)
 
     # --- Waiting ------------------------------------------------------------------------------
 
     def suspend(self, work: Work) -> None:
         """Note that an execution begins to wait, and gives its place back."""
-        work.post.running -= 1
-        work.post.waiting += 1
-        if self.tell is not None:
-            self.tell(work, StepState.WAITING)
-        self._grant(work.post)
+        work.queue.running -= 1
+        work.queue.waiting += 1
+        if self.on_change is not None:
+            self.on_change(work, StepState.WAITING)
+        self._grant(work.queue)
 
-    def want_back(self, work: Work) -> None:
+    def request_slot(self, work: Work) -> None:
         """Note that an execution wants its place back."""
-        if work.post.returning is None:
-            work.post.returning = deque()
-        work.post.returning.append(work)
-        self._grant(work.post)
+        if work.queue.resuming is None:
+            work.queue.resuming = deque()
+        work.queue.resuming.append(work)
+        self._grant(work.queue)
 
-    def want_no_more(self, work: Work) -> None:
+    def withdraw_request(self, work: Work) -> None:
         """Note that an execution that wanted its place back has another way to go on."""
-        if work.post.returning is not None:
-            work.post.returning.remove(work)
+        if work.queue.resuming is not None:
+            work.queue.resuming.remove(work)
 
-    def go_on(self, work: Work) -> None:
+    def resume(self, work: Work) -> None:
         """Let an execution go on that waited."""
         self.stop_waiting(work)
-        if self.tell is not None:
-            self.tell(work, StepState.RUNNING)
+        if self.on_change is not None:
+            self.on_change(work, StepState.RUNNING)
 
     def stop_waiting(self, work: Work) -> None:
         """Let an execution go on, or end, that waited."""
-        work.post.waiting -= 1
-        work.post.running += 1
+        work.queue.waiting -= 1
+        work.queue.running += 1
         wake(work)
 
     # --- Retry delays -------------------------------------------------------------------------
@@ -441,12 +441,12 @@ class Posts:
     def delay(self, work: Work, due: float) -> None:
         """Note that an execution gives its place back, until it is queued again at time `due`."""
         self.hold(work, due)
-        self.leave(work.post)
+        self.release_slot(work.queue)
 
     def hold(self, work: Work, due: float) -> None:
         """Keep work that has no place, until it is queued at time `due`."""
         work.due = due
-        work.post.delayed += 1
+        work.queue.delayed += 1
         heapq.heappush(self._delays, (due, work.id, work))
 
     @property
@@ -462,8 +462,8 @@ class Posts:
         while self.next_due <= now:
             _, _, work = heapq.heappop(self._delays)
             work.due = None
-            work.post.delayed -= 1
-            self.queue(work)
+            work.queue.delayed -= 1
+            self.add(work)
             over.append(work)
         return over
 
@@ -472,20 +472,20 @@ class Posts:
     def active_steps(self) -> list[str]:
         """Return the sorted names of the steps that are at work, wait, or are in a retry delay."""
         active = (p for p in self.by_step.values() if p.running or p.waiting or p.delayed)
-        return sorted(post.spec.name for post in active)
+        return sorted(queue.spec.name for queue in active)
 
     def statistics(self) -> dict[str, StepStatistics]:
         """Return the counts of the steps that have had work."""
         counts = [field.name for field in attrs.fields(StepStatistics)]
         return {
-            name: StepStatistics(**{count: getattr(post, count) for count in counts})
-            for name, post in self.by_step.items()
+            name: StepStatistics(**{count: getattr(queue, count) for count in counts})
+            for name, queue in self.by_step.items()
         }
 
     def busy(self) -> int:
         """Return how many executions go on, or will without an event from outside."""
-        posts = self.by_step.values()
-        return sum(p.queued + p.running + p.delayed + len(p.returning or ()) for p in posts)
+        queues = self.by_step.values()
+        return sum(p.queued + p.running + p.delayed + len(p.resuming or ()) for p in queues)
 
 
 def wake(work: Work) -> None:
