@@ -214,8 +214,8 @@ class LedgerMachine(RuleBasedStateMachine):
         queued = [work for inbox in self.inboxes.values() for work in inbox]
         delayed = [work for _, work in self.delayed]
         carried = sorted(queued + self.running + delayed, key=lambda work: work.id)
-        assert list(self.ledger.owed.values()) == carried
-        assert list(self.ledger.owed) == [work.id for work in carried]
+        assert list(self.ledger.pending.values()) == carried
+        assert list(self.ledger.pending) == [work.id for work in carried]
 
     @invariant()
     def idle_means_that_nothing_is_owed(self) -> None:  # rule 4
@@ -406,7 +406,7 @@ class NaiveBooks:
     def __init__(self, limits: dict[str, int], policies: dict[str, All | Take]) -> None:
         self.steps = {name: NaiveStep(limits[name], policies.get(name)) for name in TAKES}
         self.calls: list[str] = []
-        self.owed: list[NaiveWork] = []
+        self.pending: list[NaiveWork] = []
         self.batches: list[NaiveBatch] = []
         self.branches: list[NaiveBranch] = []
         self.ended: list[NaiveBatch] = []
@@ -422,7 +422,7 @@ class NaiveBooks:
         if branch is not None and any(batch.cancelled for batch in branch.around()):
             return []
         work = NaiveWork(name, payload, branch)
-        self.owed.append(work)
+        self.pending.append(work)
         self.steps[name].queued.append(work)
         self.grant(name)
         return [work]
@@ -444,7 +444,7 @@ class NaiveBooks:
 
     def finish(self, work: NaiveWork) -> list[NaiveWork]:
         here = self.steps[work.step]
-        self.owed.remove(work)
+        self.pending.remove(work)
         self.leave(work)
         self.waits = [wait for wait in self.waits if wait not in work.earlier]
         here.done += 1
@@ -531,14 +531,14 @@ class NaiveBooks:
         return self.owe(name, batch.arrived[name], batch.outer)
 
     def drop(self, batch: NaiveBatch) -> None:
-        for work in [work for work in self.owed if work.is_in(batch) and not work.dropped]:
+        for work in [work for work in self.pending if work.is_in(batch) and not work.dropped]:
             work.dropped = True
             here = self.steps[work.step]
             delayed = [delay for delay in here.delayed if delay[1] is work]
             if work not in here.queued and not delayed:
                 self.stopped.append(work)
                 continue
-            self.owed.remove(work)
+            self.pending.remove(work)
             self.waits = [wait for wait in self.waits if wait not in work.earlier]
             if delayed:
                 here.delayed.remove(delayed[0])
@@ -571,7 +571,7 @@ class NaiveBooks:
             batch.opening
             or inside
             or any(branch.opening for branch in branches)
-            or any(work.is_in(batch) for work in self.owed)
+            or any(work.is_in(batch) for work in self.pending)
         )
 
     def settle(self) -> list[NaiveWork]:
@@ -725,7 +725,7 @@ class KitchenMachine(RuleBasedStateMachine):
             self.inboxes.setdefault(work.queue, deque()).append(work)
 
     def started(self) -> list[NaiveWork]:
-        return [work for work in self.books.owed if work.real.started is not None]
+        return [work for work in self.books.pending if work.real.started is not None]
 
     # What happens
 
@@ -915,8 +915,8 @@ class KitchenMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_owed_until_it_is_finished_or_dropped(self) -> None:  # rule 3
-        assert list(self.ledger.owed.values()) == [work.real for work in self.books.owed]
-        assert self.ledger.idle is not bool(self.books.owed)  # rule 4
+        assert list(self.ledger.pending.values()) == [work.real for work in self.books.pending]
+        assert self.ledger.idle is not bool(self.books.pending)  # rule 4
         carried = [work for inbox in self.inboxes.values() for work in inbox if not work.dropped]
         queued = [w.real for found in self.books.steps.values() for w in found.queued]
         assert set(carried) == set(queued)
@@ -935,7 +935,7 @@ class KitchenMachine(RuleBasedStateMachine):
         assert self.stopped == stopped
         for work in self.books.stopped:
             assert work.real.dropped
-            assert work in self.stopped or work not in self.books.owed
+            assert work in self.stopped or work not in self.books.pending
 
     @invariant()
     def batches_end_when_nothing_is_left_of_them(self) -> None:
@@ -978,7 +978,7 @@ class KitchenMachine(RuleBasedStateMachine):
         """Work off what is left: it all gets its turn, and every join has fired once."""
         if not hasattr(self, "ledger"):
             return
-        while self.books.owed:
+        while self.books.pending:
             if self.books.calls:
                 self.answer()
             elif self.suspended():
@@ -1467,4 +1467,4 @@ def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
     assert not ledger.queues.granted
     ledger.finish(first)
     assert list(ledger.queues.granted) == [second.queue]
-    assert list(ledger.owed.values()) == [second]
+    assert list(ledger.pending.values()) == [second]

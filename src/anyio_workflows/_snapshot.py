@@ -94,8 +94,8 @@ def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, 
         version=VERSION,
         workflow=continuation.graph.name,
         state=dict(state) if isinstance(state, DictState) else state,
-        work=continuation.owed(),
-        failed=continuation.owed_at_failure(),
+        work=continuation.pending_work(),
+        failed=continuation.failed_work(),
     )
     codec = _codec(continuation.graph, continuation.types + types)
     data: dict[str, Any] = codec.dump(snapshot)["value"]

@@ -82,7 +82,7 @@ class Narrator:
 
     def _going_on(self) -> Iterator[tuple[Work, StepState]]:
         """Yield the work that is queued or being executed, with its state."""
-        for work in self.ledger.owed.values():
+        for work in self.ledger.pending.values():
             if work.started is not None:
                 yield work, StepState.WAITING if work.suspended else StepState.RUNNING
             elif work.due is None:
@@ -237,7 +237,7 @@ def last_acts(ledger: Ledger) -> dict[str, str]:
 def activities(ledger: Ledger, now: float) -> Mapping[str, str]:
     """Say what each step is doing that is doing anything, or has something to do."""
     owed: dict[str, list[Work]] = {}
-    for work in ledger.owed.values():
+    for work in ledger.pending.values():
         owed.setdefault(work.queue.spec.name, []).append(work)
     return {
         name: ", ".join(_activities(work[0].queue, work, now))
@@ -255,7 +255,7 @@ def busy_steps(ledger: Ledger) -> list[str]:
     return sorted(
         {
             work.queue.spec.name
-            for work in ledger.owed.values()
+            for work in ledger.pending.values()
             if work.started is not None and not work.suspended and work.queue.spec.is_async
         }
     )

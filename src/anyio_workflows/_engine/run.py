@@ -117,7 +117,7 @@ class Run:
         self.continuation = continuation
         self.ledger = Ledger(continuation.graph)
         restored: list[Work] = []
-        if (left := continuation.owed()) is not None:
+        if (left := continuation.pending_work()) is not None:
             self.ledger, restored = restore(left, continuation.graph, home.current_time())
             for _, question in self.ledger.questions or ():
                 self.stream.write(question)

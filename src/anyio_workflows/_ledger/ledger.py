@@ -39,7 +39,7 @@ class Ledger:
     """
 
     graph: Graph
-    owed: dict[int, Work]
+    pending: dict[int, Work]
     waits: Waits
     buffers: Buffers
     queues: StepQueues
@@ -53,7 +53,7 @@ class Ledger:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.owed = {}
+        self.pending = {}
         self.queues = StepQueues()
         self.waits = Waits(self.queues)
         self.buffers = Buffers()
@@ -171,7 +171,7 @@ class Ledger:
         """Give an event to a step; `None` if that joins other batches only."""
         spec = queue.spec
         if spec.is_plain:
-            return self._owe(queue, event, branch, recoveries)
+            return self._enqueue(queue, event, branch, recoveries)
         if spec.is_join:
             return self._join(queue, event, branch, recoveries)
         if branch is None:
@@ -182,7 +182,7 @@ class Ledger:
         if full is None:
             return []
         payload = tuple(kept.event for kept in full)
-        return self._owe(queue, payload, branch, _merged(full))
+        return self._enqueue(queue, payload, branch, _merged(full))
 
     def _join(
         self, queue: StepQueue, event: Event, branch: Branch | None, recoveries: Recoveries
@@ -194,23 +194,23 @@ class Ledger:
         arrived = batch.add(queue.spec, event, recoveries)
         if arrived is None:
             return []
-        fired = self._owe(queue, arrived, batch.outer, batch.recoveries)
+        fired = self._enqueue(queue, arrived, batch.outer, batch.recoveries)
         return [*fired, *self._drop_batch(batch)] if queue.spec.cancels_batch else fired
 
-    def _owe(
+    def _enqueue(
         self, queue: StepQueue, payload: Any, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work]:
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
         work = Work(self.next_id, queue, payload, branch, recoveries)
         self.next_id += 1
-        self.owed[work.id] = work
+        self.pending[work.id] = work
         if branch is not None:
             branch.work += (work,)
         self.queues.add(work)
         return [work]
 
-    def owe_again(self, work: Work, due: float | None) -> list[Work]:
+    def enqueue_again(self, work: Work, due: float | None) -> list[Work]:
         """Owe work of an earlier run, which has no place yet (P3).
 
         Args:
@@ -220,7 +220,7 @@ class Ledger:
         Returns:
             The work to be carried to its step, now.
         """
-        self.owed[work.id] = work
+        self.pending[work.id] = work
         if work.branch is not None:
             work.branch.work += (work,)
         if work.history is not None:
@@ -286,7 +286,7 @@ class Ledger:
     def _wait_of(self, wait_id: str) -> Wait | None:
         """Find a wait of the work that is owed by its id, which begins with the number of the work."""
         number = wait_id.partition(":")[0]
-        work = self.owed.get(int(number)) if number.isdecimal() and len(number) < 20 else None
+        work = self.pending.get(int(number)) if number.isdecimal() and len(number) < 20 else None
         if work is None or work.history is None:
             return None
         waits = chain(
@@ -307,7 +307,7 @@ class Ledger:
         Returns:
             New work: the joins that fire because this was the last of their batch.
         """
-        del self.owed[work.id]
+        del self.pending[work.id]
         queue = work.queue
         if work.history is not None:
             self.waits.leave(work)
@@ -403,7 +403,7 @@ class Ledger:
         """Owe the joins of a batch that has ended what arrived for them."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
-            fired += self._owe(self.queues.of(join), arrived, batch.outer, batch.recoveries)
+            fired += self._enqueue(self.queues.of(join), arrived, batch.outer, batch.recoveries)
         batch.arrived.clear()
         if batch.outer is not None:
             batch.outer.close(batch)
@@ -423,7 +423,7 @@ class Ledger:
             if work.stop is not None:
                 work.stop()
             return []
-        del self.owed[work.id]
+        del self.pending[work.id]
         self.waits.forget(work)
         self.queues.withdraw(work)
         return self._leave(work, branch)
@@ -433,7 +433,7 @@ class Ledger:
     @property
     def idle(self) -> bool:
         """Whether nothing is owed (rule 2)."""
-        return not self.owed
+        return not self.pending
 
     def statistics(self) -> dict[str, StepStatistics]:
         """Return the counts of every step of the graph."""

@@ -178,7 +178,7 @@ class LedgerRecord:
 
 def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
     """Record what a run owes at the time `now`, when so many events of its stream have been read."""
-    owed = [work for work in ledger.owed.values() if not work.dropped]
+    owed = [work for work in ledger.pending.values() if not work.dropped]
     batches = _open_batches(ledger)
     ids = {branch: n for n, branch in enumerate(b for batch in batches for b in batch.branches)}
     return LedgerRecord(
@@ -210,7 +210,7 @@ def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
 def _open_batches(ledger: Ledger) -> list[Batch]:
     """Return the batches that have not ended, outer ones first."""
     depths: dict[Batch, int] = {}
-    for work in ledger.owed.values():
+    for work in ledger.pending.values():
         chain: list[Batch] = []
         branch = work.branch
         while branch is not None and branch.batch not in depths:
@@ -310,7 +310,7 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
     for work in record.work:
         due = None if work.due_in is None else now + work.due_in
         restored = _restore_work(work, ledger, branches, now, record.events_read)
-        queued += ledger.owe_again(restored, due)
+        queued += ledger.enqueue_again(restored, due)
     for branch in branches.values():
         queued += ledger.seal_branch(branch)  # what was being dropped from it is gone
     return ledger, queued
@@ -493,14 +493,14 @@ class Continuation:
         if self._store is not None:
             self._store._drop_dead_writers()
 
-    def owed(self) -> LedgerRecord | None:
+    def pending_work(self) -> LedgerRecord | None:
         """Record what is owed now; `None` if nothing is, and a new run has to start anew."""
         run = self.run
         if run is not None and run.is_running:
             return take(run.ledger, run.home.current_time(), run.events_read)
         return self._up_to_date(self.left)
 
-    def owed_at_failure(self) -> LedgerRecord | None:
+    def failed_work(self) -> LedgerRecord | None:
         """Record what `retry_failed()` makes owed; `None` if no step failed."""
         return self._up_to_date(self.failed)
 
