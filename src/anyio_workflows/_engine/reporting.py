@@ -102,8 +102,8 @@ class Narrator:
             outcome: How it ended.
             result: What it returned or raised; `None` if it was cancelled.
         """
-        came = None if outcome == "cancelled" else type(result)
-        self.say("Step %s %s", work.queue.spec.name, in_words(came, work.queue.spec))
+        result_type = None if outcome == "cancelled" else type(result)
+        self.say("Step %s %s", work.queue.spec.name, in_words(result_type, work.queue.spec))
         self._state(work, StepState.NOT_RUNNING, outcome, result)
 
     def step_retried(self, work: Work, error: Exception, delay: float) -> None:
@@ -202,17 +202,19 @@ def seconds(number: float) -> str:
     return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
 
 
-def in_words(came: type | None, spec: StepSpec) -> str:
+def in_words(result_type: type | None, spec: StepSpec) -> str:
     """Say what an execution of a step did, from the type of what it returned or raised."""
-    if came is None:
+    if result_type is None:
         return "was cancelled"
-    if issubclass(came, BaseException):
-        return f"failed with {came.__name__}"
-    if came is types.NoneType:
+    if issubclass(result_type, BaseException):
+        return f"failed with {result_type.__name__}"
+    if result_type is types.NoneType:
         if spec.returns_none:
             return "returned None"
         return f"returned None, though it declares {spec.declared}"
-    return "returned a list of events" if came is list else f"returned {came.__name__}"
+    return (
+        "returned a list of events" if result_type is list else f"returned {result_type.__name__}"
+    )
 
 
 def failure_note(work: Work, elapsed: float) -> str:

@@ -635,9 +635,9 @@ class Dispatch:
         """Finish work whose execution returned or raised `result`, or was cancelled."""
         if self.narrator.has_audience:
             self.narrator.step_ended(work, outcome, result)
-        came = None if outcome == "cancelled" else type(result)
+        result_type = None if outcome == "cancelled" else type(result)
         failed = outcome != "returned" and outcome != "cancelled"
-        if joins := self._ledger.finish(work, came, failed):
+        if joins := self._ledger.finish(work, result_type, failed):
             self.crew.deliver(joins)
         if not self._ledger.queues.granted:
             self.note_if_idle()

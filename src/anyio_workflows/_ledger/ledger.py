@@ -296,12 +296,14 @@ class Ledger:
 
     # --- Executions ----------------------------------------------------------------------------
 
-    def finish(self, work: Work, came: type | None = None, failed: bool = False) -> list[Work]:
+    def finish(
+        self, work: Work, result_type: type | None = None, failed: bool = False
+    ) -> list[Work]:
         """Note that `work` is done with, and pass its place on.
 
         Args:
             work: The work whose execution ended.
-            came: The type of what it returned or raised; `None` if it was cancelled.
+            result_type: The type of what it returned or raised; `None` if it was cancelled.
             failed: Whether it failed, for good.
 
         Returns:
@@ -315,7 +317,7 @@ class Ledger:
         work.started = None
         queue.done += 1
         queue.failed += failed
-        queue.last = came
+        queue.last = result_type
         self.last_finished = queue.spec.name
         self.queues.release_slot(queue)
         return [] if work.branch is None else self._leave(work, work.branch)
