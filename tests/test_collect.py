@@ -19,7 +19,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
-from anyio_workflows._ledger.fanin import Buffers, Kept
+from anyio_workflows._ledger.fanin import Buffered, Buffers
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import (
     WorkflowConfigurationError,
@@ -162,7 +162,7 @@ async def test_f6_nothing_expected_is_nothing_at_once() -> None:
     assert await paint(NothingExpected, Red(), Green()) == [[], []]
 
 
-class Buffered(Paint):
+class BufferedPairs(Paint):
     @step
     async def collect(self, ctx: Context, ev: Red | Green) -> None:
         buffer_id = f"buffer {ev.n}" if ev.n else None
@@ -172,7 +172,7 @@ class Buffered(Paint):
 @pytest.mark.anyio
 async def test_f6_buffers_are_told_apart_by_their_id() -> None:
     events = [Red(n=1), Green(n=2), Red(n=0), Green(n=3), Red(n=2), Green(n=0), Green(n=1)]
-    assert await paint(Buffered, *events) == [
+    assert await paint(BufferedPairs, *events) == [
         [("Red", 2), ("Green", 2)],
         [("Red", 0), ("Green", 0)],
         [("Red", 1), ("Green", 1)],
@@ -401,7 +401,7 @@ def test_f6_buffers_do_what_the_naive_model_does(calls: list[Call]) -> None:
     wanted: dict[tuple[str, str | None], list[type[Event]]] = {}
     for n, call in enumerate(calls):
         event = call.colour(n=n)
-        found = buffers.add(call.step, call.buffer_id, Kept(event, {}), list(call.expected))
+        found = buffers.add(call.step, call.buffer_id, Buffered(event, {}), list(call.expected))
         key = call.step, call.buffer_id
         mine = kept.setdefault(key, [])
         events = None if found is None else [one.event for one in found]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, step
-from anyio_workflows._ledger.fanin import Batch, Branch, Buffers, Kept, Sets
+from anyio_workflows._ledger.fanin import Batch, Branch, Buffered, Buffers, ParamBuffers
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.waits import Index
 from anyio_workflows._ledger.work import StepQueue, StepStatistics, Wait, Work
@@ -1021,7 +1021,7 @@ def test_f6_a_buffer_gives_the_oldest_events_that_are_expected(drawn: Any) -> No
     kept: dict[Any, list[Event]] = {}
     for key, event_type, expected in drawn:
         event = event_type()
-        found = buffers.add(*key, Kept(event, {}), expected)
+        found = buffers.add(*key, Buffered(event, {}), expected)
         if not expected:
             assert found == []
             continue
@@ -1041,34 +1041,34 @@ def test_f6_what_is_left_over_stays_for_the_next_round() -> None:
     buffers = Buffers()
     first, second, third = Apple(), Apple(), Apple()
     for event in (first, second, third):
-        assert buffers.add("one", None, Kept(event, {}), [Stone, Apple]) is None
+        assert buffers.add("one", None, Buffered(event, {}), [Stone, Apple]) is None
     for apple in (first, second, third):
         stone = Stone()
-        found = buffers.add("one", None, Kept(stone, {}), [Stone, Apple])
+        found = buffers.add("one", None, Buffered(stone, {}), [Stone, Apple])
         assert found is not None
         assert [id(one.event) for one in found] == [id(stone), id(apple)]
-    assert buffers.add("one", None, Kept(Stone(), {}), [Stone, Apple]) is None
+    assert buffers.add("one", None, Buffered(Stone(), {}), [Stone, Apple]) is None
 
 
 def test_f6_what_a_buffer_lacks() -> None:
     buffers = Buffers()
     assert list(buffers.missing()) == []
-    buffers.add("one", None, Kept(Apple(), {}), [Apple, Stone, Apple])
-    buffers.add("two", "x", Kept(Stone(), {}), [Stone])
+    buffers.add("one", None, Buffered(Apple(), {}), [Apple, Stone, Apple])
+    buffers.add("two", "x", Buffered(Stone(), {}), [Stone])
     assert list(buffers.missing()) == [("one", "Apple, Stone")]
 
 
 def test_f6_a_buffer_with_surplus_only_lacks_nothing() -> None:
     buffers = Buffers()
-    buffers.add("one", None, Kept(Apple(), {}), [Apple, Apple])
-    buffers.add("one", None, Kept(Apple(), {}), [Apple])
+    buffers.add("one", None, Buffered(Apple(), {}), [Apple, Apple])
+    buffers.add("one", None, Buffered(Apple(), {}), [Apple])
     assert list(buffers.missing()) == []
 
 
 @given(st.lists(st.sampled_from([Apple, Stone]), max_size=20))
 def test_f4_sets_are_full_in_order_of_arrival(types: list[type[Event]]) -> None:
     spec = kitchen_spec()
-    sets = Sets()
+    sets = ParamBuffers()
     events = [event_type() for event_type in types]
     full = [found for event in events if (found := sets.add(spec, event, {})) is not None]
     apples = [event for event in events if type(event) is Apple]

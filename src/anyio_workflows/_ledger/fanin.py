@@ -26,7 +26,7 @@ def merged(one: Recoveries, other: Recoveries) -> Recoveries:
 
 
 @attrs.frozen(eq=False)
-class Kept:
+class Buffered:
     """An event that waits for company, with the recoveries of its ancestors."""
 
     event: Event
@@ -47,7 +47,7 @@ class Branch:
     batch: Batch
     work: tuple[Any, ...] = ()
     batches: set[Batch] | None = None
-    sets: Sets | None = None
+    sets: ParamBuffers | None = None
 
     @property
     def ended(self) -> bool:
@@ -124,16 +124,16 @@ class Batch:
 
 
 @attrs.define(eq=False, repr=False)
-class Sets:
+class ParamBuffers:
     """The events that wait at steps which take one event per parameter.
 
     Attributes:
         queues: For each of these steps, the events that wait for each parameter.
     """
 
-    queues: dict[StepSpec, list[deque[Kept]]] = attrs.field(factory=dict)
+    queues: dict[StepSpec, list[deque[Buffered]]] = attrs.field(factory=dict)
 
-    def add(self, spec: StepSpec, event: Event, recoveries: Recoveries) -> list[Kept] | None:
+    def add(self, spec: StepSpec, event: Event, recoveries: Recoveries) -> list[Buffered] | None:
         """Keep an event; returns a full set, one event per parameter, if it completes one.
 
         What is left over stays for the next set.
@@ -144,7 +144,7 @@ class Sets:
         fitting = [
             q for param, q in zip(spec.event_params, queues, strict=True) if spec.fits(param, event)
         ]
-        min(fitting, key=len).append(Kept(event, recoveries))
+        min(fitting, key=len).append(Buffered(event, recoveries))
         return [queue.popleft() for queue in queues] if all(queues) else None
 
     def missing(self) -> Iterator[tuple[str, str]]:
@@ -167,9 +167,9 @@ class Buffer:
 
     expected: Sequence[type[Event]] = ()
     total: int = 0
-    events: dict[type[Event], deque[Kept]] = attrs.field(factory=dict)
+    events: dict[type[Event], deque[Buffered]] = attrs.field(factory=dict)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: Buffered) -> None:
         """Keep an event."""
         self.events.setdefault(type(kept.event), deque()).append(kept)
         self.total += 1
@@ -190,8 +190,8 @@ class Buffers:
     kept: dict[tuple[str, str | None], Buffer] = attrs.field(factory=dict)
 
     def add(
-        self, step: str, buffer_id: str | None, kept: Kept, expected: Sequence[type[Event]]
-    ) -> list[Kept] | None:
+        self, step: str, buffer_id: str | None, kept: Buffered, expected: Sequence[type[Event]]
+    ) -> list[Buffered] | None:
         """Keep an event; returns one event for each expected type, in that order, once there are.
 
         What is left over stays for the next round.

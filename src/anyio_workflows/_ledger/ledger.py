@@ -14,7 +14,7 @@ from .._messages import namesakes, nearest, short_repr, shortened
 from ..errors import WorkflowRuntimeError
 from ..events import Event
 from ..graph import Graph, StepSpec
-from .fanin import NO_RECOVERIES, Batch, Branch, Buffers, Kept, Recoveries, Sets, merged
+from .fanin import NO_RECOVERIES, Batch, Branch, Buffered, Buffers, ParamBuffers, Recoveries, merged
 from .waits import Waits
 from .work import Collected, StepQueue, StepQueues, StepStatistics, Wait, Work
 
@@ -43,7 +43,7 @@ class Ledger:
     waits: Waits
     buffers: Buffers
     queues: StepQueues
-    sets: Sets
+    sets: ParamBuffers
     _takers: dict[type[Event], tuple[StepQueue, ...]]
     next_id: int
     input_asked: bool
@@ -57,7 +57,7 @@ class Ledger:
         self.queues = StepQueues()
         self.waits = Waits(self.queues)
         self.buffers = Buffers()
-        self.sets = Sets()
+        self.sets = ParamBuffers()
         self._takers = {}
         self.next_id = 1
         self.input_asked = False
@@ -177,7 +177,7 @@ class Ledger:
         if branch is None:
             sets = self.sets
         else:
-            sets = branch.sets = branch.sets or Sets()
+            sets = branch.sets = branch.sets or ParamBuffers()
         full = sets.add(spec, event, recoveries)
         if full is None:
             return []
@@ -345,7 +345,7 @@ class Ledger:
         if (earlier := work.past.recall_collected(asked)) is not None:
             asked = earlier
         else:
-            kept = Kept(event, work.recoveries)
+            kept = Buffered(event, work.recoveries)
             if found := self.buffers.add(work.queue.spec.name, buffer_id, kept, expected):
                 work.recoveries = _merged(found)
             asked.events = None if found is None else tuple(one.event for one in found)
@@ -456,5 +456,5 @@ class Ledger:
         yield from self.buffers.missing()
 
 
-def _merged(kept: list[Kept]) -> Recoveries:
+def _merged(kept: list[Buffered]) -> Recoveries:
     return reduce(merged, (one.recoveries for one in kept))

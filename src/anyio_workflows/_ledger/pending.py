@@ -22,7 +22,7 @@ from ..errors import ContextStateError
 from ..events import Event
 from ..graph import Graph
 from ..state import StateStore
-from .fanin import Batch, Branch, Buffer, Kept, Recoveries, Sets
+from .fanin import Batch, Branch, Buffer, Buffered, ParamBuffers, Recoveries
 from .ledger import Ledger
 from .work import Collected, History, OpenWait, Wait, Work, utc_now
 
@@ -271,7 +271,7 @@ def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
     )
 
 
-def _take_sets(sets: Sets | None) -> list[SetRecord]:
+def _take_sets(sets: ParamBuffers | None) -> list[SetRecord]:
     return [
         SetRecord(spec.name, [[_take_kept(kept) for kept in queue] for queue in queues])
         for spec, queues in (sets.queues.items() if sets is not None else ())
@@ -279,7 +279,7 @@ def _take_sets(sets: Sets | None) -> list[SetRecord]:
     ]
 
 
-def _take_kept(kept: Kept) -> KeptRecord:
+def _take_kept(kept: Buffered) -> KeptRecord:
     return KeptRecord(kept.event, kept.recoveries)
 
 
@@ -330,16 +330,16 @@ def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch
             branch.sets = _restore_sets(each.sets, graph)
 
 
-def _restore_sets(records: list[SetRecord], graph: Graph) -> Sets:
-    sets = Sets()
+def _restore_sets(records: list[SetRecord], graph: Graph) -> ParamBuffers:
+    sets = ParamBuffers()
     for record in records:
         spec = graph.steps[record.step]
         sets.queues[spec] = [deque(map(_restore_kept, queue)) for queue in record.queues]
     return sets
 
 
-def _restore_kept(record: KeptRecord) -> Kept:
-    return Kept(record.event, record.recoveries)
+def _restore_kept(record: KeptRecord) -> Buffered:
+    return Buffered(record.event, record.recoveries)
 
 
 def _restore_work(
