@@ -511,7 +511,7 @@ MUTANTS = [
     ),
     Mutant(
         "count what is read after the end as unread",
-        "Continuation._up_to_date",
+        "SavedState._up_to_date",
         "attrs.evolve(record, events_read=self.run.events_read)",
         "record",
         "W4: a reader who takes his time is asked again",
@@ -526,7 +526,7 @@ MUTANTS = [
     Mutant(
         "owe nothing after a timeout",
         "Run._settle",
-        "self.continuation.left = record",
+        "self.saved.pending = record",
         "pass",
         "P3: a run that timed out or was cancelled cannot go on",
     ),
@@ -553,9 +553,9 @@ MUTANTS = [
     ),
     Mutant(
         "repeat a failure twice",
-        "Continuation.retry_failed",
-        "self.left, self.failed = self.failed, None",
-        "self.left = self.failed",
+        "SavedState.retry_failed",
+        "self.pending, self.failed = self.failed, None",
+        "self.pending = self.failed",
         "X7: `retry_failed()` drops nothing, and says twice that it will repeat",
     ),
     Mutant(

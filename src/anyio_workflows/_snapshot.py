@@ -55,8 +55,8 @@ from ._json.codec import JsonCodec
 from ._ledger.pending import (
     BatchRecord,
     BufferRecord,
-    Continuation,
     LedgerRecord,
+    SavedState,
     SetRecord,
     WaitRecord,
     WorkRecord,
@@ -83,26 +83,26 @@ class Snapshot:
     failed: LedgerRecord | None = None
 
 
-def dump(continuation: Continuation, types: tuple[type, ...] = ()) -> dict[str, Any]:
+def dump(saved: SavedState, types: tuple[type, ...] = ()) -> dict[str, Any]:
     """Write down what goes on from one run to the next.
 
     Raises:
         ContextSerdeError: If it holds a value that cannot be written as JSON.
     """
-    state = continuation.state()
+    state = saved.state()
     snapshot = Snapshot(
         version=VERSION,
-        workflow=continuation.graph.name,
+        workflow=saved.graph.name,
         state=dict(state) if isinstance(state, DictState) else state,
-        work=continuation.pending_work(),
-        failed=continuation.failed_work(),
+        work=saved.pending_work(),
+        failed=saved.failed_work(),
     )
-    codec = _codec(continuation.graph, continuation.types + types)
+    codec = _codec(saved.graph, saved.types + types)
     data: dict[str, Any] = codec.dump(snapshot)["value"]
     return data
 
 
-def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) -> Continuation:
+def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) -> SavedState:
     """Read what `dump()` wrote, for runs of a workflow.
 
     Raises:
@@ -123,11 +123,11 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
     snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
     for path, problem in _faults(snapshot, graph):
         raise ContextSerdeError(path, problem)
-    continuation = Continuation(graph, types, left=snapshot.work, failed=snapshot.failed)
+    saved = SavedState(graph, types, pending=snapshot.work, failed=snapshot.failed)
     if snapshot.state is not None:
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
-        continuation.store._restore(state)
-    return continuation
+        saved.store._restore(state)
+    return saved
 
 
 def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:

@@ -90,7 +90,7 @@ class WorkflowHandler(Generic[ResultT]):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._context = context_of(run.continuation)
+        self._context = context_of(run.saved)
         self._cancelled_by_owner = self._failure_raised = False
         self._on_change: Callable[[], None] | None = None
 
@@ -188,7 +188,7 @@ class WorkflowHandler(Generic[ResultT]):
 
         After a timeout or a cancellation, those with which `run(ctx=handler.ctx)` would go on.
         """
-        if self._context._continuation.run is not self._run:  # another run has gone on from there
+        if self._context._saved.run is not self._run:  # another run has gone on from there
             return []
         return self._context.open_waits()
 

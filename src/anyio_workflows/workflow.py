@@ -13,7 +13,7 @@ from ._backend import find_home
 from ._engine.limiter import Places
 from ._engine.run import Run, RunSettings
 from ._json.fields import is_enum, is_record
-from ._ledger.pending import Continuation
+from ._ledger.pending import SavedState
 from ._messages import namesakes
 from ._signatures import read_steps, step_members
 from ._validation import find_faults
@@ -270,9 +270,9 @@ class Workflow(Generic[ResultT]):
         """
         if not self._config.disable_validation:
             self.validate()
-        continuation = self._continuation(ctx)
+        saved = self._saved(ctx)
         event = None
-        if continuation.left is None:
+        if saved.pending is None:
             event = self._start_event(start_event, kwargs)
         elif start_event is not None or kwargs:
             raise ContextStateError(
@@ -290,7 +290,7 @@ class Workflow(Generic[ResultT]):
         parent = None if context is None or context.run.ended else context.run
         run = Run(
             self,
-            continuation,
+            saved,
             event,
             home,
             self._settings or RunSettings(self.workflow_name),
@@ -302,22 +302,22 @@ class Workflow(Generic[ResultT]):
         run.start()
         return handler
 
-    def _continuation(self, ctx: Context[Any] | None) -> Continuation:
+    def _saved(self, ctx: Context[Any] | None) -> SavedState:
         if ctx is None:
-            return Continuation(self.graph)
+            return SavedState(self.graph)
         if not isinstance(ctx, Context):
             raise WorkflowConfigurationError(f"run(ctx=...) takes a Context, not {ctx!r}")
-        continuation = ctx._continuation
-        continuation.check_free()
-        if continuation.graph is not self.graph:
-            text = f"the context is for runs of {continuation.graph.name}, not of {self.graph.name}"
-            if continuation.graph.name == self.graph.name:
+        saved = ctx._saved
+        saved.check_free()
+        if saved.graph is not self.graph:
+            text = f"the context is for runs of {saved.graph.name}, not of {self.graph.name}"
+            if saved.graph.name == self.graph.name:
                 text = (
                     f"the context is for runs of another class {self.graph.name}, from before it was "
                     "defined again; Context.from_dict(workflow, ctx.to_dict()) makes one for this class"
                 )
             raise ContextStateError(text)
-        return continuation
+        return saved
 
     def _start_event(self, given: StartEvent | None, fields: dict[str, Any]) -> Event:
         if given is None:

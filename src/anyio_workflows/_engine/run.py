@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from .._backend import Home, is_cancellation
 from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
-from .._ledger.pending import Continuation, RunPort, restore, take
+from .._ledger.pending import RunPort, SavedState, restore, take
 from .._ledger.work import Wait, Work
 from .._messages import add_note, short_repr, text_of
 from ..context import check_event, enter_run
@@ -60,7 +60,7 @@ class Run:
         workflow: The workflow instance whose steps are executed.
         home: The event loop the run lives in.
         stream: The public event stream.
-        continuation: What goes on from one run to the next.
+        saved: What goes on from one run to the next.
         ledger: Who is owed what.
         outcome: How the run ends, once that is decided.
         ended: Whether the terminal event has been published.
@@ -75,7 +75,7 @@ class Run:
     workflow: object
     home: Home
     stream: EventStream
-    continuation: Continuation
+    saved: SavedState
     ledger: Ledger
     outcome: Outcome | None
     ended: bool
@@ -101,7 +101,7 @@ class Run:
     def __init__(
         self,
         workflow: object,
-        continuation: Continuation,
+        saved: SavedState,
         start_event: Event | None,
         home: Home,
         settings: RunSettings,
@@ -114,11 +114,11 @@ class Run:
         self.home = home
         self._run_id = run_id
         self.stream = EventStream(home)
-        self.continuation = continuation
-        self.ledger = Ledger(continuation.graph)
+        self.saved = saved
+        self.ledger = Ledger(saved.graph)
         restored: list[Work] = []
-        if (left := continuation.pending_work()) is not None:
-            self.ledger, restored = restore(left, continuation.graph, home.current_time())
+        if (left := saved.pending_work()) is not None:
+            self.ledger, restored = restore(left, saved.graph, home.current_time())
             for _, question in self.ledger.questions or ():
                 self.stream.write(question)
         self.outcome = None
@@ -132,7 +132,7 @@ class Run:
         self._crew = Crew(self, settings.name)
         self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
         self.keeper = None
-        if continuation.graph.uses_resources:
+        if saved.graph.uses_resources:
             self.keeper = Keeper(
                 self, self._start_keeper, home.shed_cancellation, home.host_cancelled
             )
@@ -141,7 +141,7 @@ class Run:
         self._handler_gone = False
         self._later_failures = []
         self._queueing = self._news = self._done = None
-        continuation.begin(self)
+        saved.begin(self)
         self._crew.deliver(restored)
         if start_event is not None:
             self.dispatch.emit(start_event)
@@ -301,9 +301,9 @@ class Run:
         if outcome.leaves:
             record = take(self.ledger, self.home.current_time(), self.stream.delivered)
             if outcome.leaves == "work":
-                self.continuation.left = record
+                self.saved.pending = record
             elif record.work:
-                self.continuation.failed = record.repeating(outcome.failed_work)
+                self.saved.failed = record.repeating(outcome.failed_work)
         self.outcome = outcome
         if self._queueing is not None:
             self._queueing.cancel()
@@ -435,7 +435,7 @@ class Run:
         self.stream.close(self.outcome.event)
         self._crew.close()
         self.ledger.close()
-        self.continuation.drop_dead_writers()
+        self.saved.drop_dead_writers()
         if self._place is not None:
             self._place.leave()
         if isinstance(self.parent, Run):
@@ -448,7 +448,7 @@ class Run:
         if not self._crew.size:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
-            del self.continuation, self.narrator, self.dispatch, self._crew
+            del self.saved, self.narrator, self.dispatch, self._crew
             self.keeper = None
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:

@@ -403,7 +403,7 @@ class RunPort(Protocol):
 
     home: Home
     ledger: Ledger
-    continuation: Continuation
+    saved: SavedState
     parent: RunPort | None
     ended: bool
 
@@ -458,7 +458,7 @@ class RunPort(Protocol):
 
 
 @attrs.define(eq=False, repr=False)
-class Continuation:
+class SavedState:
     """What goes on from one run to the next.
 
     Attributes:
@@ -472,7 +472,7 @@ class Continuation:
     graph: Graph
     types: tuple[type, ...] = ()
     run: RunPort | None = None
-    left: LedgerRecord | None = None
+    pending: LedgerRecord | None = None
     failed: LedgerRecord | None = None
     _store: StateStore[Any] | None = None
 
@@ -498,7 +498,7 @@ class Continuation:
         run = self.run
         if run is not None and run.is_running:
             return take(run.ledger, run.home.current_time(), run.events_read)
-        return self._up_to_date(self.left)
+        return self._up_to_date(self.pending)
 
     def failed_work(self) -> LedgerRecord | None:
         """Record what `retry_failed()` makes owed; `None` if no step failed."""
@@ -515,16 +515,16 @@ class Continuation:
         run = self.run
         if run is not None and run.is_running:
             ledger = run.ledger
-        elif self.left is None:
+        elif self.pending is None:
             return []
         else:
-            ledger, _ = restore(self.left, self.graph, 0.0)
+            ledger, _ = restore(self.pending, self.graph, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
 
     def begin(self, run: RunPort) -> None:
         """Note that a run goes on from here."""
         self.run = run
-        self.left = self.failed = None
+        self.pending = self.failed = None
 
     def discard(self) -> None:
         """Drop what the last run left to do, or to repeat.
@@ -533,7 +533,7 @@ class Continuation:
             ContextStateError: If a run is going on.
         """
         self.check_free()
-        self.left = self.failed = None
+        self.pending = self.failed = None
 
     def retry_failed(self) -> None:
         """Owe again what the last run owed when it failed (X7).
@@ -544,10 +544,10 @@ class Continuation:
         self.check_free()
         if self.failed is None:
             why = "no step of its last run has failed for good"
-            if self.left is not None:
+            if self.pending is not None:
                 why = "it has work left already, with which run(ctx=...) goes on"
             raise ContextStateError(f"this context has no failed step to repeat: {why}")
-        self.left, self.failed = self.failed, None
+        self.pending, self.failed = self.failed, None
 
     def check_free(self) -> None:
         """Refuse what makes no sense while a run goes on.
