@@ -295,7 +295,7 @@ MUTANTS = [
     Mutant(
         "forget that the deadline may have passed unnoticed",
         "Run._earlier_cause",
-        "(now := self.home.current_time()) >= self.deadline",
+        "(now := self.loop.current_time()) >= self.deadline",
         "False",
         "T4: a step that hogs the processor past the deadline still succeeds",
     ),
@@ -655,7 +655,7 @@ MUTANTS = [
     Mutant(
         "let a writer wait for a reader that is gone",
         "EventStream.end_reading",
-        "self._home.call_soon(self._end_drains)",
+        "self._loop.call_soon(self._end_drains)",
         "pass",
         "S6: `ctx.drain()` waits for a reader that was left or dropped",
     ),

@@ -14,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
-from anyio_workflows._backend import _background_tasks, find_home
+from anyio_workflows._backend import _background_tasks, find_loop
 from anyio_workflows.testing import VirtualTimeLoop
 
 from .conftest import BACKENDS, HAS_TRIO
@@ -40,51 +40,51 @@ class Nap(Workflow):
 
 
 def test_no_home_outside_a_loop() -> None:
-    assert find_home() is None
+    assert find_loop() is None
 
 
 async def test_no_home_in_a_worker_thread() -> None:
-    assert await anyio.to_thread.run_sync(find_home) is None
+    assert await anyio.to_thread.run_sync(find_loop) is None
 
 
-async def test_home_is_the_loop_of_this_thread() -> None:
-    home = find_home()
-    assert home is not None
-    assert home.is_here()
-    assert home.current_time() == anyio.current_time()
-    assert not await anyio.to_thread.run_sync(home.is_here)
+async def test_loop_is_the_loop_of_this_thread() -> None:
+    loop = find_loop()
+    assert loop is not None
+    assert loop.is_here()
+    assert loop.current_time() == anyio.current_time()
+    assert not await anyio.to_thread.run_sync(loop.is_here)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("other", BACKENDS)
-def test_home_is_not_another_loop(backend: str, other: str) -> None:
-    async def home() -> Any:
-        return find_home()
+def test_loop_is_not_another_loop(backend: str, other: str) -> None:
+    async def find() -> Any:
+        return find_loop()
 
     async def is_here() -> bool:
         return found.is_here()
 
-    found = run_virtually(backend, home)
+    found = run_virtually(backend, find)
     assert run_virtually(other, is_here) is False
     assert found.is_here() is False
 
 
 @on_asyncio
-async def test_home_in_a_callback_of_the_loop() -> None:
+async def test_loop_in_a_callback_of_the_loop() -> None:
     homes: list[Any] = []
-    asyncio.get_running_loop().call_soon(lambda: homes.append(find_home()))
+    asyncio.get_running_loop().call_soon(lambda: homes.append(find_loop()))
     await checkpoint()
     assert homes[0].is_here()
 
 
 if HAS_TRIO:
 
-    def test_home_under_trio_in_a_guest_of_asyncio() -> None:
+    def test_loop_under_trio_in_a_guest_of_asyncio() -> None:
         """Both libraries run in one thread; the one whose task it is counts."""
         import trio
 
         async def trio_main() -> None:
-            found.append(type(find_home()).__name__)
+            found.append(type(find_loop()).__name__)
             handler = Nap(timeout=1).run()
             await handler.cancel_run()
             assert handler.is_done()
@@ -98,11 +98,11 @@ if HAS_TRIO:
                 done_callback=done.set_result,
             )
             (await done).unwrap()
-            found.append(type(find_home()).__name__)
+            found.append(type(find_loop()).__name__)
 
         found: list[str] = []
         asyncio.run(asyncio_main())
-        assert found == ["_TrioHome", "_AsyncioHome"]
+        assert found == ["_TrioLoop", "_AsyncioLoop"]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -113,9 +113,9 @@ def test_on_end_is_called_once_whenever_the_loop_ends(backend: str, turns: int) 
         await anyio.sleep_forever()
 
     async def main() -> None:
-        home = find_home()
-        assert home is not None
-        home.start(host, lambda: calls.append("ended"))
+        loop = find_loop()
+        assert loop is not None
+        loop.start(host, lambda: calls.append("ended"))
         for _ in range(turns):
             await checkpoint()
 
@@ -125,16 +125,16 @@ def test_on_end_is_called_once_whenever_the_loop_ends(backend: str, turns: int) 
 
 
 async def test_host_is_not_cancelled_while_the_loop_runs() -> None:
-    home = find_home()
-    assert home is not None
+    loop = find_loop()
+    assert loop is not None
     seen: list[bool] = []
 
     async def host() -> None:
         await checkpoint()
-        seen.append(home.host_cancelled())
+        seen.append(loop.host_cancelled())
 
     ended = anyio.Event()
-    home.start(host, ended.set)
+    loop.start(host, ended.set)
     await ended.wait()
     assert seen == [False]
 
@@ -144,16 +144,16 @@ def test_host_is_cancelled_when_the_loop_ends(backend: str) -> None:
     seen: list[bool] = []
 
     async def main() -> None:
-        home = find_home()
-        assert home is not None
+        loop = find_loop()
+        assert loop is not None
 
         async def host() -> None:
             try:
                 await anyio.sleep_forever()
             finally:
-                seen.append(home.host_cancelled())
+                seen.append(loop.host_cancelled())
 
-        home.start(host, lambda: None)
+        loop.start(host, lambda: None)
         await anyio.sleep(1)
 
     run_virtually(backend, main)

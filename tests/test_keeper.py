@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyio_workflows._backend import find_home
+from anyio_workflows._backend import find_loop
 from anyio_workflows._dependencies import Dependency, read_dependency
 from anyio_workflows._engine.resources import Keeper
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
@@ -49,8 +49,8 @@ class Hosted:
         self.errors: list[tuple[str, BaseException]] = []
 
     async def __aenter__(self) -> Self:
-        home = find_home()
-        assert home is not None
+        loop = find_loop()
+        assert loop is not None
         context = contextvars.copy_context()
         self.group = await anyio.create_task_group().__aenter__()
 
@@ -58,7 +58,7 @@ class Hosted:
             self.started += 1
             self.group.create_task(coroutine, context=context)
 
-        self.keeper = Keeper("run x", start, home.shed_cancellation)
+        self.keeper = Keeper("run x", start, loop.uncancel_current_task)
         return self
 
     async def __aexit__(self, *exc_info: object) -> bool | None:
@@ -1183,7 +1183,7 @@ LOOP_ENDS = """
     import anyio
     from contextvars import copy_context
     from typing import Annotated, Any
-    from anyio_workflows._backend import find_home
+    from anyio_workflows._backend import find_loop
     from anyio_workflows._engine.resources import Keeper
     from anyio_workflows._dependencies import read_dependency
 from anyio_workflows.resource import Resource
@@ -1208,7 +1208,7 @@ from anyio_workflows.resource import Resource
 
     async def host():
         async with anyio.create_task_group() as group:
-            keeper = Keeper("run x", group.create_task, home.shed_cancellation)
+            keeper = Keeper("run x", group.create_task, loop.uncancel_current_task)
             async def step():
                 try:
                     print("got", await keeper.get(need))
@@ -1228,9 +1228,9 @@ from anyio_workflows.resource import Resource
                 raise
 
     async def main():
-        global home
-        home = find_home()
-        home.start(host, lambda: print("over"))
+        global loop
+        loop = find_loop()
+        loop.start(host, lambda: print("over"))
         for _ in range({ticks}):
             await anyio.lowlevel.checkpoint()
 
@@ -1275,9 +1275,9 @@ async def test_o2_a_keeper_that_asyncio_throws_away_is_not_waited_for() -> None:
         tasks.append(loop.create_task(coroutine))
         tasks[-1].cancel()
 
-    home = find_home()
-    assert home is not None
-    keeper = Keeper("run x", start, home.shed_cancellation)
+    loop = find_loop()
+    assert loop is not None
+    keeper = Keeper("run x", start, loop.uncancel_current_task)
     need = need_of(Thing)
     asker = loop.create_task(keeper.get(need))
     await asyncio.sleep(0)

@@ -168,16 +168,16 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
         while run.ledger.queues.granted:
             _, inbox = self._inboxes[run.ledger.queues.take_slot()]
             work = inbox.receive_nowait()
-            work.started = run.home.current_time()
+            work.started = run.loop.current_time()
             self.hire()
             try:
                 context = StepContext(run, work)
                 current_context.set(ref(context))
                 result = await work.queue.spec.invoke(run.workflow, context, work.payload)
             except BaseException as exc:
-                self._hand_over_exception(work, exc, run.home.current_time())
+                self._hand_over_exception(work, exc, run.loop.current_time())
             else:
-                self._hand_over_result(work, result, run.home.current_time())
+                self._hand_over_result(work, result, run.loop.current_time())
 
     patch.setattr(Crew, "_execute_steps", execute_steps)
 

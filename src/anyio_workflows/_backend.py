@@ -18,13 +18,13 @@ import anyio
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Home", "find_home", "is_cancellation", "running_task"]
+__all__ = ["LoopHandle", "find_loop", "is_cancellation", "running_task"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to its tasks."""
 
 
-class Home(Protocol):
+class LoopHandle(Protocol):
     """The event loop that one run lives in, and the task that hosts the run there.
 
     Attributes:
@@ -64,12 +64,12 @@ class Home(Protocol):
         """Return a function that counts the native cancellations pending on the current task."""
         ...
 
-    async def shed_cancellation(self) -> None:
+    async def uncancel_current_task(self) -> None:
         """Take back the native cancellations pending on the current task."""
         ...
 
 
-class _AsyncioHome:
+class _AsyncioLoop:
     __slots__ = ("_asyncio", "_host", "current_time", "token")
 
     def __init__(self, asyncio: Any) -> None:
@@ -111,7 +111,7 @@ class _AsyncioHome:
         task: asyncio.Task[Any] = self._asyncio.current_task()
         return task.cancelling
 
-    async def shed_cancellation(self) -> None:
+    async def uncancel_current_task(self) -> None:
         task: asyncio.Task[Any] = self._asyncio.current_task()
         with suppress(self._asyncio.CancelledError):
             await self._asyncio.sleep(0)  # one that was requested and not delivered yet comes here
@@ -119,7 +119,7 @@ class _AsyncioHome:
             task.uncancel()
 
 
-class _TrioHome:
+class _TrioLoop:
     def __init__(self, trio: Any) -> None:
         self._lowlevel = trio.lowlevel
         self.token = trio.lowlevel.current_trio_token()
@@ -153,7 +153,7 @@ class _TrioHome:
     def cancellation_counter(self) -> Callable[[], int]:
         return _none_pending
 
-    async def shed_cancellation(self) -> None:
+    async def uncancel_current_task(self) -> None:
         """Nothing to do: trio cancels through scopes only."""
 
 
@@ -161,7 +161,7 @@ def _none_pending() -> int:
     return 0
 
 
-def find_home() -> Home | None:
+def find_loop() -> LoopHandle | None:
     """Return the event loop that is running in this thread, or `None`.
 
     Also finds asyncio's loop from within one of its callbacks, where there is no task and AnyIO
@@ -169,9 +169,9 @@ def find_home() -> Home | None:
     """
     trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")  # there is no loop without
     if trio is not None and trio.lowlevel.in_trio_task():
-        return _TrioHome(trio)
+        return _TrioLoop(trio)
     try:
-        return None if asyncio is None else _AsyncioHome(asyncio)
+        return None if asyncio is None else _AsyncioLoop(asyncio)
     except RuntimeError:
         return None
 

@@ -25,7 +25,7 @@ import anyio.to_thread
 import attrs
 
 from ._annotations import is_positive_number
-from ._backend import find_home, is_cancellation
+from ._backend import find_loop, is_cancellation
 from ._engine.run import Run
 from ._messages import add_note, shortened
 from ._snapshot_file import SnapshotFile, replace
@@ -228,17 +228,17 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
             start_event, fields = self._start_event, self._fields
             if ctx.has_work_left:
                 start_event, fields = None, {}
-            home = find_home()
+            loop = find_loop()
             self._handler = self._workflow.run(ctx=ctx, start_event=start_event, **fields)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await _in_thread(self._file.close)
             raise
-        assert home is not None
+        assert loop is not None
         self._saver = _Saver(ctx, self._handler._run, self._file, self._every, self._types)
         self._handler._watch(self._saver.note_change)
         # In a task of the loop: the block holds no cancel scope open, and can be left anywhere.
-        home.start(self._saver.serve, self._saver.ended.set)
+        loop.start(self._saver.serve, self._saver.ended.set)
         return self._handler
 
     async def __aexit__(

@@ -173,7 +173,7 @@ class Context(Generic[StateT]):
     def _check_store(self) -> None:
         self._check_alive()
         run = self._saved.run
-        if run is not None and not run.ended and not run.home.is_here():
+        if run is not None and not run.ended and not run.loop.is_here():
             raise _elsewhere()
 
     @property
@@ -273,7 +273,7 @@ class Context(Generic[StateT]):
         if type(limit) is not int or limit < 0:
             raise WorkflowRuntimeError(f"limit must be an int, 0 or more, not {limit!r}")
         run = self._run
-        if not run.ended and not run.home.is_here():
+        if not run.ended and not run.loop.is_here():
             raise _elsewhere()
         self._check_alive()
         await run.drain(limit, self._until_given_up)
@@ -379,7 +379,7 @@ class Context(Generic[StateT]):
                 the end of the run is decided.
         """
         work = self._own_work("wait for an event")
-        if not self._run.home.is_here():
+        if not self._run.loop.is_here():
             raise _elsewhere()
         self._check_alive()
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
@@ -427,7 +427,7 @@ class Context(Generic[StateT]):
     def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
         """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
         run = self._run
-        if run.home.is_here():
+        if run.loop.is_here():
             if run.ended or self._given_up:
                 self._check_alive()
             return func(*args)
@@ -442,7 +442,7 @@ class Context(Generic[StateT]):
             raise _elsewhere() from exc
 
     def _call_here(self, arrived: list[bool], func: Callable[..., T], *args: Any) -> T:
-        if not self._run.home.is_here():
+        if not self._run.loop.is_here():
             raise RuntimeError("another event loop")
         arrived.append(True)
         self._check_alive()

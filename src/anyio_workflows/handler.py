@@ -136,7 +136,7 @@ class WorkflowHandler(Generic[ResultT]):
         """
         run = self._run
         if not run.ended:
-            self._check_home("waited for")
+            self._check_loop("waited for")
             self._check_not_own_step()
         await run.wait_until_ended()
         self._raise_failure()
@@ -212,7 +212,7 @@ class WorkflowHandler(Generic[ResultT]):
                 such open wait, it is not one of `step`, it does not take the event, or the end of the
                 run is decided; the wait then stays open.
         """
-        self._check_home("sent events")
+        self._check_loop("sent events")
         await checkpoint()
         return self._run.send(ev, step) if wait is None else self._run.answer(ev, wait, step)
 
@@ -227,7 +227,7 @@ class WorkflowHandler(Generic[ResultT]):
         """
         if self._run.ended:
             return
-        self._check_home("cancelled")
+        self._check_loop("cancelled")
         self._cancelled_by_owner = True
         self._run.cancel("cancel_run() was called")
         with anyio.move_on_after(timeout):
@@ -250,7 +250,7 @@ class WorkflowHandler(Generic[ResultT]):
         Raises:
             WorkflowRuntimeError: In one of the run's own steps, or in another event loop.
         """
-        self._check_home("entered")
+        self._check_loop("entered")
         self._check_not_own_step()
         return self
 
@@ -279,8 +279,8 @@ class WorkflowHandler(Generic[ResultT]):
         if exc_type is None and not self._failure_raised and not wanted:
             self._raise_failure()
 
-    def _check_home(self, done: str) -> None:
-        if not self._run.ended and not self._run.home.is_here():
+    def _check_loop(self, done: str) -> None:
+        if not self._run.ended and not self._run.loop.is_here():
             raise WorkflowRuntimeError(
                 f"a run can only be {done} in the event loop and thread where it was started"
             )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic
 import attrs
 
 from ._annotations import is_positive_number, read_names
-from ._backend import find_home
+from ._backend import find_loop
 from ._engine.limiter import Places
 from ._engine.run import Run, RunSettings
 from ._json.fields import is_enum, is_record
@@ -279,8 +279,8 @@ class Workflow(Generic[ResultT]):
                 "the context has work left to do; call run(ctx=...) without a start event to go on "
                 "with it, or ctx.discard_work() to drop it"
             )
-        home = find_home()
-        if home is None:
+        loop = find_loop()
+        if loop is None:
             raise WorkflowRuntimeError(
                 f"{type(self).__name__}.run() needs a running event loop: call it in an async "
                 "function under asyncio or trio, or, from a worker thread, through "
@@ -292,10 +292,10 @@ class Workflow(Generic[ResultT]):
             self,
             saved,
             event,
-            home,
+            loop,
             self._settings or RunSettings(self.workflow_name),
             run_id=run_id,
-            parent=parent if parent is not None and parent.home.is_here() else None,
+            parent=parent if parent is not None and parent.loop.is_here() else None,
             places=self._config.places,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)

@@ -81,7 +81,7 @@ class Keeper:
         owner: Names the run in logs.
         start: Runs a coroutine in a task of the run's task group, with the context variables that
             the factories are to see. Called once at most, when the first resource is asked for.
-        shed_cancellation: Takes back the native cancellations pending on the current task.
+        uncancel_current_task: Takes back the native cancellations pending on the current task.
         loop_ends: Tells whether the event loop is ending.
     """
 
@@ -89,12 +89,12 @@ class Keeper:
         self,
         owner: object,
         start: Callable[[Coroutine[Any, Any, None]], object],
-        shed_cancellation: Callable[[], Awaitable[None]],
+        uncancel_current_task: Callable[[], Awaitable[None]],
         loop_ends: Callable[[], bool] = lambda: False,
     ) -> None:
         self._owner = owner
         self._start = start
-        self._shed_cancellation = shed_cancellation
+        self._uncancel_current_task = uncancel_current_task
         self._loop_ends = loop_ends
         self._shed = False
         self._holdings: dict[Dependency, _Holding] = {}
@@ -274,7 +274,7 @@ class Keeper:
                     await self._unwind(exc)
                 else:
                     self._shed = True
-                    await self._shed_cancellation()
+                    await self._uncancel_current_task()
 
     async def _build(self, holding: _Holding) -> None:
         """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
@@ -326,7 +326,7 @@ class Keeper:
             self._interrupted.append(holding)
         else:
             self._fail(holding, _error(dependency, _STRAY, error))
-            await self._shed_cancellation()
+            await self._uncancel_current_task()
 
     async def _value_of(self, dependency: Dependency) -> Any:
         return self._holdings[dependency].value
@@ -371,7 +371,7 @@ class Keeper:
             return  # it cancels the closing as well, which is nobody's failure
         if is_cancellation(error):
             error = _error(dependency, _STRAY if cancellation is None else _FROM_WITHIN, error)
-            await self._shed_cancellation()
+            await self._uncancel_current_task()
         self._note(dependency.name, error)
 
     def _note(self, name: str, error: BaseException) -> None:

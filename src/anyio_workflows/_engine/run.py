@@ -14,7 +14,7 @@ import attrs
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from .._backend import Home, is_cancellation
+from .._backend import LoopHandle, is_cancellation
 from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort, SavedState, restore, take
@@ -58,7 +58,7 @@ class Run:
 
     Attributes:
         workflow: The workflow instance whose steps are executed.
-        home: The event loop the run lives in.
+        loop: The event loop the run lives in.
         stream: The public event stream.
         saved: What goes on from one run to the next.
         ledger: Who is owed what.
@@ -73,7 +73,7 @@ class Run:
     """
 
     workflow: object
-    home: Home
+    loop: LoopHandle
     stream: EventStream
     saved: SavedState
     ledger: Ledger
@@ -103,7 +103,7 @@ class Run:
         workflow: object,
         saved: SavedState,
         start_event: Event | None,
-        home: Home,
+        loop: LoopHandle,
         settings: RunSettings,
         *,
         run_id: str | None = None,
@@ -111,14 +111,14 @@ class Run:
         places: Places | None = None,
     ) -> None:
         self.workflow = workflow
-        self.home = home
+        self.loop = loop
         self._run_id = run_id
-        self.stream = EventStream(home)
+        self.stream = EventStream(loop)
         self.saved = saved
         self.ledger = Ledger(saved.graph)
         restored: list[Work] = []
         if (left := saved.pending_work()) is not None:
-            self.ledger, restored = restore(left, saved.graph, home.current_time())
+            self.ledger, restored = restore(left, saved.graph, loop.current_time())
             for _, question in self.ledger.questions or ():
                 self.stream.write(question)
         self.outcome = None
@@ -126,7 +126,7 @@ class Run:
         self.deadline = math.inf
         self.parent = parent
         self._settings = settings
-        self._place = places.ask(home.token) if places and not self._has_kin(workflow) else None
+        self._place = places.ask(loop.token) if places and not self._has_kin(workflow) else None
         self._children = {}
         self.narrator = Narrator(self, self.stream, self.ledger, settings.verbose)
         self._crew = Crew(self, settings.name)
@@ -134,7 +134,7 @@ class Run:
         self.keeper = None
         if saved.graph.uses_resources:
             self.keeper = Keeper(
-                self, self._start_keeper, home.shed_cancellation, home.host_cancelled
+                self, self._start_keeper, loop.uncancel_current_task, loop.host_cancelled
             )
         self._group = None
         self._starting = True
@@ -151,7 +151,7 @@ class Run:
         try:
             if self.parent is not None:
                 self.parent.adopt(self)
-            self.home.start(self._host, self.close)
+            self.loop.start(self._host, self.close)
         except BaseException:
             self.close()
             raise
@@ -170,7 +170,7 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
-        if self.home.is_here():  # else in the thread of a sync step
+        if self.loop.is_here():  # else in the thread of a sync step
             self.notice_cancellation()
         return self.outcome is None
 
@@ -299,7 +299,7 @@ class Run:
 
     def _settle(self, outcome: Outcome) -> None:
         if outcome.leaves:
-            record = take(self.ledger, self.home.current_time(), self.stream.delivered)
+            record = take(self.ledger, self.loop.current_time(), self.stream.delivered)
             if outcome.leaves == "work":
                 self.saved.pending = record
             elif record.work:
@@ -316,7 +316,7 @@ class Run:
 
     def _earlier_cause(self) -> Outcome | None:
         """Return the outcome that nobody has noticed yet, if there is one."""
-        if (now := self.home.current_time()) >= self.deadline:
+        if (now := self.loop.current_time()) >= self.deadline:
             assert self._settings.timeout is not None
             error = WorkflowTimeoutError(
                 self._settings.timeout,
@@ -327,7 +327,7 @@ class Run:
                 busy_steps(self.ledger),
             )
             return Outcome.timed_out(error)
-        if self.home.host_cancelled() and not self._group_cancelled():
+        if self.loop.host_cancelled() and not self._group_cancelled():
             return self._loop_ended()
         return None
 
@@ -367,7 +367,7 @@ class Run:
     def _open(self, group: TaskGroup) -> None:
         self._group = group
         if self._settings.timeout is not None:
-            self.deadline = self.home.current_time() + self._settings.timeout
+            self.deadline = self.loop.current_time() + self._settings.timeout
             group.cancel_scope.deadline = self.deadline
         self._crew.open(group)
         self.dispatch.note_if_idle()  # a run that goes on from a snapshot may have nothing to do
@@ -485,7 +485,7 @@ class Run:
 
     def being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
-        return self._group_cancelled() or self.home.host_cancelled()
+        return self._group_cancelled() or self.loop.host_cancelled()
 
     def __repr__(self) -> str:
         return f"run {self.run_id} of {self._settings.name}"

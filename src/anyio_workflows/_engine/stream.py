@@ -18,7 +18,7 @@ import attrs
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from .._backend import Home
+from .._backend import LoopHandle
 from ..errors import WorkflowRuntimeError
 from ..events import Event, InternalDispatchEvent, StopEvent
 
@@ -50,7 +50,7 @@ class EventStream:
     read: int
     acknowledged: int | None
     internal_wanted: bool
-    _home: Home
+    _loop: LoopHandle
     _ends: Ends | None
     _rest: deque[Event]
     _wakeup: anyio.Event | None
@@ -59,9 +59,9 @@ class EventStream:
     _drains: dict[anyio.Event, int]
     _drain_limit: int
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, loop: LoopHandle) -> None:
         self.closed = self.consumed = self.internal_wanted = False
-        self._home = home
+        self._loop = loop
         self._ends = self._wakeup = self.acknowledged = None
         self.unread = self.read = 0
         self._next_checkpoint = _READS_PER_CHECKPOINT
@@ -123,7 +123,7 @@ class EventStream:
             WorkflowRuntimeError: If another reader is waiting, everything has been read, or the
                 caller is in another event loop than the run.
         """
-        if not self.closed and not self._home.is_here():
+        if not self.closed and not self._loop.is_here():
             raise WorkflowRuntimeError(
                 "the stream of a run that has not ended can only be read in the event loop and "
                 "thread where the run was started"
@@ -175,7 +175,7 @@ class EventStream:
         """Note that an iteration was left or dropped: in any thread, and in the midst of anything."""
         self._readers.discard(reader)
         if self._drains:
-            self._home.call_soon(self._end_drains)
+            self._loop.call_soon(self._end_drains)
 
     async def drain(
         self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]

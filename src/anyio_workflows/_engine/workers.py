@@ -214,7 +214,7 @@ class Crew:
             if self._run.being_cancelled():
                 self._run.take_cancellation()
                 raise
-            await self._run.home.shed_cancellation()
+            await self._run.loop.uncancel_current_task()
         finally:
             self.size -= 1
             if self._gone is not None and not self.size:
@@ -237,13 +237,13 @@ class Crew:
                 self._recruit(self._watch_clock)
 
     async def _execute_steps(self) -> None:
-        run, queues, home = self._run, self._run.ledger.queues, self._run.home
+        run, queues, loop = self._run, self._run.ledger.queues, self._run.loop
         enter_run(run)
         own = (current_context, current_run)
         given = [(var, value) for var, value in copy_context().items() if var not in own]
         number = len(given) + len(own)
-        native_cancellations = home.cancellation_counter()
-        current_time, inboxes = home.current_time, self._inboxes
+        native_cancellations = loop.cancellation_counter()
+        current_time, inboxes = loop.current_time, self._inboxes
         now = rested = current_time()
         steps = 0
         while queues.granted and run.outcome is None:
@@ -274,7 +274,7 @@ class Crew:
                 now = current_time()
                 self._hand_over_result(work, result, now)
             if native_cancellations() and not run.being_cancelled():
-                await home.shed_cancellation()
+                await loop.uncancel_current_task()
             # Rule 4. By identity: equal values may be different objects, and `==` may raise. It
             # stands here since a call would make it 0.3 us instead of 0.15.
             if len(copy_context()) != number:
@@ -325,8 +325,8 @@ class Crew:
         spec = work.queue.spec
         timeout = math.inf if spec.config.timeout is None else spec.config.timeout
         result = None
-        with anyio.CancelScope(deadline=run.home.current_time() + timeout) as scope:
-            work.clock = AttemptClock(scope, run.home.current_time)
+        with anyio.CancelScope(deadline=run.loop.current_time() + timeout) as scope:
+            work.clock = AttemptClock(scope, run.loop.current_time)
             work.stop = scope.cancel
             try:
                 if spec.dependencies:
@@ -342,13 +342,13 @@ class Crew:
                     context._give_up()
         if work.dropped:
             return None
-        if scope.cancelled_caught or run.home.current_time() >= scope.deadline:
+        if scope.cancelled_caught or run.loop.current_time() >= scope.deadline:
             raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
         return result
 
     async def _check_undecided(self) -> None:
         """Begin no step if the run was decided, or its deadline passed, since `take_start()`."""
-        if self._run.home.current_time() >= self._run.deadline:
+        if self._run.loop.current_time() >= self._run.deadline:
             self._run.take_cancellation()
         if self._run.outcome is not None:
             await anyio.sleep_forever()  # the host is about to cancel it
@@ -520,7 +520,7 @@ class Dispatch:
 
     def end_delays(self) -> None:
         """Hand over the work whose retry delay is over."""
-        self.crew.deliver(self._ledger.queues.end_delays(self.run.home.current_time()))
+        self.crew.deliver(self._ledger.queues.end_delays(self.run.loop.current_time()))
 
     def note_if_idle(self) -> None:
         """See whether anything is going on, and if not, whether anything can (T9)."""

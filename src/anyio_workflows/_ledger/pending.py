@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from .._backend import Home
+from .._backend import LoopHandle
 from ..errors import ContextStateError
 from ..events import Event
 from ..graph import Graph
@@ -401,7 +401,7 @@ def _restore_wait(record: WaitRecord, work: Work, events_read: int) -> Wait:
 class RunPort(Protocol):
     """A run, as far as its steps can see it."""
 
-    home: Home
+    loop: LoopHandle
     ledger: Ledger
     saved: SavedState
     parent: RunPort | None
@@ -497,7 +497,7 @@ class SavedState:
         """Record what is owed now; `None` if nothing is, and a new run has to start anew."""
         run = self.run
         if run is not None and run.is_running:
-            return take(run.ledger, run.home.current_time(), run.events_read)
+            return take(run.ledger, run.loop.current_time(), run.events_read)
         return self._up_to_date(self.pending)
 
     def failed_work(self) -> LedgerRecord | None:
