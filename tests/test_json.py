@@ -507,6 +507,32 @@ def test_e4_what_a_class_has_against_its_values_is_told():
     assert isinstance(error.__cause__, ValueError)
 
 
+@pytest.mark.parametrize("data", [5, [1], {"a": {"$": "os:system", "value": 1}}, "x", None])
+def test_e4_a_field_of_a_type_of_its_own_takes_no_plain_value(data: Any):
+    @attrs.define
+    class Holder:
+        odd: Odd
+
+    error = fault(JsonCodec([Holder]).load, {"odd": data}, as_type=Holder)
+    assert error.path.startswith("$.odd")
+
+
+def test_e4_the_first_member_of_a_union_that_fits_is_taken():
+    text = "2024-05-01"
+    for annotation, cls in [(date | datetime, date), (datetime | date, datetime)]:
+        assert type(CODEC.load(text, as_type=annotation)) is cls
+
+
+def test_e4_annotations_without_a_hash_are_checked_too():
+    @attrs.define
+    class Holder:
+        names: list[Annotated[str, []]] | None = None
+
+    codec = JsonCodec([Holder])
+    assert through_json(Holder(["a"]), codec) == Holder(["a"])
+    assert fault(codec.load, {"names": [1]}, as_type=Holder).path == "$.names[0]"
+
+
 def test_e5_classes_that_are_local_to_a_function_are_understood():
     class Inner(Enum):
         A = "a"
@@ -620,6 +646,21 @@ def test_p4_hostile_data_takes_no_exponential_time():
     assert fault(codec.load, data, as_type=Link).problem.startswith("expected")
     assert "unknown type" in fault(codec.load, {"$": "x" * 1_000_000, "value": 1}).problem
     assert "no such field" in fault(codec.load, {"x" * 1_000_000: 1}, as_type=Link).problem
+
+
+@attrs.define
+class Envelope:
+    content: StartEvent
+
+
+def test_p4_each_value_is_written_once_however_deep():
+    """An event with a keyword "$" looks like a tagged value, which is seen once it is written."""
+    data: Any = 1
+    for _ in range(MAX_DEPTH // 4):
+        event = {"$": "anyio_workflows.events:StartEvent", "value": {"$": data}}
+        data = {"$": "tests.test_json:Envelope", "value": {"content": event}}
+    codec = JsonCodec([Envelope, StartEvent])
+    assert codec.dump(codec.load(data)) == data
 
 
 # --- Exceptions -------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ what that is: a fault, or a field that is not checked.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
+from enum import Enum
 from typing import Any
 
 import attrs
@@ -121,6 +123,16 @@ def strip(annotation: Any) -> Any:
             annotation = annotation.__value__
         else:
             return annotation
+
+
+def is_record(cls: object) -> bool:
+    """Return whether `cls` is a class with annotated fields: an event, an attrs class or a dataclass."""
+    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
+def is_enum(cls: object) -> bool:
+    """Return whether `cls` is an enum."""
+    return isinstance(cls, type) and issubclass(cls, Enum)
 
 
 # --- Run-time checks (E3) -------------------------------------------------------------------------

@@ -241,7 +241,7 @@ class _Contents:
         return (self.file, self.selector, self.wanted)
 
     def read(self) -> Any:
-        from ._json.codec import JsonCodec  # with cattrs, which takes time to import
+        from ._json.codec import JsonCodec  # only users of files pay for the import
 
         data = self._select(self._load())
         try:

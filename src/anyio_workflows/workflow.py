@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Generic
 
 import attrs
 
-from ._annotations import is_positive_number, read_names
+from ._annotations import is_enum, is_positive_number, is_record, read_names
 from ._backend import find_loop
 from ._engine.limiter import Places
 from ._engine.run import Run, RunSettings
-from ._json.fields import is_enum, is_record
 from ._ledger.pending import SavedState
 from ._messages import namesakes
 from ._signatures import read_steps, step_members

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from .._annotations import is_enum, is_record
 from .._messages import text_of
+from ..errors import ContextSerdeError
 from ..events import Event
-from .fields import Field, Registry, enum_text, is_enum, is_record, tag_of
+from .fields import Registry, tag_of
 from .formats import (
+    ANYTHING,
     MAX_DEPTH,
     TEXTS,
+    Encoding,
     check_depth,
     check_hashes,
-    fault,
-    inside,
+    data_error,
+    encoding_of,
+    enum_text,
     is_finite,
-    part_of,
-    plan_of,
-    unexpected,
+    mismatch,
+    path_step,
+    prepend_path,
 )
 from .reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
 
@@ -47,7 +53,7 @@ class JsonCodec:
 
     def __init__(self, types: Iterable[type] = (), in_sight: Iterable[type] = ()) -> None:
         registry = Registry(types, in_sight)
-        self._writer = _Writer(registry)
+        self._registry = registry
         self._reader = Reader(registry)
 
     def dump(self, value: Any, path: str = "$") -> Any:
@@ -60,8 +66,9 @@ class JsonCodec:
         Raises:
             ContextSerdeError: If it or something in it cannot be written as JSON.
         """
-        data = inside(path, _bounded, self._writer.write, value, Any)
-        inside(path, check_depth, data)  # what is too deep could not be read
+        with _located(path):
+            data = _Writer(self._registry).write(value, ANYTHING)
+            check_depth(data)  # what is too deep could not be read
         return data
 
     def load(self, data: Any, as_type: Any = None, path: str = "$") -> Any:
@@ -75,44 +82,47 @@ class JsonCodec:
         Raises:
             ContextSerdeError: If it does not stand for a value, or for one of another type.
         """
-        inside(path, check_depth, data)
-        return inside(path, _bounded, self._reader.read, data, Any if as_type is None else as_type)
+        with _located(path):
+            check_depth(data)
+            return self._reader.read(data, encoding_of(Any if as_type is None else as_type))
 
 
-def _bounded(act: Callable[..., Any], *args: Any) -> Any:
+@contextmanager
+def _located(path: str) -> Iterator[None]:
+    """Complete the path of an error; running out of stack is one too."""
     try:
-        return act(*args)
+        yield
+    except ContextSerdeError as error:
+        prepend_path(error, path)
+        raise
     except RecursionError:
-        raise fault("nested too deeply, or it contains itself") from None
+        problem = "nested too deeply, or it contains itself"
+        raise ContextSerdeError(path, problem) from None
 
 
 class _Writer:
-    """Writes values whose types are in `registry`."""
+    """Writes one value, whose types are in `registry`."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._plan_of = functools.cache(plan_of)
         self._in_error = False
 
-    def write(self, value: Any, annotation: Any) -> Any:
+    def write(self, value: Any, encoding: Encoding) -> Any:
         """Return what stands for a value under an annotation."""
-        cls, plan = type(value), self._plan_of(annotation)
-        if cls in plan.raw:
+        cls = type(value)
+        if cls in encoding.raw and _stands_for_itself(value):
             if cls is list:
-                return self._write_items(value, plan.item)
-            if cls is not dict:
-                if is_finite(value) and not (cls is int and value.bit_length() > _LONG_INT):
-                    return value
-            elif "$" not in value and all(type(key) is str for key in value):
-                return {k: inside(part_of(k), self.write, v, plan.item) for k, v in value.items()}
-        if cls is plan.bare:
-            _, data = self._write_tagged(value, plan.item)
-            if not (isinstance(data, dict) and "$" in data):
-                return data
-        tag, data = self._write_tagged(value, Any)
+                return self._write_items(value, encoding.item)
+            if cls is dict:
+                return self._write_values(value, encoding.item)
+            return value
+        is_bare = cls is encoding.bare
+        tag, data = self._write_tagged(value, encoding.item if is_bare else ANYTHING)
+        if is_bare and not (type(data) is dict and "$" in data):  # that would be read as tagged
+            return data
         return {"$": tag, "value": data}
 
-    def _write_tagged(self, value: Any, item: Any) -> tuple[str, Any]:
+    def _write_tagged(self, value: Any, item: Encoding) -> tuple[str, Any]:
         """Return a tag and what stands for the value with it."""
         cls = type(value)
         if cls in (list, tuple):
@@ -122,16 +132,16 @@ class _Writer:
             check_hashes(list(value), items)
             return cls.__name__, sorted(items, key=repr)
         if cls is dict:
-            keys = [self.write(key, Any) for key in value]
+            keys = [self.write(key, ANYTHING) for key in value]
             check_hashes(list(value), keys)
-            values = [inside(part_of(key), self.write, each, Any) for key, each in value.items()]
+            values = self._write_values(value, ANYTHING).values()
             return "dict", [list(pair) for pair in zip(keys, values, strict=True)]
         if text := _TEXTS.get(cls):
             try:
                 return text.tag, text.write(value)
             except ValueError as error:
-                raise fault(f"{value!r} cannot be written as JSON: {error}") from None
-        if cls.__name__ in TAGGED_TYPES and TAGGED_TYPES[cls.__name__] is cls:
+                raise data_error(f"{value!r} cannot be written as JSON: {error}") from None
+        if cls.__name__ in TAGGED_TYPES and TAGGED_TYPES[cls.__name__].cls is cls:
             return cls.__name__, value
         if issubclass(cls, type) and value in self._registry:
             return "type", tag_of(value)
@@ -142,40 +152,55 @@ class _Writer:
             return "exception", self._write_error(value)
         unknown = value if issubclass(cls, type) else cls
         if is_record(unknown) or is_enum(unknown):
-            raise fault(
+            raise data_error(
                 f"{unknown.__qualname__} is not among the known types; name it in types=[...]"
             )
-        raise fault(
+        raise data_error(
             f"a value of type {cls.__qualname__} cannot be written as JSON; keep it out of what is "
             "saved, or put plain data in its place"
         )
 
-    def _write_items(self, items: Iterable[Any], annotation: Any) -> list[Any]:
-        return [
-            inside(f"[{index}]", self.write, item, annotation) for index, item in enumerate(items)
-        ]
+    def _write_items(self, items: Iterable[Any], encoding: Encoding) -> list[Any]:
+        return self._write_parts(itertools.count(), items, encoding)
+
+    def _write_values(self, values: Mapping[Any, Any], encoding: Encoding) -> dict[Any, Any]:
+        return dict(zip(values, self._write_parts(values, values.values(), encoding), strict=True))
+
+    def _write_parts(
+        self, keys: Iterable[Any], parts: Iterable[Any], encoding: Encoding
+    ) -> list[Any]:
+        """Write the parts of a container; the path of an error says in which of them it is."""
+        written = []
+        for key, part in zip(keys, parts, strict=False):
+            try:
+                written.append(self.write(part, encoding))
+            except ContextSerdeError as error:
+                prepend_path(error, path_step(key))
+                raise
+        return written
 
     def _write_record(self, record: Any) -> dict[str, Any]:
-        data = {
-            field.key: inside(part_of(field.key), self._write_field, record, field)
-            for field in self._registry.fields(type(record))
-            if hasattr(record, field.name)
-        }
+        data: dict[str, Any] = {}
+        for key, field in self._registry.fields(type(record)).items():
+            if hasattr(record, field.name):
+                try:
+                    data[key] = self._write_field(getattr(record, field.name), field.encoding)
+                except ContextSerdeError as error:
+                    prepend_path(error, path_step(key))
+                    raise
         if isinstance(record, Event):
-            for name, value in record._extra.items():
-                data[name] = inside(part_of(name), self.write, value, Any)
+            data |= self._write_values(record._extra, ANYTHING)
         return data
 
-    def _write_field(self, record: Any, field: Field) -> Any:
-        value = getattr(record, field.name)
-        if not isinstance(value, field.kind):
-            raise unexpected(field.annotation, value)
-        data = self.write(value, field.annotation)
+    def _write_field(self, value: Any, encoding: Encoding) -> Any:
+        if not isinstance(value, encoding.check):
+            raise mismatch(encoding, value)
+        data = self.write(value, encoding)
         if isinstance(value, BaseException) and not isinstance(
-            _comes_back(value, data), field.kind
+            _comes_back(value, data), encoding.check
         ):
-            wanted = inspect.formatannotation(field.annotation)
-            raise fault(
+            wanted = inspect.formatannotation(encoding.annotation)
+            raise data_error(
                 f"a value of type {type(value).__qualname__} would come back as no {wanted}"
             )
         return data
@@ -203,7 +228,7 @@ class _Writer:
         try:
             if type(type(error)(*args)) is not type(error):
                 return None
-            written = self._write_items(args, Any)
+            written = self._write_items(args, ANYTHING)
             check_depth(written, MAX_DEPTH // 2)
         except RecursionError:
             if outermost:
@@ -214,6 +239,16 @@ class _Writer:
         finally:
             self._in_error = not outermost
         return written
+
+
+def _stands_for_itself(value: Any) -> bool:
+    """Return whether JSON has this value, given that it has its type."""
+    cls = type(value)
+    if cls is dict:
+        return "$" not in value and all(type(key) is str for key in value)
+    if cls is int:
+        return int(value).bit_length() <= _LONG_INT
+    return is_finite(value)
 
 
 def _comes_back(error: BaseException, data: Any) -> BaseException:

@@ -1,20 +1,20 @@
-"""What is known about the fields of events, attrs classes and dataclasses, and about enums."""
+"""The fields of events, attrs classes and dataclasses, and the types that JSON data may name."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Iterable, Iterator
-from enum import Enum, Flag
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from .._annotations import Unresolved, check_for, resolve_field, strip
+from .._annotations import Unresolved, is_enum, is_record, resolve_field, strip
 from .._messages import namesakes
 from ..errors import ContextSerdeError
 from ..events import Event
+from .formats import Encoding, encoding_of
 
 
 @attrs.frozen
@@ -24,28 +24,16 @@ class Field:
     Attributes:
         name: The attribute.
         key: Its name in JSON, which is the keyword of the constructor.
-        annotation: Its type; `Any` where nothing can be said.
-        kind: What `isinstance` takes for it.
+        encoding: How its values are written.
         init: Whether the constructor takes it.
         required: Whether the constructor needs it.
     """
 
     name: str
     key: str
-    annotation: Any
-    kind: Any
+    encoding: Encoding
     init: bool
     required: bool
-
-
-def is_record(cls: object) -> bool:
-    """Return whether `cls` is an event, attrs class or dataclass."""
-    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
-
-
-def is_enum(cls: object) -> bool:
-    """Return whether `cls` is an enum."""
-    return isinstance(cls, type) and issubclass(cls, Enum)
 
 
 def is_open(cls: type) -> bool:
@@ -58,44 +46,28 @@ def _fields_of(cls: Any) -> Iterator[Field]:
     if attrs.has(cls):
         for field in attrs.fields(cls):
             if field.name != "_extra" or not issubclass(cls, Event):
-                # What a converter takes is not what the annotation says.
-                annotation = Any if field.converter else _annotation_of(cls, field)
+                # A converter takes other types than the annotation names.
+                encoding = encoding_of(Any if field.converter else _annotation_of(cls, field))
                 required = field.init and field.default is attrs.NOTHING
-                key = field.alias or field.name
-                kind = safe_kind(annotation)
-                yield Field(field.name, key, annotation, kind, field.init, required)
+                yield Field(field.name, field.alias or field.name, encoding, field.init, required)
     else:
         for plain in dataclasses.fields(cls):
-            annotation = _annotation_of(cls, plain)
+            encoding = encoding_of(_annotation_of(cls, plain))
             no_default = plain.default is plain.default_factory is dataclasses.MISSING
-            required = plain.init and no_default
-            kind = safe_kind(annotation)
-            yield Field(plain.name, plain.name, annotation, kind, plain.init, required)
+            yield Field(plain.name, plain.name, encoding, plain.init, plain.init and no_default)
 
 
 def _annotation_of(cls: type, field: Any) -> Any:
     if field.type is None:
         return Any
     annotation = resolve_field(cls, field.name, field.type)
-    if isinstance(annotation, Unresolved):  # a name that only type checkers see: not checked
-        return Any
-    try:
-        hash(annotation)  # what is looked up by its annotation needs one
-    except Exception:
-        return Any
-    return annotation
-
-
-def safe_kind(annotation: Any) -> Any:
-    """Return what `isinstance` takes for `annotation`; `object` where it can't be checked."""
-    try:
-        return check_for(annotation)
-    except Exception:
-        return object
+    # A name that exists for type checkers only is no fault of the class: events show such a field as
+    # unchecked (E3), and here it holds whatever can be written.
+    return Any if isinstance(annotation, Unresolved) else annotation
 
 
 def _mentioned(annotation: Any) -> Iterator[type]:
-    """Return the records and enums in an annotation."""
+    """Yield the records and enums in an annotation."""
     seen, ahead = set(), [annotation]
     while ahead:
         one = strip(ahead.pop())
@@ -105,33 +77,6 @@ def _mentioned(annotation: Any) -> Iterator[type]:
         if id(one) not in seen:  # an alias may contain itself
             seen.add(id(one))
             ahead += one if isinstance(one, list) else typing.get_args(one)
-
-
-_MOST_FLAGS = 2048
-
-
-def enum_text(member: Enum) -> Any:
-    """Return the value of a member, or its name if not all values of the enum are texts or ints."""
-    return member.value if _by_value(type(member)) else member.name
-
-
-def enum_member(cls: type[Enum], text: object) -> Enum | None:
-    """Return the member that `enum_text()` writes as `text`."""
-    if issubclass(cls, Flag) and type(text) is int:
-        if text.bit_length() > _MOST_FLAGS:  # taking them apart costs quadratic time
-            return None
-        try:
-            return cls(text)  # several flags together have no entry of their own
-        except ValueError:
-            return None
-    texts = {enum_text(member): member for member in cls.__members__.values()}
-    return texts.get(text) if type(text) in (int, str) else None
-
-
-def _by_value(cls: type[Enum]) -> bool:
-    return issubclass(cls, Flag) or all(
-        type(member.value) in (int, str) for member in cls.__members__.values()
-    )
 
 
 def tag_of(cls: type) -> str:
@@ -149,7 +94,7 @@ class Registry:
 
     Attributes:
         types: The types by their names.
-        fields: Returns the fields of a record, whether it is among the types or not.
+        fields: Returns the fields of a record by their keys, whether it is among the types or not.
 
     Raises:
         ContextSerdeError: If one of `given` is no record and no enum, or two have the same name.
@@ -157,8 +102,9 @@ class Registry:
 
     def __init__(self, given: Iterable[type], in_sight: Iterable[type] = ()) -> None:
         self.types: dict[str, type] = {}
-        self.fields: Callable[[Any], tuple[Field, ...]]
-        self.fields = functools.cache(lambda cls: tuple(_fields_of(cls)))
+        # A cache of its own, so that a class that is defined in a function does not live longer than this.
+        self.fields: Callable[[Any], Mapping[str, Field]]
+        self.fields = functools.cache(lambda cls: {field.key: field for field in _fields_of(cls)})
         for cls in given:
             if not is_record(cls) and not is_enum(cls):
                 problem = f"{cls!r} is no event class, attrs class, dataclass or enum"
@@ -178,8 +124,9 @@ class Registry:
         ahead = [cls]
         while ahead:
             one = ahead.pop()
-            for field in self.fields(one) if is_record(one) else ():
-                fresh = [other for other in _mentioned(field.annotation) if other not in found]
+            for field in self.fields(one).values() if is_record(one) else ():
+                mentioned = _mentioned(field.encoding.annotation)
+                fresh = [other for other in mentioned if other not in found]
                 found |= dict.fromkeys(fresh)
                 ahead += fresh
         return list(found)

@@ -1,9 +1,11 @@
-"""How values are written under an annotation, and what is said about those that do not fit it."""
+"""How values are written under an annotation, the errors about those that do not fit it, and bounds."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import inspect
+import itertools
 import math
 import re
 import types
@@ -12,18 +14,18 @@ from collections import abc
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum, Flag
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 from uuid import UUID
 
 import attrs
 
-from .._annotations import strip
+from .._annotations import check_for, is_enum, is_record, strip
 from .._messages import short_repr, shortened
 from ..errors import ContextSerdeError
-from .fields import is_enum, is_record
 
-# --- Text forms: dates, identifiers, paths, bytes, to be read back exactly -------------------------
+# --- Text forms: dates, identifiers, paths, bytes, enum members, to be read back exactly ------------
 
 
 @attrs.frozen
@@ -107,110 +109,207 @@ TEXTS[Path] = TEXTS[type(Path())]
 TEXTS[PurePath] = TEXTS[type(PurePath())]
 
 
-# --- What is written under an annotation -----------------------------------------------------------
+_MOST_FLAGS = 2048
+
+
+def enum_text(member: Enum) -> Any:
+    """Return the value of a member, or its name if not all values of the enum are texts or ints."""
+    return member.value if _by_value(type(member)) else member.name
+
+
+def enum_member(cls: type[Enum], text: object) -> Enum | None:
+    """Return the member that `enum_text()` writes as `text`."""
+    if issubclass(cls, Flag) and type(text) is int:
+        if text.bit_length() > _MOST_FLAGS:  # taking them apart costs quadratic time
+            return None
+        try:
+            return cls(text)  # several flags together have no entry of their own
+        except ValueError:
+            return None
+    texts = {enum_text(member): member for member in cls.__members__.values()}
+    return texts.get(text) if type(text) in (int, str) else None
+
+
+def _by_value(cls: type[Enum]) -> bool:
+    return issubclass(cls, Flag) or all(
+        type(member.value) in (int, str) for member in cls.__members__.values()
+    )
+
+
+# --- How values are written under an annotation ---------------------------------------------------
 
 MAX_DEPTH = 100
 """How deeply JSON may be nested."""
-
-_MOST_PARTS = 1000
 
 ATOMS = frozenset({types.NoneType, bool, int, float, str})
 LISTS = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
 SETS = {set: set, abc.Set: set, abc.MutableSet: set, frozenset: frozenset}
 MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
 
+Form = typing.Literal[
+    "anything",
+    "atom",
+    "text",
+    "enum",
+    "record",
+    "list",
+    "set",
+    "tuple",
+    "fixed tuple",
+    "mapping",
+    "literal",
+    "union",
+]
 
-@attrs.frozen
-class Plan:
-    """How values are written under an annotation.
+
+@attrs.frozen(eq=False, slots=False)  # the cached properties need a `__dict__`
+class Encoding:
+    """How values are written under an annotation, and so how they are read.
 
     Attributes:
+        annotation: The annotation, without `Annotated`, `NewType` and the like.
+        cls: The class in it, without its arguments.
+        form: What its values look like in JSON.
         raw: The types whose values stand for themselves.
         bare: The type whose values are written without their tag.
-        item: The annotation of the items.
+        item_type: The annotation that items are written under.
+        part_types: The annotations of the key and the value of a mapping, of each item of a tuple of
+            fixed length, or of the members of a union, `None` left out.
+        optional: Whether it is a union with `None`.
     """
 
+    annotation: Any
+    cls: Any
+    form: Form
     raw: frozenset[Any] = frozenset()
     bare: Any = None
-    item: Any = Any
+    item_type: Any = Any
+    part_types: tuple[Any, ...] = ()
+    optional: bool = False
+
+    # An alias may contain itself (`type Tree = list[Tree]`), so what is inside an annotation is looked at
+    # only when a value gets there. Nothing is looked up by its annotation: `int | str` equals `str | int`,
+    # though the first member that fits is taken, and some annotations have no hash.
+
+    @functools.cached_property
+    def item(self) -> Encoding:
+        return encoding_of(self.item_type)
+
+    @functools.cached_property
+    def parts(self) -> tuple[Encoding, ...]:
+        return tuple(encoding_of(part) for part in self.part_types)
+
+    @functools.cached_property
+    def check(self) -> Any:
+        """What `isinstance` takes for the annotation; `object` where it cannot be checked."""
+        try:
+            return check_for(self.annotation)
+        except (
+            Exception
+        ):  # the alias contains itself, or a metaclass has a faulty `__instancecheck__`
+            return object
 
 
-_ANYTHING = Plan(ATOMS | {list, dict})
-
-
-def plan_of(annotation: Any) -> Plan:
-    """Return how values are written under `annotation`, which the reading of them has to match."""
-    if annotation is Any:
-        return _ANYTHING
+def encoding_of(annotation: Any) -> Encoding:
+    """Return how values are written under `annotation`."""
     annotation = strip(annotation)
-    args, cls = typing.get_args(annotation), class_of(annotation)
+    args, cls = typing.get_args(annotation), _class_of(annotation)
     item = args[0] if args else Any
-    if is_union(annotation):
-        plans = [plan_of(arg) for arg in args if arg is not types.NoneType]
-        if len(plans) == 1:
-            return attrs.evolve(plans[0], raw=plans[0].raw | {types.NoneType})
-        # Nobody could tell which of several annotations a list or a text is meant for.
-        return Plan(ATOMS.intersection(*[frozenset().union(*(plan_of(arg).raw for arg in args))]))
+    if cls in (typing.Union, types.UnionType):
+        return _union_encoding(annotation, cls, args)
     if cls is typing.Literal:
-        return Plan(ATOMS)
+        return Encoding(annotation, cls, "literal", raw=ATOMS)
+    if not isinstance(cls, type):  # a type variable, or whatever else somebody takes for a type
+        return Encoding(annotation, cls, "anything", raw=ATOMS | {list, dict})
     if cls in MAPPINGS:
-        by_text = strip(item) in (str, Any)
-        return Plan(frozenset({dict}), item=args[1] if args else Any) if by_text else Plan()
+        key, value = args or (Any, Any)
+        raw = frozenset[Any]({dict} if strip(key) in (str, Any) else ())
+        return Encoding(
+            annotation, cls, "mapping", raw=raw, item_type=value, part_types=(key, value)
+        )
     if cls in LISTS:
-        return Plan(frozenset({list}), item=item)
+        return Encoding(annotation, cls, "list", raw=frozenset({list}), item_type=item)
     if cls in SETS:
-        return Plan(bare=SETS[cls], item=item)
+        return Encoding(annotation, cls, "set", bare=SETS[cls], item_type=item)
+    if cls is tuple and args and args[1:] != (Ellipsis,):
+        return Encoding(annotation, cls, "fixed tuple", bare=tuple, part_types=args)
     if cls is tuple:
-        return Plan(bare=tuple, item=item if args[1:] == (Ellipsis,) else Any)
+        return Encoding(annotation, cls, "tuple", bare=tuple, item_type=item)
     if cls in ATOMS:
-        return Plan(frozenset({cls, int} if cls is float else {cls}))
+        return Encoding(
+            annotation, cls, "atom", raw=frozenset({cls, int} if cls is float else {cls})
+        )
     if cls in TEXTS:
-        raw = frozenset({int, float}) if cls is complex else frozenset()
-        return Plan(raw, bare=TEXTS[cls].made_type)
-    if is_record(cls) or is_enum(cls):
-        return Plan(bare=cls)
-    return _ANYTHING
+        raw = frozenset[Any]({int, float} if cls is complex else ())
+        return Encoding(annotation, cls, "text", raw=raw, bare=TEXTS[cls].made_type)
+    if is_enum(cls):
+        return Encoding(annotation, cls, "enum", bare=cls)
+    if is_record(cls):
+        return Encoding(annotation, cls, "record", bare=cls)
+    return Encoding(annotation, cls, "anything", raw=ATOMS | {list, dict})
 
 
-def class_of(annotation: Any) -> Any:
-    """Return the class in an annotation, without the arguments that it may have."""
+def _union_encoding(annotation: Any, cls: Any, args: tuple[Any, ...]) -> Encoding:
+    members = tuple(arg for arg in args if strip(arg) not in (None, types.NoneType))
+    optional = len(members) < len(args)
+    none = frozenset({types.NoneType} if optional else ())
+    encodings = [encoding_of(member) for member in members]
+    if len(encodings) == 1:
+        (one,) = encodings
+        raw, bare, item_type = one.raw, one.bare, one.item_type
+    else:
+        # Which of several members a list or a text is meant for would be a guess, so these are tagged.
+        raw = ATOMS.intersection(itertools.chain.from_iterable(one.raw for one in encodings))
+        bare, item_type = None, Any
+    return Encoding(
+        annotation,
+        cls,
+        "union",
+        raw=raw | none,
+        bare=bare,
+        item_type=item_type,
+        part_types=members,
+        optional=optional,
+    )
+
+
+def _class_of(annotation: Any) -> Any:
     cls = typing.get_origin(annotation) or annotation
     return types.NoneType if cls is None else cls
 
 
-def is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+ANYTHING = encoding_of(Any)
 
 
-def is_leaf(cls: Any) -> bool:
-    return cls is None or cls in ATOMS or cls in TEXTS or is_enum(cls)
+# --- Errors ---------------------------------------------------------------------------------------
 
 
-# --- Faults -----------------------------------------------------------------------------------
+def data_error(problem: str) -> ContextSerdeError:
+    """Return an error about the value at hand; whatever contains it adds to the path."""
+    return ContextSerdeError("", problem)
 
 
-def inside(part: str, act: Callable[..., Any], *args: Any) -> Any:
-    """Call `act`; faults that it finds are in this part of something."""
-    try:
-        return act(*args)
-    except ContextSerdeError as error:
-        error.path = shortened(part + error.path, 300)
-        error.args = (error.path, error.problem)
-        raise
+def mismatch(encoding: Encoding, got: object) -> ContextSerdeError:
+    """Return the error that a value does not fit an annotation."""
+    expected = inspect.formatannotation(encoding.annotation)
+    return data_error(f"expected {expected}, got {short_repr(got)} ({type(got).__qualname__})")
 
 
-def part_of(key: object) -> str:
+def prepend_path(error: ContextSerdeError, path: str) -> None:
+    """Put a path in front of the one that an error has."""
+    error.path = shortened(path + error.path, 300)
+    error.args = (error.path, error.problem)
+
+
+def path_step(key: object) -> str:
+    """Return the step of a path that a key or an index is: `.name`, `['a b']`, `[0]`."""
     is_name = isinstance(key, str) and len(key) <= 100 and key.isidentifier()
     return f".{key}" if is_name else f"[{short_repr(key)}]"
 
 
-def fault(problem: str) -> ContextSerdeError:
-    return ContextSerdeError("", problem)
+# --- Bounds ---------------------------------------------------------------------------------------
 
-
-def unexpected(annotation: Any, got: object) -> ContextSerdeError:
-    expected = inspect.formatannotation(annotation)
-    return fault(f"expected {expected}, got {short_repr(got)} ({type(got).__qualname__})")
+_MOST_PARTS = 1000
 
 
 def check_depth(data: Any, most: int = MAX_DEPTH) -> None:
@@ -220,7 +319,7 @@ def check_depth(data: Any, most: int = MAX_DEPTH) -> None:
         level = [part for item in level for part in _parts_of(item)]
         if not level:
             return
-    raise fault(f"nested more than {most} levels deep")
+    raise data_error(f"nested more than {most} levels deep")
 
 
 def _parts_of(data: Any) -> Iterable[Any]:
@@ -248,7 +347,7 @@ def check_hashes(items: list[Any], data: list[Any]) -> None:
             clashing.setdefault(hash(item), [data[other]]).append(data[n])
     for group in clashing.values():
         if _is_large(group):
-            raise fault(f"too much that has the same hash: {len(group)} of {len(items)} items")
+            raise data_error(f"too much that has the same hash: {len(group)} of {len(items)} items")
 
 
 def _is_large(data: Any) -> bool:

@@ -1,49 +1,40 @@
-"""Read values from JSON data, strictly.
-
-cattrs finds the way of reading that fits an annotation. The ways are our own: those of cattrs
-convert ("5" to 5, "abc" to a list) and need annotations that their module can resolve (E5).
-"""
+"""Read values from JSON data, strictly: nothing is converted ("5" to 5, "abc" to a list)."""
 
 from __future__ import annotations
 
 import builtins
-import functools
+import itertools
 import types
-import typing
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import attrs
-from cattrs import Converter
 
-from .._annotations import strip
+from .._annotations import is_enum
 from .._messages import nearest, short_repr, shortened, text_of
 from ..errors import ContextSerdeError
-from .fields import Registry, enum_member, enum_text, is_enum, is_open, is_record, safe_kind
+from .fields import Registry, is_open
 from .formats import (
+    ANYTHING,
     ATOMS,
-    LISTS,
-    MAPPINGS,
-    SETS,
     TEXTS,
+    Encoding,
     Text,
     check_hashes,
-    class_of,
-    fault,
-    inside,
+    data_error,
+    encoding_of,
+    enum_member,
+    enum_text,
     is_finite,
-    is_leaf,
-    is_union,
-    part_of,
-    plan_of,
-    unexpected,
+    mismatch,
+    path_step,
+    prepend_path,
 )
 
 TAGGED_TYPES = {
-    cls.__name__: cls for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
+    cls.__name__: encoding_of(cls)
+    for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
 }
 """Tag -> what the value is read as."""
 
@@ -52,6 +43,10 @@ TAGGED_TEXTS = {text.tag: text for text in TEXTS.values()} | {
     "float": Text("float", float, repr, float),
 }
 """Tag -> the text form of the value."""
+
+_LIST = encoding_of(list)
+_OBJECT = encoding_of(dict)
+_PAIRS = encoding_of(list[list[Any]])
 
 
 class RestoredError(Exception):
@@ -90,222 +85,218 @@ def builtin_error(name: str) -> Any:
     return cls if isinstance(cls, type) and issubclass(cls, BaseException) else None
 
 
-def _read_text(data: Any, text: Text) -> Any:
-    if type(data) is str and (text.longest is None or len(data) <= text.longest):
-        with suppress(Exception):  # each type has its own way to say that it is no such text
-            return text.read(data)
-    raise fault(f"no {text.tag} in its usual text form: {short_repr(data)}")
-
-
 class Reader:
     """Reads values whose types are in `registry`."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._plan_of = functools.cache(plan_of)
-        self._converter = self._make_converter()
+        self._read_form = {
+            "anything": self._read_anything,
+            "atom": self._read_atom,
+            "text": self._read_text,
+            "enum": self._read_enum,
+            "record": self._read_record,
+            "list": self._read_list,
+            "set": self._read_set,
+            "tuple": self._read_tuple,
+            "fixed tuple": self._read_fixed_tuple,
+            "mapping": self._read_mapping,
+            "literal": self._read_literal,
+            "union": self._read_union,
+        }
 
-    def _make_converter(self) -> Converter:
-        converter = Converter()
-        ways: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
-            (lambda _: True, self._read_anything),  # the last of these that fits is taken
-            (lambda a: is_record(class_of(a)), self._read_record),
-            (lambda a: class_of(a) in MAPPINGS, self._read_mapping),
-            (lambda a: class_of(a) in LISTS, self._read_list),
-            (lambda a: class_of(a) in SETS, self._read_set),
-            (lambda a: class_of(a) is tuple, self._read_tuple),
-            (lambda a: class_of(a) is typing.Literal, self._read_literal),
-            (is_union, self._read_union),
-            (is_leaf, self._read_leaf),
-        ]
-        for fits, read in ways:
-            converter.register_structure_hook_func(fits, read)
-        for cls in (str, int, float, bytes, Path, Enum):  # cattrs asks no function about these
-            converter.register_structure_hook(cls, self._read_leaf)
-        return converter
-
-    def _natural(self, data: Any, annotation: Any) -> Any:
-        return self._converter.get_structure_hook(annotation)(data, annotation)
-
-    def read(self, data: Any, annotation: Any) -> Any:
+    def read(self, data: Any, encoding: Encoding) -> Any:
         """Return the value that stands under an annotation."""
-        annotation = strip(annotation)
         if type(data) is not dict or "$" not in data:
-            return self._natural(data, annotation)
+            return self._read_form[encoding.form](data, encoding)
         value = self._read_tagged(data)
-        if not isinstance(value, safe_kind(annotation)):
-            raise unexpected(annotation, value)
+        # A tag may name any known type, also one that has no business in this place.
+        if not isinstance(value, encoding.check):
+            raise mismatch(encoding, value)
         return value
 
     def _read_tagged(self, data: dict[Any, Any]) -> Any:
         tag = data["$"]
         if data.keys() != {"$", "value"} or type(tag) is not str:
             got = short_repr(data)
-            raise fault(f'a tagged value looks like {{"$": "tag", "value": ...}}, got {got}')
+            raise data_error(f'a tagged value looks like {{"$": "tag", "value": ...}}, got {got}')
         inner = data["value"]
         if tag in TAGGED_TYPES:
-            return self._natural(inner, TAGGED_TYPES[tag])
+            encoding = TAGGED_TYPES[tag]
+            return self._read_form[encoding.form](inner, encoding)
         if tag in TAGGED_TEXTS:
-            return _read_text(inner, TAGGED_TEXTS[tag])
+            return _from_text(inner, TAGGED_TEXTS[tag])
         if tag == "type" and type(inner) is str:
             return self._type_called(inner)
         if tag == "dict":
             return self._read_pairs(inner)
         if tag == "exception":
             return self._read_error(inner)
-        return self._natural(inner, self._type_called(tag))
+        cls = self._type_called(tag)
+        return _member_of(cls, inner) if is_enum(cls) else self._read_fields(inner, cls)
 
     def _type_called(self, tag: str) -> type:
         known = self._registry.types
         if tag not in known:
             hint = nearest(tag, known)
             hint = f", {hint}" if hint.startswith("did you") else ""
-            raise fault(f"unknown type {short_repr(tag)}{hint}; types=[...] names more")
+            raise data_error(f"unknown type {short_repr(tag)}{hint}; types=[...] names more")
         return known[tag]
 
-    def _read_anything(self, data: Any, annotation: Any) -> Any:
+    # --- One method per form ---
+
+    def _read_anything(self, data: Any, encoding: Encoding) -> Any:
         cls = type(data)
         if cls is list:
-            value: Any = self._read_list(data, list)
+            value: Any = self._read_list(data, _LIST)
         elif cls is dict:
-            value = self._read_mapping(data, dict)
+            value = self._read_mapping(data, _OBJECT)
         elif cls in ATOMS and is_finite(data):
             value = data
         else:
-            raise fault(f"no JSON value: {short_repr(data)} ({cls.__qualname__})")
-        if annotation is not Any and not isinstance(value, safe_kind(annotation)):
-            raise unexpected(annotation, value)
+            raise data_error(f"no JSON value: {short_repr(data)} ({cls.__qualname__})")
+        if encoding is not ANYTHING and not isinstance(value, encoding.check):
+            raise mismatch(encoding, value)
         return value
 
-    def _read_leaf(self, data: Any, annotation: Any) -> Any:
-        cls = class_of(annotation)
-        if is_enum(cls):
-            member = enum_member(cls, data)
-            if member is None:
-                known = ", ".join(repr(enum_text(member)) for member in cls)
-                raise fault(f"expected one of {known} ({cls.__name__}), got {short_repr(data)}")
-            return member
-        if type(data) in self._plan_of(cls).raw and is_finite(data):
+    def _read_atom(self, data: Any, encoding: Encoding) -> Any:
+        if type(data) in encoding.raw and is_finite(data):
             return data
-        if cls in TEXTS:
-            return _read_text(data, TEXTS[cls])
-        if cls in ATOMS:
-            raise unexpected(annotation, data)
-        return self._read_anything(data, annotation)
+        raise mismatch(encoding, data)
 
-    def _read_items(self, data: Any, annotation: Any, item: Any) -> list[Any]:
+    def _read_text(self, data: Any, encoding: Encoding) -> Any:
+        if type(data) in encoding.raw and is_finite(data):
+            return data
+        return _from_text(data, TEXTS[encoding.cls])
+
+    def _read_enum(self, data: Any, encoding: Encoding) -> Any:
+        return _member_of(encoding.cls, data)
+
+    def _read_record(self, data: Any, encoding: Encoding) -> Any:
+        if type(data) is not dict:
+            raise mismatch(encoding, data)
+        return self._read_fields(data, encoding.cls)
+
+    def _read_list(self, data: Any, encoding: Encoding) -> list[Any]:
         if type(data) is not list:
-            raise unexpected(annotation, data)
-        return [inside(f"[{n}]", self.read, each, item) for n, each in enumerate(data)]
+            raise mismatch(encoding, data)
+        return self._read_parts(itertools.count(), data, itertools.repeat(encoding.item))
 
-    def _read_list(self, data: Any, annotation: Any) -> list[Any]:
-        return self._read_items(data, annotation, self._plan_of(annotation).item)
-
-    def _read_set(self, data: Any, annotation: Any) -> Any:
-        plan = self._plan_of(annotation)
-        items = self._read_items(data, annotation, plan.item)
+    def _read_set(self, data: Any, encoding: Encoding) -> Any:
+        items = self._read_list(data, encoding)
         try:
             check_hashes(items, data)
-            return plan.bare(items)
+            return encoding.bare(items)
         except TypeError as error:
-            raise fault(f"no item of a set: {error}") from None
+            raise data_error(f"no item of a set: {error}") from None
 
-    def _read_tuple(self, data: Any, annotation: Any) -> tuple[Any, ...]:
-        args = typing.get_args(annotation)
-        if not args or args[1:] == (Ellipsis,):
-            return tuple(self._read_items(data, annotation, self._plan_of(annotation).item))
-        if type(data) is not list or len(data) != len(args):
-            raise unexpected(annotation, data)
-        each = enumerate(zip(data, args, strict=True))
-        return tuple(inside(f"[{n}]", self.read, item, arg) for n, (item, arg) in each)
+    def _read_tuple(self, data: Any, encoding: Encoding) -> tuple[Any, ...]:
+        return tuple(self._read_list(data, encoding))
 
-    def _read_mapping(self, data: Any, annotation: Any) -> dict[Any, Any]:
+    def _read_fixed_tuple(self, data: Any, encoding: Encoding) -> tuple[Any, ...]:
+        if type(data) is not list or len(data) != len(encoding.parts):
+            raise mismatch(encoding, data)
+        return tuple(self._read_parts(itertools.count(), data, encoding.parts))
+
+    def _read_mapping(self, data: Any, encoding: Encoding) -> dict[Any, Any]:
         if type(data) is not dict:
-            raise unexpected(annotation, data)
-        key_type, item = typing.get_args(annotation) or (Any, Any)
-        keys, values = [], []
-        for key, value in data.items():
-            part = part_of(key)
+            raise mismatch(encoding, data)
+        for key in data:
             if type(key) is not str:
-                raise ContextSerdeError(part, "the keys of a JSON object are texts")
-            keys.append(inside(part, self.read, key, key_type))
-            values.append(inside(part, self.read, value, item))
-        if strip(key_type) not in (str, Any):
+                raise ContextSerdeError(path_step(key), "the keys of a JSON object are texts")
+        key_encoding, value_encoding = encoding.parts
+        keys = self._read_parts(data, data, itertools.repeat(key_encoding))
+        values = self._read_parts(data, data.values(), itertools.repeat(value_encoding))
+        if (
+            dict not in encoding.raw
+        ):  # texts have hashes that cannot be foreseen, other keys may clash
             check_hashes(keys, list(data))
         return dict(zip(keys, values, strict=True))
 
     def _read_pairs(self, data: Any) -> dict[Any, Any]:
         try:
-            pairs = self._read_items(data, list[list[Any]], list[Any])
+            pairs = self._read_list(data, _PAIRS)
             check_hashes([key for key, _ in pairs], [key for key, _ in data])
             return dict(pairs)
         except (TypeError, ValueError) as error:
-            raise fault(f"no pairs of keys and values: {error}") from None
+            raise data_error(f"no pairs of keys and values: {error}") from None
 
-    def _read_literal(self, data: Any, annotation: Any) -> Any:
-        if not isinstance(data, safe_kind(annotation)):
-            raise unexpected(annotation, data)
+    def _read_literal(self, data: Any, encoding: Encoding) -> Any:
+        if not isinstance(data, encoding.check):
+            raise mismatch(encoding, data)
         return data
 
-    def _read_union(self, data: Any, annotation: Any) -> Any:
-        members = [strip(arg) for arg in typing.get_args(annotation)]
-        if data is None and types.NoneType in members:
+    def _read_union(self, data: Any, encoding: Encoding) -> Any:
+        if data is None and encoding.optional:
             return None
-        members = [member for member in members if member is not types.NoneType]
+        members = list(encoding.parts)
         if len(members) > 1:
             members = [member for member in members if self._has_shape(data, member)]
-            members.sort(key=lambda member: not isinstance(data, safe_kind(member)))
+            members.sort(key=lambda member: not isinstance(data, member.check))
         if len(members) == 1 or (members and type(data) in (list, dict)):
             # Nothing nested is tried twice: the time that takes would double with each level.
             return self.read(data, members[0])
         for member in members:
             with suppress(ContextSerdeError):
                 return self.read(data, member)
-        raise unexpected(annotation, data)
+        raise mismatch(encoding, data)
 
-    def _has_shape(self, data: Any, annotation: Any) -> bool:
-        plan, cls = self._plan_of(annotation), class_of(annotation)
+    def _has_shape(self, data: Any, encoding: Encoding) -> bool:
+        """Return whether `data` may be meant for a member of a union, by its outermost layer alone."""
         if type(data) is list:
-            return list in plan.raw or plan.bare in (set, frozenset, tuple)
-        if type(data) is dict and is_record(cls):
-            fields = self._registry.fields(cls)
-            required = {field.key for field in fields if field.required}
-            known = data.keys() if is_open(cls) else {field.key for field in fields}
+            return list in encoding.raw or encoding.bare in (set, frozenset, tuple)
+        if type(data) is dict and encoding.form == "record":
+            fields = self._registry.fields(encoding.cls)
+            required = {field.key for field in fields.values() if field.required}
+            known = data.keys() if is_open(encoding.cls) else fields.keys()
             return required <= data.keys() <= known
         if type(data) is dict:
-            return dict in plan.raw or cls in MAPPINGS
-        return type(data) in plan.raw or is_leaf(cls)
+            return dict in encoding.raw or encoding.form == "mapping"
+        return type(data) in encoding.raw or encoding.form in ("atom", "text", "enum")
 
-    def _read_record(self, data: Any, annotation: Any) -> Any:
-        cls = class_of(annotation)
+    # --- Parts of containers ---
+
+    def _read_parts(
+        self, keys: Iterable[Any], parts: Iterable[Any], encodings: Iterable[Encoding]
+    ) -> list[Any]:
+        """Read the parts of a container; the path of an error says in which of them it is."""
+        values = []
+        for key, part, encoding in zip(keys, parts, encodings, strict=False):
+            try:
+                values.append(self.read(part, encoding))
+            except ContextSerdeError as error:
+                prepend_path(error, path_step(key))
+                raise
+        return values
+
+    def _read_fields(self, data: Any, cls: type) -> Any:
+        """Make a record of the values of its fields."""
         if type(data) is not dict:
-            raise unexpected(annotation, data)
-        fields = {field.key: field for field in self._registry.fields(cls)}
-        values = {}
-        for key, item in data.items():
-            part, field = part_of(key), fields.get(key)
-            if field is None and (not is_open(cls) or type(key) is not str or key == "_extra"):
+            raise mismatch(encoding_of(cls), data)
+        fields = self._registry.fields(cls)
+        for key in data:
+            if key not in fields and (not is_open(cls) or type(key) is not str or key == "_extra"):
                 hint = nearest(key if type(key) is str else "", fields)
-                raise ContextSerdeError(part, f"{cls.__name__} has no such field, {hint}")
-            values[key] = inside(part, self.read, item, field.annotation if field else Any)
+                raise ContextSerdeError(path_step(key), f"{cls.__name__} has no such field, {hint}")
+        encodings = [fields[key].encoding if key in fields else ANYTHING for key in data]
+        values = dict(zip(data, self._read_parts(data, data.values(), encodings), strict=True))
+        late = {}
         for key, field in fields.items():
-            if field.required and key not in values:
-                raise ContextSerdeError(part_of(key), f"missing, {cls.__name__} needs it")
-        late = {
-            field.name: values.pop(key)
-            for key, field in fields.items()
-            if not field.init and key in values
-        }
+            if key not in values:
+                if field.required:
+                    raise ContextSerdeError(path_step(key), f"missing, {cls.__name__} needs it")
+            elif not field.init:
+                late[field.name] = values.pop(key)
         try:
             record = cls(**values)
             for name, value in late.items():
                 object.__setattr__(record, name, value)
         except Exception as error:  # whatever the class has against it
-            raise fault(f"{cls.__name__} does not take this: {text_of(error)}") from error
+            raise data_error(f"{cls.__name__} does not take this: {text_of(error)}") from error
         return record
 
     def _read_error(self, data: Any) -> BaseException:
-        plain = self._natural(data, _ErrorData)
+        plain: _ErrorData = self._read_fields(data, _ErrorData)
         cls = builtin_error(plain.type)
         if cls is None or plain.args is None:
             error: BaseException = RestoredError(plain.type, plain.text)
@@ -313,9 +304,24 @@ class Reader:
             try:
                 error = cls(*plain.args)
             except Exception as problem:
-                raise fault(
+                raise data_error(
                     f"{plain.type} does not take these arguments: {text_of(problem)}"
                 ) from None
         for note in plain.notes:
             error.add_note(note)
         return error
+
+
+def _from_text(data: Any, text: Text) -> Any:
+    if type(data) is str and (text.longest is None or len(data) <= text.longest):
+        with suppress(Exception):  # each type has its own way to say that it is no such text
+            return text.read(data)
+    raise data_error(f"no {text.tag} in its usual text form: {short_repr(data)}")
+
+
+def _member_of(cls: Any, data: Any) -> Any:
+    member = enum_member(cls, data)
+    if member is None:
+        known = ", ".join(repr(enum_text(member)) for member in cls)
+        raise data_error(f"expected one of {known} ({cls.__name__}), got {short_repr(data)}")
+    return member
