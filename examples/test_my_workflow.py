@@ -5,7 +5,7 @@
 
 `test_the_cheapest_offer` passes, so the workflow looks fine. `test_it_always_ends` fails, within
 seconds, with a report that docs/testing.md explains: if the first shop is slow, its offer is no
-longer the best one and is dropped, but `decide` goes on waiting for three offers.
+longer the best one and is dropped, but `decide` still waits for three offers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Test workflows: run them, under virtual time, and check that they end as promised."""
+"""Tools for tests of workflows: run them, under virtual time, and check that they end as promised."""
 
 # How a workflow is shown to end: run it under a scenario, record what happens, compare the record with the
 # rules, and search for the scenario that breaks one. A scenario is plain data, and so is the record, so a
@@ -18,7 +18,7 @@
 #   _clock          virtual time: event loops in which waiting takes no time, and counts of what they do
 #   _runner         one run in an ordinary test, and the events that it published
 #
-# All of it uses public modules of the library only: what the toolkit can do, tests of yours can do.
+# All of it uses public modules of the library only: your own tests can do whatever the toolkit does.
 # Hypothesis and trio are imported where they are needed; the library depends on neither.
 
 from ._clock import VirtualTimeLoop, run_virtually, virtual_time

@@ -230,7 +230,7 @@ class _Checker:
             seconds=self._undisturbed_seconds,
             timeout=_accepts_keyword(harness.make_workflow, "timeout"),
             cleanup_timeout=_accepts_keyword(harness.make_workflow, "cleanup_timeout"),
-            # Nobody knows how many questions a disturbed run asks; three answers get moments.
+            # How many questions a disturbed run asks is not known; three answers get moments.
             outside=len(harness.outside) + 3 * (harness.answer is not None),
         )
 

@@ -1,6 +1,6 @@
 """The harness: run a workflow under virtual time as a scenario says, and record what happens.
 
-It plays every outside part itself: it awaits the run, reads its stream, sends events to it, ends it.
+It also plays the caller: it awaits the run, reads its stream, sends events to it, and ends it.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ class Record:
         violations: The rules that were seen to be broken during the run.
         spinning: Whether the clock stands still because something spins. From then on the bodies of
             the steps are dropped, so that the run can end.
-        closed: Set when nobody looks at the run any more; the threads that hang wait for it.
+        closed: Set when the run has been examined; threads that hang wait for it.
     """
 
     workflow: Workflow[Any]

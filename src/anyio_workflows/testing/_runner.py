@@ -57,7 +57,7 @@ class WorkflowTestRunner:
 
         Args:
             start_event: The start event; `None` for one without fields.
-            ctx: A context to go on with, for workflows whose `run()` takes one.
+            ctx: A context to continue with, of an earlier run or a restored one.
             expose_internal: Also collect the events about the run itself.
             exclude_events: Types of which nothing is collected; exactly these, not subclasses.
             check: Raise if the run fails. Otherwise the result says how it ended.
