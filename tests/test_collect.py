@@ -7,19 +7,8 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from anyio_workflows import (
-    Context,
-    Event,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    WorkflowHandler,
-    step,
-)
-from anyio_workflows._ledger.fanin import Buffered, Buffers
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import (
     WorkflowConfigurationError,
@@ -162,7 +151,7 @@ async def test_f6_nothing_expected_is_nothing_at_once() -> None:
     assert await paint(NothingExpected, Red(), Green()) == [[], []]
 
 
-class BufferedPairs(Paint):
+class Buffered(Paint):
     @step
     async def collect(self, ctx: Context, ev: Red | Green) -> None:
         buffer_id = f"buffer {ev.n}" if ev.n else None
@@ -172,7 +161,7 @@ class BufferedPairs(Paint):
 @pytest.mark.anyio
 async def test_f6_buffers_are_told_apart_by_their_id() -> None:
     events = [Red(n=1), Green(n=2), Red(n=0), Green(n=3), Red(n=2), Green(n=0), Green(n=1)]
-    assert await paint(BufferedPairs, *events) == [
+    assert await paint(Buffered, *events) == [
         [("Red", 2), ("Green", 2)],
         [("Red", 0), ("Green", 0)],
         [("Red", 1), ("Green", 1)],
@@ -345,70 +334,3 @@ async def test_t9_what_a_collector_lacks_is_told() -> None:
         await Stalled().run()
     assert caught.value.missing == (("collect", "Green, Blue, Blue"),)
     assert "step collect waits for Green, Blue, Blue" in str(caught.value)
-
-
-# --- The buffers against a naive model ----------------------------------------------------------
-
-
-@attrs.frozen
-class Call:
-    """One call of `collect_events`, as drawn."""
-
-    step: str
-    buffer_id: str | None
-    colour: type[Event]
-    expected: list[type[Event]]
-
-
-CALLS = st.builds(
-    Call,
-    st.sampled_from(["one", "two"]),
-    st.sampled_from([None, "", "x"]),
-    st.sampled_from(COLOURS),
-    st.lists(st.sampled_from(COLOURS), max_size=4),
-)
-
-
-def collect_naively(kept: list[Event], event: Event, expected: list[type[Event]]) -> Any:
-    """Take the oldest event of each expected type out of `kept`, or nothing."""
-    if not expected:
-        return []
-    kept.append(event)
-    left, found = list(kept), []
-    for cls in expected:
-        oldest = next((position for position, e in enumerate(left) if type(e) is cls), None)
-        if oldest is None:
-            return None
-        found.append(left.pop(oldest))
-    kept[:] = left
-    return found
-
-
-def what_lacks(events: list[Event], expected: list[type[Event]]) -> list[type[Event]]:
-    """Return the expected types, equal ones together, less those of the events."""
-    lacking = sorted(expected, key=expected.index)
-    for event in events:
-        if type(event) in lacking:
-            lacking.remove(type(event))
-    return lacking
-
-
-@settings(max_examples=300)
-@given(st.lists(CALLS, max_size=40))
-def test_f6_buffers_do_what_the_naive_model_does(calls: list[Call]) -> None:
-    buffers = Buffers()
-    kept: dict[tuple[str, str | None], list[Event]] = {}
-    wanted: dict[tuple[str, str | None], list[type[Event]]] = {}
-    for n, call in enumerate(calls):
-        event = call.colour(n=n)
-        found = buffers.add(call.step, call.buffer_id, Buffered(event, {}), list(call.expected))
-        key = call.step, call.buffer_id
-        mine = kept.setdefault(key, [])
-        events = None if found is None else [one.event for one in found]
-        assert events == collect_naively(mine, event, call.expected)
-        wanted[key] = call.expected or wanted.get(key, [])
-    assert sorted(buffers.missing()) == sorted(
-        (key[0], ", ".join(cls.__name__ for cls in lacking))
-        for key, events in kept.items()
-        if events and (lacking := what_lacks(events, wanted[key]))
-    )
