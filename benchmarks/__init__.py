@@ -1,8 +1,8 @@
 """Measure the library against hand-written AnyIO and against llama-index-workflows.
 
-`python -m benchmarks` prints tables, and writes them and a picture under `benchmarks/results/`.
-Nothing here asserts a time: machines differ, and ratios that were measured side by side are what
-counts.
+`python -m benchmarks` prints tables, and writes them and a chart to `benchmarks/results/`.
+Nothing here asserts a time: machines differ, and only ratios that were measured side by side
+count.
 """
 
 # General layout:
@@ -10,7 +10,7 @@ counts.
 #   the jobs    ours         as workflows
 #               reference    as workflows of llama-index-workflows
 #               by_hand      as an expert writes them with AnyIO alone
-#               gates        where runs wait together, the same for all
+#               gates        a gate at which runs wait together, the same for all
 #
 #   measuring   backends     asyncio, trio, uvloop
 #               measuring    rounds, all sides of a row in turn; medians and ratios
@@ -18,10 +18,10 @@ counts.
 #   what        rows         the rows of the main table, with their targets
 #               imports      the row about `import anyio_workflows`
 #               growth       what an item costs when there are more of them
-#               memory       what a run keeps, and whether a program that goes on grows
-#               fairness     how long others wait beside a run that never does
+#               memory       what a waiting run holds, and whether a long-running program grows
+#               fairness     how long other tasks wait next to a run that never awaits
 #
 #   showing     tables       a table as text and as Markdown
 #               report       the main table, and the file with all tables
-#               picture      the ratios on a log scale
-#               machine      what it was measured on
+#               picture      the chart of the ratios, on a log scale
+#               machine      the machine and the versions

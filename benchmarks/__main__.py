@@ -23,8 +23,8 @@ def main() -> None:
     arguments = parse_arguments()
     tables = [machine.describe()]
     print(tables[0].as_text())
-    # What has been imported does not get looked at by every later garbage collection: one side's
-    # modules should not slow the others down.
+    # Later garbage collections skip everything imported so far: the modules of one side must not slow
+    # the others down.
     gc.collect()
     gc.freeze()
     results = measure_rows(arguments)
@@ -44,16 +44,20 @@ def parse_arguments() -> argparse.Namespace:
     names = [*rows, imports.NAME, growth.NAME, memory.NAME, fairness.NAME]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     found = backends.installed()
-    parser.add_argument("--backend", choices=found, help="just this one (all that are installed)")
-    parser.add_argument("--rounds", type=int, help="rounds that count (5, or 1 with --quick)")
+    parser.add_argument(
+        "--backend", choices=found, help="only this one (default: all installed ones)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="rounds to count (default: 5, or 1 with --quick)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer items and rounds")
     parser.add_argument("--only", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where to write the tables and the picture (benchmarks/results, if everything is "
-        "measured in full; else nothing is written)",
+        help="where to write the tables and the chart (default: benchmarks/results if everything is "
+        "measured in full, otherwise nowhere)",
     )
     arguments = parser.parse_args()
     if arguments.rounds is None:
@@ -67,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure_rows(arguments: argparse.Namespace) -> list[Result]:
-    """Measure the rows of the main table; those of one job next to each other."""
+    """Measure the rows of the main table, job by job."""
     quick, only, rounds = arguments.quick, arguments.only, arguments.rounds
     rows = {
         backend: {row.name: row for row in make_rows(backend, quick=quick)}
@@ -87,7 +91,7 @@ def measure_rows(arguments: argparse.Namespace) -> list[Result]:
 
 
 def measure_more(arguments: argparse.Namespace) -> list[Table]:
-    """Measure what has tables of its own, on asyncio and trio."""
+    """Measure, on asyncio and trio, the parts that have tables of their own."""
     quick, only = arguments.quick, arguments.only
     names = [name for name in arguments.backends if name != backends.UVLOOP]
     tables = []
@@ -107,12 +111,12 @@ def measure_more(arguments: argparse.Namespace) -> list[Table]:
 
 
 def tell(what: str) -> None:
-    """Say on standard error what is being measured."""
+    """Report on standard error what is being measured."""
     print(f"... {what}", file=sys.stderr, flush=True)
 
 
 def write(folder: Path, tables: list[Table], results: list[Result]) -> None:
-    """Write the tables, and the picture if that can be drawn."""
+    """Write the tables, and the chart if matplotlib is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "ratios.png" if results and find_spec("matplotlib") else None
     if picture is not None:
@@ -121,9 +125,9 @@ def write(folder: Path, tables: list[Table], results: list[Result]) -> None:
         draw_ratios(picture, results)
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     report.write_markdown(folder / "results.md", command, tables, picture)
-    aimed_at = report.main_table([result for result in results if result.row.targets])
-    without_title = aimed_at.as_markdown().partition("\n\n")[2]
-    (folder / "targets.md").write_text(without_title, encoding="utf-8")  # stands in the README
+    with_targets = report.main_table([result for result in results if result.row.targets])
+    without_title = with_targets.as_markdown().partition("\n\n")[2]
+    (folder / "targets.md").write_text(without_title, encoding="utf-8")  # part of the README
     print(f"Written to {folder}")
 
 

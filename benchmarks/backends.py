@@ -1,4 +1,4 @@
-"""The event loops that there are."""
+"""The event loops to measure on."""
 
 from __future__ import annotations
 

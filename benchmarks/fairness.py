@@ -1,4 +1,4 @@
-"""How long others wait beside a run that spins through steps which never await (R6)."""
+"""How long other tasks wait next to a run whose steps never await (R6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tables import Table
 NAME = "fairness"
 
 PERIOD = 0.005
-"""Seconds between two beats, and between two events that a spinning run writes."""
+"""Seconds between two beats, and between two events of a spinning run."""
 
 
 class StartSpinning(StartEvent):
@@ -42,7 +42,7 @@ class Written(Event):
 
 
 class Spin(Workflow[None]):
-    """Steps that take `burn` seconds each, never await, and go on until the run is cancelled."""
+    """A loop of steps that take `burn` seconds each and never await, until the run is cancelled."""
 
     @step
     async def begin(self, ev: StartSpinning) -> Turn:
@@ -70,7 +70,7 @@ class Beat(Event):
 
 
 class Heart(Workflow[None]):
-    """A run that sleeps, and tells how much too long that took."""
+    """A run that sleeps again and again, and publishes how late it woke up."""
 
     @step
     async def beat(self, ctx: Context, ev: StartBeating) -> StopEvent:
@@ -84,7 +84,7 @@ class Heart(Workflow[None]):
 
 @attrs.frozen
 class Latencies:
-    """Seconds that somebody waited, once for each attempt."""
+    """Seconds of waiting, one for each sample."""
 
     timer: list[float] = attrs.Factory(list)
     reader: list[float] = attrs.Factory(list)
@@ -93,21 +93,21 @@ class Latencies:
 
 
 def measure_fairness(backend_names: list[str], *, quick: bool) -> Table:
-    """Return a table of how long others wait, as medians and maxima."""
+    """Return a table of how long other tasks wait: medians, 95th percentiles and maxima."""
     table = Table(
-        "Latency beside a run that never awaits",
+        "Latency next to a run that never awaits",
         [
-            "beside",
+            "next to",
             "backend",
             "timer of another run",
             "reader of another run",
             "reader of the spinning run",
             "cancel of a spinning run",
         ],
-        note="Milliseconds: median / 95th percentile / maximum. A timer: how much longer than asked a sleep took. A "
-        "reader: from writing an event to having it. A cancel: from the call of `cancel_run()`, with "
-        "the first run spinning on, until the run has ended. With nothing spinning, a sleeping run "
-        "is cancelled.",
+        note="Milliseconds: median / 95th percentile / maximum. Timer: how much longer than requested a sleep "
+        "took. Reader: from writing an event to receiving it. Cancel: from the call of `cancel_run()` to "
+        "the end of that run, while the first run keeps spinning. Next to nothing, a sleeping run is "
+        "cancelled instead.",
     )
     conditions: list[tuple[str, float | None]] = [
         ("nothing", None),
@@ -151,7 +151,7 @@ async def _read_beats(found: Latencies, samples: int) -> None:
 
 
 async def _time_cancel(burn: float | None) -> float:
-    """Cancel a run that has been going for a while."""
+    """Return how long it takes to cancel a run that is in progress."""
     handler = (
         Heart(timeout=None).run(beats=1_000_000)
         if burn is None

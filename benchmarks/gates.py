@@ -1,4 +1,4 @@
-"""Where runs wait together."""
+"""A gate at which all runs wait together."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import anyio
 
 
 class Gate:
-    """Holds all who come until it is opened, and tells when everybody has come.
+    """Holds everybody that arrives until it is opened, and signals when all have arrived.
 
-    It is part of the measurement, the same for every side. An event loop that is asked whether all
-    of its tasks wait, as `anyio.wait_all_tasks_blocked` does, answers within 0.1 s on asyncio.
+    It is part of the measurement, the same for every side. `anyio.wait_all_tasks_blocked()` would not
+    do: on asyncio it polls, and takes up to 0.1 s.
     """
 
     def __init__(self, expected: int) -> None:
@@ -26,5 +26,5 @@ class Gate:
         await self._opened.wait()
 
     def open(self) -> None:
-        """Let everybody pass."""
+        """Let all waiters pass."""
         self._opened.set()

@@ -1,4 +1,4 @@
-"""How the cost of one item grows with their number: not at all, where cost is linear (F7)."""
+"""How the cost per item grows with the number of items: not at all if it is linear (F7)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Growth:
         name: What the table calls it.
         ours: The job done with the library.
         by_hand: The job written by hand.
-        slow: Whether the largest number takes so long that it is left to `--only growth`, and
-            one round must do.
+        slow: Whether the largest number takes so long that it is measured with `--only growth`
+            alone, and in a single round.
     """
 
     name: str
@@ -43,21 +43,21 @@ JOBS = (
 
 
 def measure_growth(backend_names: list[str], rounds: int, *, quick: bool, alone: bool) -> Table:
-    """Return a table of what one item costs, and how often that is of what it costs among 1000.
+    """Return a table of the cost per item, and of its ratio to the cost with 1000 items.
 
     Args:
         backend_names: Where to measure.
-        rounds: How often, at most 3 times.
-        quick: Whether to leave the large numbers out.
+        rounds: How many rounds to measure; more than 3 count as 3.
+        quick: Whether to omit the large numbers.
         alone: Whether there is time for all of them.
     """
     sizes = SIZES[:-2] if quick else SIZES
     table = Table(
-        "Cost of one item as their number grows",
+        "Cost per item as the number of items grows",
         ["items", "backend", *(f"of {size:,}" for size in sizes), "by hand, of most"],
-        note=f"Microseconds per item, and the factor against an item of {BASE:,}. The smallest "
-        "number shows what a run costs by itself. What grows in the hand-written program too (last "
-        "column) is the garbage collector's work and the caches' misses.",
+        note=f"Microseconds per item, and the factor against the cost with {BASE:,} items. With the fewest "
+        "items, the cost of the run itself shows. Growth that the hand-written program (last column) "
+        "shares comes from garbage collection and cache misses.",
     )
     for job in JOBS:
         for backend in backend_names:

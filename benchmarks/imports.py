@@ -28,7 +28,7 @@ _TIMING = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 
 
 async def measure_import(rounds: int) -> Result:
-    """Compare with importing what everybody who writes it by hand imports too.
+    """Compare with the imports that every hand-written program needs too.
 
     That flatters the baseline: AnyIO imports its own parts, and asyncio or trio, on first use.
     """
@@ -47,9 +47,9 @@ def _measure(statement: str) -> Measure:
 
 
 def _milliseconds(statement: str) -> float:
-    """Return what the statement takes, without the start of the interpreter.
+    """Return the duration of the statement, without the start of the interpreter.
 
-    All sides are compiled before: the round that does not count writes the bytecode.
+    All sides are compiled beforehand: the warm-up round writes the bytecode.
     """
     command = [sys.executable, "-c", _TIMED.format(statement=statement)]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -58,11 +58,11 @@ def _milliseconds(statement: str) -> float:
 
 
 def list_imports() -> Table:
-    """Return a table of what is imported beyond the baseline, the dearest first."""
+    """Return a table of what is imported beyond the baseline, the slowest first."""
     table = Table(
         f"What `{_STATEMENT}` imports beyond `{_BASELINE}`",
         ["package", "modules", "ms"],
-        note="From `python -X importtime`, which takes time itself; a module without its imports.",
+        note="From `python -X importtime`, which adds time of its own; each module without its imports.",
     )
     known = {module for module, _ in _import_times(_BASELINE)}
     packages: dict[str, list[int]] = {}

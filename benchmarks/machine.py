@@ -1,4 +1,4 @@
-"""What it was measured on."""
+"""The machine and the versions that were measured."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PACKAGES = (
     "llama-index-instrumentation",
     "pydantic",
 )
-"""What runs while something is measured, if it is installed."""
+"""The packages that run in a measurement, if they are installed."""
 
 
 def describe() -> Table:
     """Return a table of the machine and of the versions."""
-    table = Table("Machine and versions", ["what", "which"])
+    table = Table("Machine and versions", ["what", "value"])
     table.add("date", date.today().isoformat())
     table.add("processor", _processor())
     table.add("cores", str(_cores()))
@@ -58,7 +58,7 @@ def _cores() -> int:
 
 
 def _load() -> str:
-    """Return how many tasks wanted a core in the last minute: a busy machine measures badly."""
+    """Return the load of the last minute: on a busy machine, the figures are unreliable."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 

@@ -1,4 +1,4 @@
-"""Rows of several sides, measured in turn."""
+"""Measure rows: all sides in turn, as medians and ratios."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from time import perf_counter
 import attrs
 
 Job = Callable[[int], Awaitable[None]]
-"""Does something with the given number of items."""
+"""An async function that does a job with the given number of items."""
 
 Measure = Callable[[], Awaitable[float]]
-"""Does a job and returns what one item of it costs."""
+"""An async function that does a job and returns its cost per item."""
 
 OURS, HAND, TUNED, REFERENCE = "ours", "by hand", "tuned", "reference"
 SIDES = (OURS, HAND, TUNED, REFERENCE)
@@ -25,13 +25,13 @@ class Row:
 
     Attributes:
         name: What `--only` calls it.
-        work: What is done, and what the figures are given for.
-        unit: Of the figures.
+        work: The job, and the item that the figures are about.
+        unit: The unit of the figures.
         sides: How each side is measured.
         fewer: The number of items on a side that does fewer of them than the others.
-        targets: What is aimed at. `HAND`: ours takes at most so many times as long. `REFERENCE`:
-            ours is at least so many times faster. `OURS`: our own figure is at most so high.
-        compares: Whether the sides' figures have a ratio that says something.
+        targets: The target by side. `HAND`: how many times as long ours may take. `REFERENCE`: how
+            many times faster ours has to be. `OURS`: the limit of our own figure.
+        compares: Whether the ratio of the sides' figures is meaningful.
         most_rounds: The number of rounds that suffices.
         warms_up: Whether the first round does not count.
     """
@@ -66,18 +66,18 @@ class Spread:
 
 @attrs.frozen
 class Result:
-    """What the rounds of one row gave on one backend: for each side one value per round."""
+    """The measurements of one row on one backend: for each side, one value per round."""
 
     row: Row
     backend: str
     values: Mapping[str, list[float]]
 
     def figure(self, side: str) -> Spread | None:
-        """Return what one item costs on a side, if the side can do the job."""
+        """Return the cost per item on a side, or `None` if the side cannot do the job."""
         return Spread.of(self.values[side]) if side in self.values else None
 
     def ratio(self, side: str) -> Spread | None:
-        """Return our cost as a multiple of another side's, each round compared with itself.
+        """Return our cost as a multiple of another side's, computed round by round.
 
         A disturbance that lasts longer than a round hits both sides of the ratio.
         """
@@ -87,9 +87,9 @@ class Result:
         return Spread.of([ours / other for ours, other in pairs])
 
     def missed(self) -> list[str] | None:
-        """Return the sides whose target is missed; `None` if nothing is aimed at.
+        """Return the sides whose target is missed; `None` if there is no target.
 
-        What is aimed at counts to the second decimal.
+        Targets count to the second decimal.
         """
         verdicts = {}
         for side, target in self.row.targets.items():
@@ -105,7 +105,7 @@ class Result:
 async def measure(row: Row, rounds: int, backend: str) -> Result:
     """Measure all sides of a row in turn; the first round warms up and does not count.
 
-    Each round begins with another side, so that no side always comes after the same one.
+    Each round begins with a different side, so that no side always follows the same one.
     """
     sides = list(row.sides)
     values: dict[str, list[float]] = {side: [] for side in sides}
@@ -135,9 +135,9 @@ def microseconds_each(job: Job, items: int, times: int = 1) -> Measure:
 
 
 def growth_of(job: Job, small: int, large: int) -> Measure:
-    """Return a measure of how many times as much an item costs where there are more of them.
+    """Return a measure of the ratio of the cost per item with many items to that with few.
 
-    The small number is done as often as it takes to make as many items.
+    The small number is repeated until the total number of items is the same.
     """
     few = microseconds_each(job, small, large // small)
     many = microseconds_each(job, large)

@@ -1,4 +1,4 @@
-"""What a run keeps, and whether a program that goes on and on grows."""
+"""The memory of a waiting run, and whether a long-running program grows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SAMPLES = 50
 def kilobytes_each(
     waiting_runs: Callable[[int], AbstractAsyncContextManager[None]], runs: int
 ) -> Measure:
-    """Return a measure of the memory that each run keeps while it waits."""
+    """Return a measure of the memory that each run holds while it waits."""
 
     async def weigh() -> float:
         async with waiting_runs(10):
-            pass  # what is imported or kept at first use is not kept by each run
+            pass  # what is imported or cached on first use must not count
         with _tracing():
             before = _kilobytes()
             async with waiting_runs(runs):
@@ -47,7 +47,7 @@ def _tracing() -> Iterator[None]:
 
 
 def _kilobytes() -> float:
-    """Return what is allocated since tracing began, without what is garbage."""
+    """Return what has been allocated since tracing began, without garbage."""
     gc.collect()
     return tracemalloc.get_traced_memory()[0] / 1024
 
@@ -63,7 +63,7 @@ class Turn(Event):
 
 
 class SampledLoop(Workflow[None]):
-    """A loop that weighs the program now and then."""
+    """A loop that samples the memory in use at equal intervals."""
 
     @step
     async def begin(self, ev: Begin) -> Turn:
@@ -80,14 +80,14 @@ class SampledLoop(Workflow[None]):
 
 
 async def sample_loop(turns: int) -> list[float]:
-    """Weigh one run at equal distances."""
+    """Sample the memory of one run at equal intervals."""
     samples: list[float] = []
     await SampledLoop(timeout=None).run(start_event=Begin(turns=turns, samples=samples))
     return samples
 
 
 async def sample_runs(runs: int) -> list[float]:
-    """Weigh a program that starts one run after the other, at equal distances."""
+    """Sample the memory of a program that starts one run after the other, at equal intervals."""
     samples = [_kilobytes()]
     for _ in range(SAMPLES):
         await ours.trivial(runs // SAMPLES)
@@ -97,12 +97,12 @@ async def sample_runs(runs: int) -> list[float]:
 
 @attrs.frozen
 class Endurance:
-    """Something that goes on and on.
+    """A job that takes long.
 
     Attributes:
         name: What the table calls it.
-        sample: Does it so many times, and returns the memory in use at equal distances.
-        times: How often.
+        sample: Does it a number of times, and returns the memory in use at equal intervals.
+        times: How many times.
     """
 
     name: str
@@ -111,12 +111,12 @@ class Endurance:
 
 
 def measure_flatness(backend_names: list[str], *, quick: bool) -> Table:
-    """Return a table of how much more memory the second half needs than the first."""
+    """Return a table of how much more memory the second half of a job needs than the first."""
     table = Table(
-        "Memory of a program that goes on",
+        "Memory of a long-running program",
         ["work", "backend", "KB in the first half", "KB in the second half", "bytes each"],
-        note="The most that is allocated by Python, after a garbage collection, and by how much that "
-        "grows with each turn or run. Trio keeps up to a thousand deadlines that have gone out of use.",
+        note="The maximum that Python has allocated, after a garbage collection, and its growth with each "
+        "turn or run. Trio keeps up to a thousand deadlines that are no longer in use.",
     )
     for job in (
         Endurance("turns of one loop", sample_loop, 10_000 if quick else 100_000),

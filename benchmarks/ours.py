@@ -95,7 +95,7 @@ class Loop(Workflow[None]):
 
 
 class RetryingLoop(Workflow[None]):
-    """A loop whose step would be tried again if it failed."""
+    """A loop whose step would be retried if it failed."""
 
     @step
     async def begin(self, ev: CountDown) -> Turn:
@@ -174,7 +174,7 @@ class Stream(Workflow[None]):
 
 
 class LiveStream(Workflow[None]):
-    """One step that lets others run after each event it writes."""
+    """One step that yields to other tasks after each event it writes."""
 
     @step
     async def write(self, ctx: Context, ev: CountDown) -> StopEvent:

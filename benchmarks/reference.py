@@ -1,7 +1,7 @@
 """The jobs as workflows of llama-index-workflows; asyncio only.
 
-Word for word as in `ours`, but for the root of the import, as far as the job can be done. It is
-imported only if the package is installed.
+They are word for word those of `ours`, except for the root of the import, if the job can be done at
+all. This module is imported only if the package is installed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Loop(Workflow):
 
 
 class RetryingLoop(Workflow):
-    """A loop whose step would be tried again if it failed."""
+    """A loop whose step would be retried if it failed."""
 
     @step
     async def begin(self, ev: CountDown) -> Turn:
@@ -145,7 +145,7 @@ class Stream(Workflow):
 
 
 class LiveStream(Workflow):
-    """One step that lets others run after each event it writes."""
+    """One step that yields to other tasks after each event it writes."""
 
     @step
     async def write(self, ctx: Context, ev: CountDown) -> StopEvent:

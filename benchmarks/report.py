@@ -51,7 +51,7 @@ def _ratio(found: Spread | None) -> str:
 
 
 def _times(found: Spread | None) -> str:
-    """Say how many times faster than the other side we are."""
+    """Return how many times faster we are than the other side."""
     if found is None:
         return "-"
     return f"{_short(1 / found.median)} ({_short(1 / found.high)}-{_short(1 / found.low)})"

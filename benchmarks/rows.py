@@ -1,4 +1,4 @@
-"""Which job is measured how, and what is aimed at."""
+"""The rows of the main table: how each job is measured, and its targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .measuring import HAND, OURS, REFERENCE, TUNED, Job, Measure, Row, growth_o
 from .memory import kilobytes_each
 
 MODULES: dict[str, ModuleType] = {OURS: ours, HAND: by_hand, TUNED: tuned}
-"""Where each side has its jobs; a side does those that its module has a function for."""
+"""The module of each side; a side takes part in the jobs for which its module has a function."""
 
 if find_spec("workflows"):
     from . import reference
@@ -22,7 +22,7 @@ if find_spec("workflows"):
 
 
 MAIN = ("loop", "fan-out", "stream", "trivial")
-"""What is measured on uvloop too, to see how we compare there; the targets are not about it."""
+"""The rows that are also measured on uvloop, for comparison; the targets do not apply there."""
 
 
 def make_rows(backend: str, *, quick: bool = False) -> list[Row]:
@@ -41,7 +41,7 @@ def _without_reference(row: Row) -> dict[str, Measure]:
 
 
 def _loops(quick: bool) -> list[Row]:
-    times = 1 if quick else 5  # 3000 steps take but a few milliseconds
+    times = 1 if quick else 5  # 3000 steps take only a few milliseconds
     return [
         _timed(
             "loop",
@@ -172,7 +172,7 @@ def _timed(
 def _growth(
     job: str, small: int, large: int, *, fewer: dict[str, tuple[int, int]], most: float
 ) -> Row:
-    """Return a row of how many times as much an item costs where there are more of them."""
+    """Return a row for the ratio of the cost per item with many items to that with few."""
     sides = {
         side: growth_of(function, *fewer.get(side, (small, large)))
         for side, function in _jobs(job).items()
@@ -189,7 +189,7 @@ def _growth(
 
 
 def _idle(runs: int) -> Row:
-    """Return the row about memory. It hardly varies, and tracing it is slow: one round does."""
+    """Return the row about memory. It hardly varies and is slow to trace: one round is enough."""
     fewer = {REFERENCE: 1000} if runs > 1000 else {}
     sides = {
         side: kilobytes_each(module.WaitingRuns, fewer.get(side, runs))

@@ -12,9 +12,9 @@ class Table:
     """Lines of cells under a title.
 
     Attributes:
-        title: What it is about.
-        columns: The heads of the columns.
-        note: What one has to know to read it.
+        title: The heading.
+        columns: The headings of the columns.
+        note: How to read the table.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Table:
         self.lines.append(cells)
 
     def as_text(self) -> str:
-        """Return it for a terminal: columns as wide as they must be."""
+        """Return it for a terminal, with aligned columns."""
         widths = [max(map(len, column)) for column in zip(self.columns, *self.lines, strict=True)]
         lines = [self.title, "", _aligned(self.columns, widths), "  ".join("-" * w for w in widths)]
         lines += [_aligned(line, widths) for line in self.lines]

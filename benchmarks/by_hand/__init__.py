@@ -2,19 +2,18 @@
 
 Each function is a complete program for its job, with what a run of a workflow has too: a task
 group, a deadline, events that are frozen attrs classes, and nothing left behind at the end. Work
-travels through memory object streams without a limit, so `send_nowait` does and nobody waits to
-send; streams are closed by `with`. There are no step functions: the workers contain the steps'
-code, and what a job does not need is not there (no public stream where nobody reads one).
+goes through unbounded memory object streams, so `send_nowait` is enough and no sender waits;
+streams are closed by `with`. There are no step functions: the workers contain the steps' code.
+Anything that a job does not need is left out (no public stream if nobody reads one).
 
-They come in two kinds:
+There are two kinds:
 
-- Here: what experts write, and what the targets are measured against. Workers and readers say
-  `async for`; it is clear, fair to other tasks with no thought given, and costs a checkpoint for
-  every item.
-- `tuned`: for whoever counts microseconds, where there is something to gain: `receive_nowait` for
-  what is there already, and a checkpoint now and then. Without the checkpoint they would be faster
-  still, and starve every other task. Where a worker is parked when its item comes, or a task group
-  is the cost, there is nothing to gain, and no such program.
+- Here: what experts write, and what the targets refer to. Workers and readers use `async for`, which
+  is clear, fair to other tasks without further thought, and costs a checkpoint for every item.
+- `tuned`: optimised to the last microsecond, for the jobs where that gains anything: `receive_nowait`
+  for what is available, and a checkpoint now and then. Without the checkpoint they would be faster
+  still, and starve every other task. If a worker is parked when its item comes, or the cost is that
+  of a task group, there is nothing to gain, and no such program.
 """
 
 from .fans import fan_out, nested_fan_out, shared_fan_out, sleepy_fan_out

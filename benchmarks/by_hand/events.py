@@ -1,4 +1,4 @@
-"""What travels."""
+"""The events of the hand-written programs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Work that is spread over workers and joined.
 
-Workers read one stream. Where the join is a stage of its own, as a join step is, they write to
-another that the joining task reads; else they add to one list, and the task group is left when the
-stream is empty. Either way everything is joined without counting.
+Workers read one stream. If the join is a stage of its own, like a join step, they send to a second
+stream that the joining task reads; otherwise they append to one list, and the task group ends when
+the stream is empty. Either way, nothing needs to be counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def fan_out(items: int) -> None:
 
 
 async def shared_fan_out(items: int) -> None:
-    """The same where the join is no stage of its own: the workers add to one list."""
+    """The same with a join that is not a stage of its own: the workers append to one list."""
     send, receive = create_memory_object_stream[Item](math.inf)
     scored: list[Scored] = []
 
@@ -86,7 +86,7 @@ async def sleepy_fan_out(items: int) -> None:
 async def nested_fan_out(items: int) -> None:
     """A stream and four workers for the groups, and the same for the items of all groups.
 
-    Whoever scores the last item of a group joins it; whoever joins the last group closes the streams.
+    The worker that scores the last item of a group joins it, and after the last group closes the streams.
     """
     to_split, groups = create_memory_object_stream[Group](math.inf)
     to_score, scoring = create_memory_object_stream[tuple[Group, Item]](math.inf)

@@ -12,7 +12,7 @@ TIMEOUT = 600.0
 
 
 async def loop(steps: int) -> None:
-    """A worker that reads what it sends itself.
+    """A worker that reads what it has sent itself.
 
     Closing the sending end ends it, which is cheaper than cancelling.
     """
@@ -66,7 +66,7 @@ async def ping_pong(steps: int) -> None:
 
 
 async def queue(items: int) -> None:
-    """One worker, for which everything is queued before it takes the first item."""
+    """One worker, which takes its first item when everything has been queued."""
     send, receive = create_memory_object_stream[Item](math.inf)
     last = None
 

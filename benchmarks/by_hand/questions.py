@@ -1,4 +1,4 @@
-"""Work that waits for somebody's answers."""
+"""Work that waits for answers from outside."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PATIENCE = 2000.0
 
 @attrs.define
 class Wait:
-    """Where somebody waits for an answer."""
+    """One wait for an answer."""
 
     answered: anyio.Event = attrs.Factory(anyio.Event)
     answer: Answer | None = None
 
 
 async def questions(items: int) -> None:
-    """A task for each item, which asks in a stream and waits; a dict tells who waits for what."""
+    """A task for each item, which sends a question to a stream and waits; a dict finds its wait."""
     ask, asked = create_memory_object_stream[Question](math.inf)
     waits: dict[int, Wait] = {}
     scored: list[Scored] = []

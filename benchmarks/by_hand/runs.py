@@ -15,10 +15,10 @@ TIMEOUT = 600.0
 
 
 async def trivial(runs: int) -> None:
-    """A worker that is given its start event, and a public stream for what it publishes.
+    """A worker that gets its start event as an argument, and a public stream for its events.
 
-    One event needs no inbox, and nobody waits for the result itself: it is in the stream when the
-    task group has been left.
+    One event needs no inbox, and no task waits for the result: it is in the stream when the task
+    group has ended.
     """
 
     async def work(event: CountDown, publish: MemoryObjectSendStream[Done]) -> None:
@@ -36,7 +36,7 @@ async def trivial(runs: int) -> None:
 
 
 async def concurrent_runs(runs: int) -> None:
-    """Runs that are all there before the first of them ends."""
+    """Runs that have all started before the first of them ends."""
     async with WaitingRuns(runs):
         pass
 
@@ -44,7 +44,7 @@ async def concurrent_runs(runs: int) -> None:
 class WaitingRuns:
     """Many runs that have started and wait at a gate, until the block is left.
 
-    They are children of one outer task group: that is AnyIO's way of having tasks in the background.
+    They are children of one outer task group, which is how AnyIO has tasks in the background.
     """
 
     def __init__(self, runs: int) -> None:

@@ -30,9 +30,9 @@ async def stream(events: int) -> None:
 
 
 async def live_stream(events: int) -> None:
-    """A producer that lets others run after each event, as one does that passes tokens on.
+    """A producer that yields to other tasks after each event, like one that forwards tokens.
 
-    The reader is in `receive()` when its event comes: `receive_nowait` could not help.
+    The reader is parked in `receive()` when its event comes, so `receive_nowait` could not help.
     """
 
     async def produce(send: MemoryObjectSendStream[Progress | Done]) -> None:

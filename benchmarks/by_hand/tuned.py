@@ -1,7 +1,7 @@
-"""The jobs in which there is something to gain, for whoever counts microseconds.
+"""The jobs in which tuning gains anything, optimised to the last microsecond.
 
-Like the others, but a worker takes what is there without asking the event loop, and rests every 32
-or 64 items so that others can run; a run has no scope that it could do without.
+Like the others, but a worker takes what is available without asking the event loop, and yields every
+32 or 64 items so that others can run; a run has no cancel scope that it could do without.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORKERS = 4
 
 
 async def loop(steps: int) -> None:
-    """A worker that reads what it sends itself."""
+    """A worker that reads what it has sent itself."""
     send, receive = create_memory_object_stream[Turn](math.inf)
 
     async def work() -> None:
@@ -50,7 +50,7 @@ async def loop(steps: int) -> None:
 
 
 async def stream(events: int) -> None:
-    """A producer task that never waits, and a reader that takes what is there."""
+    """A producer task that never waits, and a reader that takes what is available."""
 
     async def produce(send: MemoryObjectSendStream[Progress | Done]) -> None:
         for number in range(events):
@@ -78,7 +78,7 @@ async def stream(events: int) -> None:
 
 
 async def trivial(runs: int) -> None:
-    """The task group's own scope has the deadline: a scope less."""
+    """The task group's own scope has the deadline, which saves a scope."""
 
     async def work(event: CountDown, publish: MemoryObjectSendStream[Done]) -> None:
         publish.send_nowait(Done(result=event.left))
@@ -123,7 +123,7 @@ async def fan_out(items: int) -> None:
 
 
 async def queue(items: int) -> None:
-    """One worker, for which everything is queued before it takes the first item."""
+    """One worker, which takes its first item when everything has been queued."""
     send, receive = create_memory_object_stream[Item](math.inf)
 
     async def work() -> None:
