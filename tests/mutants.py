@@ -377,7 +377,7 @@ MUTANTS = [
         "Crew._serve",
         "self.hire()",
         "",
-        "R6: work is left behind by a worker that had to end",
+        "O7, T8: work is left behind by a worker that had to end",
     ),
     Mutant(
         "start one worker only",
@@ -391,7 +391,7 @@ MUTANTS = [
         "Crew.wait_until_gone",
         "self.size -= 1",
         "",
-        "T6: the run waits for a worker that does not exist",
+        "T6, O2: the run waits for a worker that does not exist",
     ),
     Mutant(
         "go on after the deadline",
@@ -440,7 +440,7 @@ MUTANTS = [
         "Ledger.finish",
         "self.waits.forget(work)",
         "",
-        "W2: an event is taken for the answer of an execution that has ended",
+        "W2, W3: an event is taken for the answer of an execution that has ended",
     ),
     Mutant(
         "close the waits of an attempt that failed",
@@ -710,6 +710,34 @@ MUTANTS = [
         "(self._save, self._release)",
         "(self._release,)",
         "C2: what a run has left to do when its block is left is not in its file",
+    ),
+    Mutant(
+        "let no others run",
+        "Crew._answer_calls",
+        "await checkpoint()",
+        "pass",
+        "R6: steps that never wait starve everything else",
+    ),
+    Mutant(
+        "let the last run that waits begin first",
+        "_Line.move_up",
+        "self.waiting.popleft()",
+        "self.waiting.pop()",
+        "R7: a run never gets its turn while others come",
+    ),
+    Mutant(
+        "count the time of an attempt while it waits",
+        "AttemptClock.suspended",
+        "self.scope.deadline = math.inf",
+        "",
+        "R8: a step that waits for a person times out",
+    ),
+    Mutant(
+        "cancel a batch without what is inside",
+        "Batch.cancel",
+        "batches.extend(branch.batches or ())",
+        "pass",
+        "F4: nested batches of a batch that `Take(cancel=True)` ends go on",
     ),
 ]
 
