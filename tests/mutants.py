@@ -601,7 +601,7 @@ MUTANTS = [
         "StepQueues.busy",
         "len(p.resuming or ())",
         "0",
-        "T9: a run in which an answered step waits for its worker is told to be idle",
+        "R3: `UnhandledEvent.idle` is true although an answered step only waits for its worker",
     ),
     Mutant(
         "tell nothing of what goes on at the end",
@@ -713,7 +713,7 @@ MUTANTS = [
     ),
     Mutant(
         "let no others run",
-        "Crew._answer_calls",
+        "Crew._execute_steps",
         "await checkpoint()",
         "pass",
         "R6: steps that never wait starve everything else",

@@ -26,7 +26,7 @@ from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.events import StepStateChanged, UnhandledEvent
 
 from .running import check_ending, hog
-from .samples import AsksByReturning, Ends, Item, Next, Note, Other, ProviderError
+from .samples import Answer, AsksByReturning, Ends, Item, Next, Note, Other, ProviderError
 
 pytestmark = pytest.mark.anyio
 
@@ -282,6 +282,27 @@ async def test_r3_unhandled_event_of_an_idle_run() -> None:
     await handler.send_event(Item())
     unhandled = [event async for event in stream if isinstance(event, UnhandledEvent)]
     assert [event.idle for event in unhandled] == [True]
+
+
+async def test_r3_run_is_not_idle_while_an_answered_step_waits_for_its_worker() -> None:
+    class TakesTurns(Workflow):
+        @step
+        async def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
+            ctx.send_event(Item(n=1))
+            ctx.send_event(Item(n=2))
+            return None
+
+        @step(num_workers=1, skip_graph_checks=["terminal_event"])
+        async def work(self, ctx: Context, ev: Item) -> Note | StopEvent:
+            if ev.n == 1:
+                await ctx.wait_for_event(Answer)
+                return StopEvent()
+            ctx.send_event(Answer())
+            return Note()  # no step takes it
+
+    stream = TakesTurns().run().stream_events(expose_internal=True)
+    unhandled = [event async for event in stream if isinstance(event, UnhandledEvent)]
+    assert [(event.event_type, event.idle) for event in unhandled] == [("Note", False)]
 
 
 async def test_r3_send_takes_effect_at_once() -> None:
