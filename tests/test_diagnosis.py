@@ -573,7 +573,7 @@ async def test_t2_a_timeout_says_what_each_step_was_doing(
 
 async def test_t2_a_timeout_of_a_run_in_which_nothing_goes_on_says_so() -> None:
     error = await timed_out(Busy(skip_graph_checks=["reachability"]).run(events=[]))
-    assert str(error) == f"{DEADLINE}nothing was going on\n  {EXECUTED}"
+    assert str(error) == f"{DEADLINE}no step was active\n  {EXECUTED}"
     assert (error.active_steps, error.activities) == ([], {})
 
 

@@ -61,13 +61,13 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         {"executions": {"a": 70}, "late": 0.25, "suspects": ["a", "b"]},
         "the run did not end within 1.5 s; at that time:\n  step a: 1 queued\n"
         "  executions so far: a 70\n"
-        "  noticed 0.25 s late, as something blocked the event loop until then, probably one of the "
-        "steps a, b: does it call time.sleep(), or compute for long? A plain 'def' step may",
+        "  noticed 0.25 s late, because something blocked the event loop until then, probably one of the "
+        "steps a, b: does it call time.sleep(), or compute for long? A plain 'def' step may, in a thread",
     ),
     (
         WorkflowTimeoutError(30, []),
         {"timeout": 30, "active_steps": [], "activities": {}},
-        "the run did not end within 30 s; nothing was going on",
+        "the run did not end within 30 s; no step was active",
     ),
     (
         WorkflowCancelledByUser("cancel_run() was called"),
@@ -77,26 +77,26 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
     (
         CheckpointInUseError("/tmp/job.json", 0),
         {"path": "/tmp/job.json", "pid": 0},
-        "/tmp/job.json is in use by a run in process 0; wait for the end of that one, or give this run a "
-        "file of its own",
+        "/tmp/job.json is in use by a run in process 0; wait until that run has ended, or give this run "
+        "a file of its own",
     ),
     (
         CheckpointInUseError("/tmp/job.json"),
         {"path": "/tmp/job.json", "pid": None},
-        "/tmp/job.json is in use by a run in another process; wait for the end of that one, or give this "
+        "/tmp/job.json is in use by a run in another process; wait until that run has ended, or give this "
         "run a file of its own",
     ),
     (
         WorkflowStalledError({"one": "returned None", "two": "has not run"}),
         {"last_acts": {"one": "returned None", "two": "has not run"}, "missing": ()},
-        "nothing is going on in the run, and it takes no event from outside, so it can never end; "
-        "let a step return a StopEvent:\n  step one returned None\n  step two has not run",
+        "The run has stalled: no step is queued, running or waiting, and this workflow accepts no "
+        "external events. Make one of these steps return a StopEvent:\n  step one returned None\n  step two has not run",
     ),
     (
         WorkflowStalledError({"one": "returned A"}, iter([("two", "B, B")])),
         {"last_acts": {"one": "returned A"}, "missing": (("two", "B, B"),)},
-        "nothing is going on in the run, and it takes no event from outside, so it can never end; "
-        "let a step return a StopEvent:\n  step one returned A\n  step two waits for B, B",
+        "The run has stalled: no step is queued, running or waiting, and this workflow accepts no "
+        "external events. Make one of these steps return a StopEvent:\n  step one returned A\n  step two waits for B, B",
     ),
 ]
 

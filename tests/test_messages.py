@@ -817,14 +817,14 @@ class Blocks(Workflow):
         return StopEvent()
 
 
-REMEDY = ": does it call time.sleep(), or compute for long? A plain 'def' step may"
+REMEDY = ": does it call time.sleep(), or compute for long? A plain 'def' step may, in a thread"
 
 
 @pytest.mark.parametrize("then_wait", [False, True])
 async def test_t4_a_timeout_that_is_noticed_late_says_who_was_busy(then_wait: bool) -> None:
     assert await timeout_text(Blocks(2.5).run(then_wait=then_wait)) == (
         "the run did not end within 30 s; at that time:\n  step block: running for 30 s\n"
-        "  noticed 2.5 s late, as something blocked the event loop until then, probably step block"
+        "  noticed 2.5 s late, because something blocked the event loop until then, probably step block"
         + REMEDY
     )
 
@@ -856,7 +856,7 @@ async def test_t4_a_late_timeout_accuses_no_step_if_all_wait() -> None:
     await anyio.sleep(1)
     hog(31)
     assert (await timeout_text(handler)).endswith(
-        "\n  noticed 2 s late, as something blocked the event loop until then"
+        "\n  noticed 2 s late, because something blocked the event loop until then"
     )
 
 

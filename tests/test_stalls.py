@@ -100,7 +100,7 @@ async def test_t9_fails_at_once_and_says_what_each_step_last_did() -> None:
         "step forget returned None",
         "step never has not run",
     ]
-    assert lines[0].startswith("nothing is going on in the run")
+    assert lines[0].startswith("The run has stalled: no step is queued")
 
 
 async def test_t9_error_keeps_the_facts() -> None:

@@ -1,4 +1,4 @@
-"""Every exception of the library. Each takes the facts and writes its own sentence."""
+"""All exceptions of the library. Each takes facts, keeps them as attributes, and writes its own text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WorkflowError(Exception):
 
 
 class WorkflowConfigurationError(WorkflowError):
-    """An argument of `Workflow()`, `@step` or `run()` has a value that cannot work."""
+    """An argument of `Workflow()`, `run()` or a marker has a value that cannot work."""
 
 
 class WorkflowRuntimeError(WorkflowError):
@@ -35,10 +35,10 @@ class WorkflowRuntimeError(WorkflowError):
 
 
 class WorkflowValidationError(WorkflowError):
-    """A step signature or the graph of a workflow is faulty.
+    """The signature of a step, or the graph of a workflow, has faults.
 
     Attributes:
-        where: Name of the workflow or of the step that is at fault.
+        where: Name of the workflow or step at fault.
         faults: One sentence per fault, each naming step, event and remedy.
     """
 
@@ -59,7 +59,7 @@ class EventValidationError(WorkflowError, ValueError):
 
     Attributes:
         event: Name of the event class.
-        field: Name of the field at fault; empty if no single one is.
+        field: Name of the field at fault; empty if it is not a single one.
         problem: What is wrong with it.
     """
 
@@ -75,7 +75,7 @@ class EventValidationError(WorkflowError, ValueError):
 
 
 _NOTICEABLE = 0.05
-"""A timeout that is noticed so much later, in seconds, says so; less is the common delay of a loop."""
+"""Seconds; a smaller delay of a timeout is normal for an event loop, and not mentioned."""
 
 
 class WorkflowTimeoutError(WorkflowError):
@@ -85,13 +85,12 @@ class WorkflowTimeoutError(WorkflowError):
         timeout: The time the run had, in seconds.
         active_steps: Sorted names of the steps that were in progress at the deadline, waiting and
             retry delays included.
-        activities: What each step was doing at the deadline, or had to do, in words, by its name.
-        executions: How often each step was executed to its end, by its name; those that never were
-            are left out.
-        late: How long after the deadline it was noticed, in seconds, because nothing could run in the
-            event loop until then.
-        suspects: Names of the steps one of which may have blocked the event loop, if it was late:
-            those that were being executed in it.
+        activities: Step name -> what it was doing at the deadline, or had queued, in words.
+        executions: Step name -> how often it was executed to its end; steps that never were are left
+            out.
+        late: Seconds between the deadline and the moment it was noticed, if the event loop was blocked.
+        suspects: Names of the steps that were running in the event loop then; one of them probably
+            blocked it.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class WorkflowTimeoutError(WorkflowError):
 
     def __str__(self) -> str:
         doing = "".join(f"\n  step {name}: {act}" for name, act in self.activities.items())
-        what = f"; at that time:{doing}" if doing else "; nothing was going on"
+        what = f"; at that time:{doing}" if doing else "; no step was active"
         if self.executions:
             counts = (f"{name} {number}" for name, number in self.executions.items())
             what += f"\n  executions so far: {', '.join(counts)}"
@@ -123,11 +122,11 @@ class WorkflowTimeoutError(WorkflowError):
     def _delay(self) -> str:
         if self.late < _NOTICEABLE:
             return ""
-        said = f"\n  noticed {self.late:.3g} s late, as something blocked the event loop until then"
+        said = f"\n  noticed {self.late:.3g} s late, because something blocked the event loop until then"
         if self.suspects:
             those = "one of the steps " if len(self.suspects) > 1 else "step "
             said += f", probably {those}{', '.join(self.suspects)}"
-            said += ": does it call time.sleep(), or compute for long? A plain 'def' step may"
+            said += ": does it call time.sleep(), or compute for long? A plain 'def' step may, in a thread"
         return said
 
 
@@ -151,13 +150,13 @@ class ContextStateError(WorkflowError):
 
 
 class ContextSerdeError(WorkflowError):
-    """Something cannot be written as JSON, or cannot be read from it.
+    """A value cannot be written as JSON, or data cannot be read as values.
 
-    Its text has at most 1000 characters, whatever was to be read or written.
+    The text of the error has at most 1000 characters, whatever the data.
 
     Attributes:
-        path: Where it stands, like `$.state.items[3]`; shortened in the middle if it is long.
-        problem: What is wrong with it; shortened likewise.
+        path: Where it is, like `$.state.items[3]`; shortened in the middle if it is long.
+        problem: What is wrong with it; shortened in the same way.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -174,7 +173,7 @@ class CheckpointInUseError(WorkflowError):
 
     Attributes:
         path: The file.
-        pid: The id of the process that uses it, if that is known.
+        pid: The id of the process that uses it, if known.
     """
 
     def __init__(self, path: str, pid: int | None = None) -> None:
@@ -187,17 +186,17 @@ class CheckpointInUseError(WorkflowError):
         if self.pid == os.getpid():
             who = "this process"
         return (
-            f"{self.path} is in use by a run in {who}; wait for the end of that one, or give this "
-            "run a file of its own"
+            f"{self.path} is in use by a run in {who}; wait until that run has ended, or give "
+            "this run a file of its own"
         )
 
 
 class WorkflowStalledError(WorkflowError):
-    """Nothing is going on in a run, and nothing can happen any more (T9).
+    """No step of a run is queued, running or waiting, and no event can arrive (T9).
 
     Attributes:
-        last_acts: What each step last did, in words, by its name.
-        missing: Pairs of a step that keeps events for later and what it lacks.
+        last_acts: Step name -> what it did last, in words.
+        missing: Pairs of a step that holds events back and what it still waits for.
     """
 
     def __init__(
@@ -211,6 +210,6 @@ class WorkflowStalledError(WorkflowError):
         acts = "".join(f"\n  step {name} {act}" for name, act in self.last_acts.items())
         lacks = "".join(f"\n  step {name} waits for {what}" for name, what in self.missing)
         return (
-            "nothing is going on in the run, and it takes no event from outside, so it can never "
-            f"end; let a step return a StopEvent:{acts}{lacks}"
+            "The run has stalled: no step is queued, running or waiting, and this workflow accepts no "
+            f"external events. Make one of these steps return a StopEvent:{acts}{lacks}"
         )
