@@ -13,12 +13,13 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
 from anyio_workflows._backend import _background_tasks, find_loop
 from anyio_workflows.testing import VirtualTimeLoop
 
 from .conftest import BACKENDS, HAS_TRIO
 from .running import run_virtually
+from .samples import Next
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +27,6 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True
 needs_eager_tasks = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="eager tasks came with Python 3.12"
 )
-
-
-class Next(Event):
-    n: int = 0
 
 
 class Nap(Workflow):

@@ -14,15 +14,11 @@ from typing import Annotated, Any
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     Context,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -41,33 +37,14 @@ from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .bare import BARE_RUNNERS, PATIENCE, call_in_loop, run_bare
-from .running import Note, check_ending, read, run_script, texts
+from .running import check_ending, read, run_script, texts
+from .samples import Answer, Done, Item, Joined, Note, Other, Part, Question
 
 SHORT = 0.01
 
 Runner = Callable[..., Any]
 
 each_runner = pytest.mark.parametrize("runner", BARE_RUNNERS)
-
-
-class Task(Event):
-    n: int
-
-
-class Result(Event):
-    n: int
-
-
-class Side(Event):
-    n: int = 0
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
 
 
 @each_runner
@@ -85,48 +62,40 @@ def test_nobody_tells_anyio_which_library_runs(runner: Runner) -> None:
 
 class Fan(Workflow):
     @step
-    async def split(self, ev: StartEvent) -> list[Task]:
-        return [Task(n=n) for n in range(20)]
+    async def split(self, ev: StartEvent) -> list[Item]:
+        return [Item(n=n) for n in range(20)]
 
     @step(num_workers=4)
-    async def work(self, ctx: Context, ev: Task) -> Result:
+    async def work(self, ctx: Context, ev: Item) -> Done:
         await checkpoint()
         ctx.write_event_to_stream(Note(text=ev.n))
-        return Result(n=ev.n)
+        return Done(n=ev.n)
 
     @step
-    async def join(self, results: list[Result]) -> StopEvent:
+    async def join(self, results: list[Done]) -> StopEvent:
         return StopEvent(result=sorted(result.n for result in results))
-
-
-class Row(Event):
-    n: int
-
-
-class RowDone(Event):
-    total: int
 
 
 class Nested(Workflow):
     @step
-    async def rows(self, ev: StartEvent) -> list[Row]:
-        return [Row(n=n) for n in range(4)]
+    async def rows(self, ev: StartEvent) -> list[Part]:
+        return [Part(n=n) for n in range(4)]
 
     @step
-    async def cells(self, ev: Row) -> list[Task]:
-        return [Task(n=ev.n) for _ in range(ev.n)]
+    async def cells(self, ev: Part) -> list[Item]:
+        return [Item(n=ev.n) for _ in range(ev.n)]
 
     @step
-    def work(self, ev: Task) -> Result:
-        return Result(n=ev.n)
+    def work(self, ev: Item) -> Done:
+        return Done(n=ev.n)
 
     @step
-    async def inner(self, results: list[Result]) -> RowDone:
-        return RowDone(total=sum(result.n for result in results))
+    async def inner(self, results: list[Done]) -> Joined:
+        return Joined(n=sum(result.n for result in results))
 
     @step
-    async def outer(self, rows: list[RowDone]) -> StopEvent:
-        return StopEvent(result=sorted(row.total for row in rows))
+    async def outer(self, rows: list[Joined]) -> StopEvent:
+        return StopEvent(result=sorted(row.n for row in rows))
 
 
 @each_runner
@@ -208,15 +177,15 @@ def test_w3_wait_that_times_out(runner: Runner) -> None:
 
 class UsesThreads(Workflow):
     @step
-    def begin(self, ctx: Context, ev: StartEvent) -> Task | None:
+    def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
         assert threading.current_thread() is not threading.main_thread()
         for n in range(10):
             ctx.write_event_to_stream(Note(text=n))
-            ctx.send_event(Task(n=n))
+            ctx.send_event(Item(n=n))
 
     @step(num_workers=4)
-    def work(self, ctx: Context, ev: Task) -> StopEvent | None:
-        found = ctx.collect_events(ev, [Task] * 10)
+    def work(self, ctx: Context, ev: Item) -> StopEvent | None:
+        found = ctx.collect_events(ev, [Item] * 10)
         return None if found is None else StopEvent(result=sorted(task["n"] for task in found))
 
 
@@ -239,14 +208,14 @@ class SendsAndBlocks(Workflow):
         self.taken = threading.Semaphore(0)
 
     @step
-    def begin(self, ctx: Context, ev: StartEvent) -> Side | StopEvent:
+    def begin(self, ctx: Context, ev: StartEvent) -> Other | StopEvent:
         for n in range(self.count):
-            ctx.send_event(Side(n=n))
+            ctx.send_event(Other(n=n))
             assert self.taken.acquire(timeout=PATIENCE)
         return StopEvent(result="all were taken")
 
     @step
-    async def take(self, ev: Side) -> None:
+    async def take(self, ev: Other) -> None:
         self.taken.release()
 
 
@@ -413,7 +382,7 @@ def test_p3_a_run_goes_on_from_its_snapshot(runner: Runner) -> None:
 
 
 class CalledBack(Workflow):
-    """Has `act` called in a callback of the loop, with the context of its step, and waits for Side."""
+    """Has `act` called in a callback of the loop, with the context of its step, and waits for Other."""
 
     def __init__(self, act: Callable[[Context], object], sides: int = 1, **kwargs: Any) -> None:
         super().__init__(timeout=PATIENCE, **kwargs)
@@ -429,25 +398,25 @@ class CalledBack(Workflow):
             raise
 
     @step
-    async def begin(self, ctx: Context, ev: StartEvent) -> Side | None:
+    async def begin(self, ctx: Context, ev: StartEvent) -> Other | None:
         call_in_loop(self.call, ctx)
         await anyio.sleep_forever()
         return None
 
     @step
-    async def take(self, ev: Side) -> StopEvent | None:
+    async def take(self, ev: Other) -> StopEvent | None:
         self.seen.append(ev.n)
         return StopEvent(result=self.seen) if len(self.seen) == self.sides else None
 
 
 def send_many(ctx: Context) -> None:
     for n in range(30):
-        ctx.send_event(Side(n=n))
+        ctx.send_event(Other(n=n))
 
 
 def send_one_after_the_other(ctx: Context) -> None:
     def send(n: int) -> None:
-        ctx.send_event(Side(n=n))
+        ctx.send_event(Other(n=n))
         if n < 29:
             call_in_loop(send, n + 1)
 
@@ -457,7 +426,7 @@ def send_one_after_the_other(ctx: Context) -> None:
 @each_runner
 def test_r3_send_event(runner: Runner) -> None:
     async def main() -> Any:
-        return await CalledBack(lambda ctx: ctx.send_event(Side(n=7))).run()
+        return await CalledBack(lambda ctx: ctx.send_event(Other(n=7))).run()
 
     assert run_bare(runner, main) == [7]
 
@@ -512,7 +481,7 @@ def test_p3_snapshot_and_statistics(runner: Runner) -> None:
 def test_w2_answer(runner: Runner) -> None:
     class Waits(CalledBack):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Side | StopEvent:
+        async def begin(self, ctx: Context, ev: StartEvent) -> Other | StopEvent:
             call_in_loop(self.call, ctx)
             return StopEvent(result=(await ctx.wait_for_event(Answer)).text)
 
@@ -526,13 +495,13 @@ def test_w2_answer(runner: Runner) -> None:
 def test_x1_what_is_sent_is_retried(runner: Runner) -> None:
     class Retries(CalledBack):
         @step(retry_policy=retry_policy(wait=wait_fixed(SHORT), stop=stop_after_attempt(3)))
-        async def take(self, ctx: Context, ev: Side) -> StopEvent:
+        async def take(self, ctx: Context, ev: Other) -> StopEvent:
             if ctx.retry_info().retry_number < 2:
                 raise ValueError
             return StopEvent(result=ctx.retry_info().retry_number)
 
     async def main() -> Any:
-        return await Retries(lambda ctx: ctx.send_event(Side())).run()
+        return await Retries(lambda ctx: ctx.send_event(Other())).run()
 
     assert run_bare(runner, main) == 2
 
@@ -541,7 +510,7 @@ def test_x1_what_is_sent_is_retried(runner: Runner) -> None:
 def test_o5_child_that_is_started(runner: Runner) -> None:
     def act(ctx: Context) -> None:
         children.append(Cleans(timeout=None).run())
-        ctx.send_event(Side())
+        ctx.send_event(Other())
 
     async def main() -> None:
         await CalledBack(act).run()
@@ -578,7 +547,7 @@ def test_r3_event_that_comes_before_the_first_step(runner: Runner) -> None:
     async def main() -> Any:
         workflow = CalledBack(lambda ctx: None)
         handler = workflow.run()
-        call_in_loop(handler.ctx.send_event, Side(n=3))
+        call_in_loop(handler.ctx.send_event, Other(n=3))
         return await handler
 
     assert run_bare(runner, main) == [3]
@@ -589,7 +558,7 @@ def test_r7_event_that_comes_while_the_run_waits_for_its_turn(runner: Runner) ->
     async def main() -> Any:
         workflow = CalledBack(lambda ctx: None, num_concurrent_runs=1)
         first, second = workflow.run(), workflow.run()
-        call_in_loop(second.ctx.send_event, Side(n=4))
+        call_in_loop(second.ctx.send_event, Other(n=4))
         await anyio.sleep(SHORT)
         assert not second.is_done()
         await first.cancel_run()
@@ -608,7 +577,7 @@ def test_t7_what_comes_after_the_end_raises(runner: Runner) -> None:
 
     def try_it(ctx: Context) -> None:
         with pytest.raises(WorkflowRuntimeError, match="has ended"):
-            ctx.send_event(Task(n=1))
+            ctx.send_event(Item(n=1))
         done.set()
 
     async def with_event() -> None:
@@ -629,16 +598,16 @@ def test_r3_without_sniffio() -> None:
         import asyncio
         from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
 
-        class Side(Event):
+        class Other(Event):
             pass
 
         class Sends(Workflow):
             @step
-            def begin(self, ctx: Context, ev: StartEvent) -> Side | None:
-                ctx.send_event(Side())
+            def begin(self, ctx: Context, ev: StartEvent) -> Other | None:
+                ctx.send_event(Other())
 
             @step
-            async def call_back(self, ctx: Context, ev: Side) -> StopEvent:
+            async def call_back(self, ctx: Context, ev: Other) -> StopEvent:
                 asyncio.get_running_loop().call_soon(ctx.send_event, StopEvent(result="sent"))
                 await asyncio.sleep(10)
 
@@ -681,13 +650,13 @@ def test_r5_context_raises_in_a_thread_that_is_not_of_its_run(runner: Runner) ->
     def act(ctx: Context) -> None:
         def send() -> None:
             with pytest.raises(WorkflowRuntimeError, match="used in the event loop of its run"):
-                ctx.send_event(Side())
+                ctx.send_event(Other())
             raised.set()
 
         thread = threading.Thread(target=contextvars.copy_context().run, args=(send,))
         thread.start()
         thread.join()
-        ctx.send_event(Side())
+        ctx.send_event(Other())
 
     async def main() -> None:
         await CalledBack(act).run()

@@ -16,7 +16,6 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     Context,
-    Event,
     StartEvent,
     StopEvent,
     Workflow,
@@ -30,6 +29,7 @@ from anyio_workflows.testing import virtual_time
 from anyio_workflows.testing._clock import StepCounter
 
 from .conftest import BACKENDS
+from .samples import Done, Item, Note
 
 ITEMS = 3
 SHIELDED = 0.125
@@ -39,18 +39,6 @@ on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 # --- The workflow ------------------------------------------------------------------------------
-
-
-class Item(Event):
-    number: int
-
-
-class Finished(Event):
-    number: int
-
-
-class Note(Event):
-    text: str
 
 
 class Everything(Workflow[list[int]]):
@@ -69,7 +57,7 @@ class Everything(Workflow[list[int]]):
             ctx.write_event_to_stream(Note(text="preparing"))
             await anyio.sleep(0.25)
             for number in range(1, ITEMS):
-                ctx.send_event(Item(number=number))
+                ctx.send_event(Item(n=number))
                 await checkpoint()
         finally:
             with anyio.CancelScope(shield=True):
@@ -78,12 +66,12 @@ class Everything(Workflow[list[int]]):
                 finally:
                     ctx.write_event_to_stream(Note(text="prepare"))
                     self.closed.append("prepare")
-        return Item(number=0)
+        return Item(n=0)
 
     @step(num_workers=2)
-    async def work(self, ctx: Context, ev: Item) -> Finished:
+    async def work(self, ctx: Context, ev: Item) -> Done:
         async def part(seconds: float) -> None:
-            name = f"part {ev.number} {seconds}"
+            name = f"part {ev.n} {seconds}"
             self.opened.append(name)
             try:
                 await anyio.sleep(seconds)
@@ -91,7 +79,7 @@ class Everything(Workflow[list[int]]):
                 ctx.write_event_to_stream(Note(text=name))
                 self.closed.append(name)
 
-        name = f"work {ev.number}"
+        name = f"work {ev.n}"
         self.opened.append(name)
         child = part(0.5)
         try:
@@ -102,17 +90,17 @@ class Everything(Workflow[list[int]]):
             child.close()  # asyncio's loop may have thrown its task away before it began
             ctx.write_event_to_stream(Note(text=name))
             self.closed.append(name)
-        return Finished(number=ev.number)
+        return Done(n=ev.n)
 
     @step(num_workers=1)
-    async def gather(self, ctx: Context, ev: Finished) -> StopEvent | None:
-        self.opened.append(f"gather {ev.number}")
+    async def gather(self, ctx: Context, ev: Done) -> StopEvent | None:
+        self.opened.append(f"gather {ev.n}")
         try:
             await checkpoint()
-            self.finished.append(ev.number)
+            self.finished.append(ev.n)
         finally:
-            ctx.write_event_to_stream(Note(text=f"gather {ev.number}"))
-            self.closed.append(f"gather {ev.number}")
+            ctx.write_event_to_stream(Note(text=f"gather {ev.n}"))
+            self.closed.append(f"gather {ev.n}")
         if len(self.finished) == ITEMS:
             return StopEvent(result=sorted(self.finished))
         return None

@@ -43,17 +43,10 @@ from anyio_workflows.errors import (
 )
 from anyio_workflows.events import StepStateChanged
 
-from .running import Note, read, texts
+from .running import read, texts
+from .samples import Done, Item, Note
 
 pytestmark = pytest.mark.anyio
-
-
-class Item(Event):
-    n: int
-
-
-class Done(Event):
-    n: int
 
 
 class Job(StartEvent):

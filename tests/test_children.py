@@ -16,8 +16,6 @@ from anyio.lowlevel import checkpoint
 from anyio_workflows import (
     Context,
     Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -34,35 +32,12 @@ from anyio_workflows.errors import (
 )
 
 from .conftest import BACKENDS
-from .running import Note, check_ending, read, run_script, run_virtually, texts
+from .running import check_ending, read, run_script, run_virtually, texts
+from .samples import Answer, Note, OneStep, Question, Total
 
 pytestmark = pytest.mark.anyio
 
 Act = Callable[[Context], Awaitable[Any]]
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
-
-
-class Done(StopEvent):
-    text: str = ""
-
-
-class Acts(Workflow):
-    """Awaits a function inside its step."""
-
-    def __init__(self, act: Act, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.act = act
-
-    @step
-    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=await self.act(ctx))
 
 
 def lingers(trace: list[str], name: str, cleanup: float = 0) -> Act:
@@ -88,9 +63,9 @@ async def test_o5_awaiting_a_child() -> None:
         return 20
 
     async def parent(ctx: Context) -> int:
-        return await Acts(child).run() + 1
+        return await OneStep(child).run() + 1
 
-    assert await Acts(parent).run() == 21
+    assert await OneStep(parent).run() == 21
 
 
 async def test_o5_failure_of_a_child_is_the_steps_own_when_awaited() -> None:
@@ -100,10 +75,10 @@ async def test_o5_failure_of_a_child_is_the_steps_own_when_awaited() -> None:
         raise error
 
     async def parent(ctx: Context) -> None:
-        await Acts(child).run()
+        await OneStep(child).run()
 
     with pytest.raises(ValueError, match="the child's") as caught:
-        await Acts(parent).run()
+        await OneStep(parent).run()
     assert caught.value is error
 
 
@@ -113,12 +88,12 @@ async def test_o5_failure_of_a_child_may_be_handled() -> None:
 
     async def parent(ctx: Context) -> str:
         try:
-            await Acts(child).run()
+            await OneStep(child).run()
         except ValueError:
             return "handled"
         return "not raised"
 
-    assert await Acts(parent).run() == "handled"
+    assert await OneStep(parent).run() == "handled"
 
 
 async def test_o5_child_that_fails_unawaited_does_not_fail_its_parent(
@@ -128,11 +103,11 @@ async def test_o5_child_that_fails_unawaited_does_not_fail_its_parent(
         raise ValueError("nobody looks")
 
     async def parent(ctx: Context) -> str:
-        Acts(child).run()
+        OneStep(child).run()
         await anyio.sleep(1)
         return "fine"
 
-    assert await Acts(parent).run() == "fine"
+    assert await OneStep(parent).run() == "fine"
     gc.collect()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
@@ -140,10 +115,10 @@ async def test_o5_child_that_fails_unawaited_does_not_fail_its_parent(
 async def test_o5_timeout_of_a_child_is_its_own() -> None:
     async def parent(ctx: Context) -> str:
         with pytest.raises(WorkflowTimeoutError):
-            await Acts(lambda ctx: anyio.sleep(100), timeout=2).run()
+            await OneStep(lambda ctx: anyio.sleep(100), timeout=2).run()
         return "went on"
 
-    assert await Acts(parent, timeout=5).run() == "went on"
+    assert await OneStep(parent, timeout=5).run() == "went on"
 
 
 async def test_o5_streaming_a_child_inside_a_step() -> None:
@@ -153,11 +128,11 @@ async def test_o5_streaming_a_child_inside_a_step() -> None:
             await anyio.sleep(1)
 
     async def parent(ctx: Context) -> None:
-        async for event in Acts(child).run().stream_events():
+        async for event in OneStep(child).run().stream_events():
             if isinstance(event, Note):
                 ctx.write_event_to_stream(Note(text=event.text * 10))
 
-    assert texts(await read(Acts(parent).run())) == [0, 10, 20]
+    assert texts(await read(OneStep(parent).run())) == [0, 10, 20]
 
 
 async def test_o5_relay_all_but_the_terminal_event_and_return_the_result() -> None:
@@ -168,10 +143,10 @@ async def test_o5_relay_all_but_the_terminal_event_and_return_the_result() -> No
         return "result"
 
     async def parent(ctx: Context) -> str:
-        return "the child's " + await ctx.relay_events(Acts(child).run())
+        return "the child's " + await ctx.relay_events(OneStep(child).run())
 
     notes = [Note(text=n) for n in range(3)]
-    handler = Acts(parent).run()
+    handler = OneStep(parent).run()
     events, _ = await check_ending(handler)
     assert [type(event) for event in events] == [Note, Note, Note, Question, StopEvent]
     assert all(got is sent for got, sent in zip(events, notes, strict=False))
@@ -186,7 +161,9 @@ async def test_o5_relay_arrives_while_the_child_goes_on() -> None:
 
     began = anyio.current_time()
     times = []
-    async for event in Acts(lambda ctx: ctx.relay_events(Acts(child).run())).run().stream_events():
+    async for event in (
+        OneStep(lambda ctx: ctx.relay_events(OneStep(child).run())).run().stream_events()
+    ):
         if isinstance(event, Note):
             times.append(anyio.current_time() - began)
     assert times == [pytest.approx(0), pytest.approx(1), pytest.approx(2)]
@@ -195,11 +172,11 @@ async def test_o5_relay_arrives_while_the_child_goes_on() -> None:
 async def test_o5_relay_returns_a_stop_event_of_a_subclass_as_it_is() -> None:
     class Child(Workflow):
         @step
-        async def work(self, ev: StartEvent) -> Done:
-            return Done(text="custom")
+        async def work(self, ev: StartEvent) -> Total:
+            return Total(total=3)
 
-    result = await Acts(lambda ctx: ctx.relay_events(Child().run())).run()
-    assert result == Done(text="custom")
+    result = await OneStep(lambda ctx: ctx.relay_events(Child().run())).run()
+    assert result == Total(total=3)
 
 
 @pytest.mark.parametrize("how", ["fail", "time out", "cancel"])
@@ -211,7 +188,7 @@ async def test_o5_relay_raises_what_the_child_raises(how: str) -> None:
         await anyio.sleep(100)
 
     async def parent(ctx: Context) -> BaseException:
-        handler = Acts(child, timeout=2 if how == "time out" else None).run()
+        handler = OneStep(child, timeout=2 if how == "time out" else None).run()
         if how == "cancel":
             group.start_soon(end, handler, how)
         with pytest.raises((ValueError, WorkflowTimeoutError, WorkflowCancelledByUser)) as caught:
@@ -223,7 +200,7 @@ async def test_o5_relay_raises_what_the_child_raises(how: str) -> None:
 
     error = ValueError("the child's")
     async with anyio.create_task_group() as group:
-        handler = Acts(parent).run()
+        handler = OneStep(parent).run()
         assert texts(await read(handler)) == ["begun"]
     expected = {
         "fail": ValueError,
@@ -239,11 +216,11 @@ async def test_o5_relay_of_a_child_that_has_ended() -> None:
         return "result"
 
     async def parent(ctx: Context) -> str:
-        handler = Acts(child).run()
+        handler = OneStep(child).run()
         await handler
         return await ctx.relay_events(handler)  # type: ignore[no-any-return]
 
-    handler = Acts(parent).run()
+    handler = OneStep(parent).run()
     assert texts(await read(handler)) == ["over"]
     assert await handler == "result"
 
@@ -254,9 +231,9 @@ async def test_o5_relay_goes_through_all_generations() -> None:
         return "deep"
 
     async def child(ctx: Context) -> Any:
-        return await ctx.relay_events(Acts(grandchild).run())
+        return await ctx.relay_events(OneStep(grandchild).run())
 
-    handler = Acts(lambda ctx: ctx.relay_events(Acts(child).run())).run()
+    handler = OneStep(lambda ctx: ctx.relay_events(OneStep(child).run())).run()
     assert texts(await read(handler)) == ["from below"]
     assert await handler == "deep"
 
@@ -266,11 +243,11 @@ async def test_o5_relayed_question_is_answered_through_the_child() -> None:
         return (await ctx.wait_for_event(Answer, Question(text="name?"))).text
 
     async def parent(ctx: Context) -> str:
-        children.append(Acts(child).run())
+        children.append(OneStep(child).run())
         return await ctx.relay_events(children[0])  # type: ignore[no-any-return]
 
     children: list[WorkflowHandler[Any]] = []
-    handler = Acts(parent).run()
+    handler = OneStep(parent).run()
     async for event in handler.stream_events():
         if isinstance(event, Question):
             await children[0].send_event(Answer(text="Ada"))
@@ -296,13 +273,13 @@ async def test_o5_waiting_for_an_ancestor_raises_instead_of_deadlock(whose: str,
     for _ in range(["own", "parent's", "grandparent's"].index(whose)):
         act = _runs(act)
     handlers: list[WorkflowHandler[Any]] = []
-    handlers.append(Acts(act).run())
+    handlers.append(OneStep(act).run())
     assert await handlers[0] == "raised"
 
 
 def _runs(act: Act) -> Act:
     async def parent(ctx: Context) -> Any:
-        return await Acts(act).run()
+        return await OneStep(act).run()
 
     return parent
 
@@ -316,13 +293,13 @@ async def test_t10_child_may_cancel_its_parent() -> None:
 
     async def parent(ctx: Context) -> None:
         try:
-            await Acts(child).run()
+            await OneStep(child).run()
         finally:
             trace.append("parent cleaned up")
 
     trace: list[str] = []
     handlers: list[WorkflowHandler[Any]] = []
-    handlers.append(Acts(parent).run())
+    handlers.append(OneStep(parent).run())
     began = anyio.current_time()
     with pytest.raises(WorkflowCancelledByUser):
         await handlers[0]
@@ -336,14 +313,14 @@ async def test_o5_siblings_may_wait_for_each_other() -> None:
         return "first"
 
     async def both(ctx: Context) -> Any:
-        one = Acts(first).run()
+        one = OneStep(first).run()
 
         async def second(ctx: Context) -> str:
             return await one + " and second"
 
-        return await Acts(second).run()
+        return await OneStep(second).run()
 
-    assert await Acts(both).run() == "first and second"
+    assert await OneStep(both).run() == "first and second"
 
 
 # --- The end of the parent ---------------------------------------------------------------------------
@@ -372,7 +349,7 @@ def starts_and_ends(trace: list[str], child: Act, how: str, children: list[Any])
     """Return what starts a child, and then lets its own run end in the given way."""
 
     async def act(ctx: Context) -> None:
-        children.append(Acts(child).run())
+        children.append(OneStep(child).run())
         await anyio.sleep(1 if how in ("stop", "fail") else 1000)
         if how == "fail":
             raise ValueError("on purpose")
@@ -387,7 +364,7 @@ async def test_o5_child_is_cancelled_and_awaited_before_the_parents_terminal_eve
     trace: list[str] = []
     children: list[WorkflowHandler[Any]] = []
     parent = starts_and_ends(trace, lingers(trace, "child", cleanup=2), how, children)
-    handler = Acts(parent, timeout=1).run() if how == "time out" else Acts(parent).run()
+    handler = OneStep(parent, timeout=1).run() if how == "time out" else OneStep(parent).run()
     began = anyio.current_time()
     async with anyio.create_task_group() as group:
         group.start_soon(end, handler, how)
@@ -403,14 +380,14 @@ async def test_o5_child_is_cancelled_and_awaited_before_the_parents_terminal_eve
 @pytest.mark.parametrize("how", ENDINGS)
 async def test_o5_grandchildren_too(how: str) -> None:
     async def child(ctx: Context) -> None:
-        grandchildren.append(Acts(lingers(trace, "grandchild", cleanup=1)).run())
+        grandchildren.append(OneStep(lingers(trace, "grandchild", cleanup=1)).run())
         await lingers(trace, "child")(ctx)
 
     trace: list[str] = []
     children: list[WorkflowHandler[Any]] = []
     grandchildren: list[WorkflowHandler[Any]] = []
     parent = starts_and_ends(trace, child, how, children)
-    handler = Acts(parent, timeout=1).run() if how == "time out" else Acts(parent).run()
+    handler = OneStep(parent, timeout=1).run() if how == "time out" else OneStep(parent).run()
     async with anyio.create_task_group() as group:
         group.start_soon(end, handler, how)
         _, last = await check_ending(handler)
@@ -423,12 +400,12 @@ async def test_o5_grandchildren_too(how: str) -> None:
 async def test_o5_child_that_is_being_awaited_is_cancelled_with_the_parent() -> None:
     async def parent(ctx: Context) -> None:
         try:
-            await Acts(lingers(trace, "child", cleanup=2)).run()
+            await OneStep(lingers(trace, "child", cleanup=2)).run()
         finally:
             trace.append("parent cleaned up")
 
     trace: list[str] = []
-    handler = Acts(parent, timeout=1).run()
+    handler = OneStep(parent, timeout=1).run()
     with pytest.raises(WorkflowTimeoutError):
         await handler
     assert trace == ["child started", "parent cleaned up", "child cleaned up"]
@@ -436,13 +413,13 @@ async def test_o5_child_that_is_being_awaited_is_cancelled_with_the_parent() -> 
 
 async def test_o5_many_children_clean_up_side_by_side() -> None:
     async def parent(ctx: Context) -> None:
-        children.extend(Acts(lingers(trace, str(n), cleanup=2)).run() for n in range(20))
+        children.extend(OneStep(lingers(trace, str(n), cleanup=2)).run() for n in range(20))
         await anyio.sleep(1)
 
     trace: list[str] = []
     children: list[WorkflowHandler[Any]] = []
     began = anyio.current_time()
-    await Acts(parent).run()
+    await OneStep(parent).run()
     assert anyio.current_time() - began == pytest.approx(3)
     assert all(child.is_done() for child in children)
     assert sum("cleaned up" in what for what in trace) == 20
@@ -453,11 +430,11 @@ async def test_o5_childs_own_cleanup_timeout_counts(
     own: float, took: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def parent(ctx: Context) -> None:
-        Acts(lingers(trace, "child", cleanup=8), cleanup_timeout=own, timeout=None).run()
+        OneStep(lingers(trace, "child", cleanup=8), cleanup_timeout=own, timeout=None).run()
         await anyio.sleep(1)
 
     trace: list[str] = []
-    handler = Acts(parent, cleanup_timeout=1).run()
+    handler = OneStep(parent, cleanup_timeout=1).run()
     began = anyio.current_time()
     await handler
     assert anyio.current_time() - began == pytest.approx(1 + took)
@@ -466,11 +443,11 @@ async def test_o5_childs_own_cleanup_timeout_counts(
 
 async def test_o5_parent_that_hangs_does_not_shorten_its_childs_cleanup() -> None:
     async def parent(ctx: Context) -> None:
-        Acts(lingers(trace, "child", cleanup=4)).run()
+        OneStep(lingers(trace, "child", cleanup=4)).run()
         await lingers([], "parent", cleanup=100)(ctx)
 
     trace: list[str] = []
-    handler = Acts(parent, cleanup_timeout=1).run()
+    handler = OneStep(parent, cleanup_timeout=1).run()
     await anyio.sleep(1)
     began = anyio.current_time()
     await handler.cancel_run()
@@ -483,24 +460,24 @@ async def test_o5_child_that_ended_is_not_waited_for_again() -> None:
         async def child(ctx: Context) -> str:
             return "over"
 
-        handler = Acts(child).run()
+        handler = OneStep(child).run()
         await handler
         await anyio.sleep(1)
         return await handler  # type: ignore[no-any-return]
 
-    assert await Acts(parent).run() == "over"
+    assert await OneStep(parent).run() == "over"
 
 
 async def test_o5_cancelled_child_leaves_its_parent_alone() -> None:
     async def parent(ctx: Context) -> str:
-        child = Acts(lingers(trace, "child", cleanup=1)).run()
+        child = OneStep(lingers(trace, "child", cleanup=1)).run()
         await anyio.sleep(1)
         await child.cancel_run()
         await anyio.sleep(1)
         return "went on"
 
     trace: list[str] = []
-    assert await Acts(parent).run() == "went on"
+    assert await OneStep(parent).run() == "went on"
     assert trace == ["child started", "child cleaned up"]
 
 
@@ -508,7 +485,7 @@ async def test_o5_child_of_one_step_lives_on_into_the_next_step() -> None:
     class TwoSteps(Workflow):
         @step
         async def one(self, ev: StartEvent) -> Note:
-            return Note(text=Acts(slow).run())
+            return Note(text=OneStep(slow).run())
 
         @step
         async def two(self, ev: Note) -> StopEvent:
@@ -524,19 +501,19 @@ async def test_o5_child_of_one_step_lives_on_into_the_next_step() -> None:
 @pytest.mark.parametrize("turns", range(5))
 async def test_o5_parent_ends_while_its_child_is_about_to_begin(turns: int) -> None:
     async def parent(ctx: Context) -> None:
-        children.append(Acts(lingers(trace, "child")).run())
+        children.append(OneStep(lingers(trace, "child")).run())
         for _ in range(turns):
             await checkpoint()
 
     trace: list[str] = []
     children: list[WorkflowHandler[Any]] = []
-    await Acts(parent).run()
+    await OneStep(parent).run()
     assert type(children[0].get_stop_event()) is WorkflowCancelledEvent
     assert trace in ([], ["child started", "child cleaned up"])
 
 
 async def test_o6_children_that_ended_are_not_kept_by_their_parent() -> None:
-    class Child(Acts):
+    class Child(OneStep):
         pass
 
     async def child(ctx: Context) -> None:
@@ -553,7 +530,7 @@ async def test_o6_children_that_ended_are_not_kept_by_their_parent() -> None:
         gc.collect()
         return [ref() for ref in gone]
 
-    assert await Acts(parent).run() == [None] * 3
+    assert await OneStep(parent).run() == [None] * 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -562,15 +539,15 @@ def test_o2_end_of_the_loop_ends_all_generations(backend: str) -> None:
         await lingers(trace, "grandchild")(ctx)
 
     async def child(ctx: Context) -> None:
-        handlers.append(Acts(grandchild).run())
+        handlers.append(OneStep(grandchild).run())
         await lingers(trace, "child")(ctx)
 
     async def parent(ctx: Context) -> None:
-        handlers.append(Acts(child).run())
+        handlers.append(OneStep(child).run())
         await lingers(trace, "parent")(ctx)
 
     async def main() -> None:
-        handlers.append(Acts(parent).run())
+        handlers.append(OneStep(parent).run())
         await anyio.sleep(1)
 
     trace: list[str] = []
@@ -590,13 +567,13 @@ async def test_o5_starting_a_run_during_cleanup_raises_and_leaves_nothing_behind
             await anyio.sleep(1000)
         finally:
             with pytest.raises(WorkflowRuntimeError, match="start"):
-                Acts(lingers(trace, "child")).run()
+                OneStep(lingers(trace, "child")).run()
             trace.append("refused")
 
     trace: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        handler = Acts(parent, timeout=1 if how == "time out" else 50).run()
+        handler = OneStep(parent, timeout=1 if how == "time out" else 50).run()
         await end(handler, how)
         await check_ending(handler)
         del handler
@@ -612,16 +589,16 @@ async def test_o5_child_of_a_given_up_step_is_refused_then_free() -> None:
         with anyio.CancelScope(shield=True):
             await anyio.sleep(3)
             with pytest.raises(WorkflowRuntimeError):
-                Acts(child).run()
+                OneStep(child).run()
             await anyio.sleep(10)
-            free.append(Acts(child).run())
+            free.append(OneStep(child).run())
 
     async def child(ctx: Context) -> str:
         await anyio.sleep(5)
         return "free"
 
     free: list[WorkflowHandler[Any]] = []
-    handler = Acts(parent, cleanup_timeout=4).run()
+    handler = OneStep(parent, cleanup_timeout=4).run()
     await anyio.sleep(1)
     await handler.cancel_run()
     await anyio.sleep(10)
@@ -638,7 +615,7 @@ async def test_o5_started_in_a_task_that_the_step_left_behind() -> None:
 
     async def start(seconds: float) -> None:
         await anyio.sleep(seconds)
-        handlers.append(Acts(child).run())
+        handlers.append(OneStep(child).run())
 
     async def child(ctx: Context) -> str:
         await anyio.sleep(20)
@@ -646,14 +623,14 @@ async def test_o5_started_in_a_task_that_the_step_left_behind() -> None:
 
     handlers: list[WorkflowHandler[Any]] = []
     async with anyio.create_task_group() as group:
-        handler = Acts(parent).run()
+        handler = OneStep(parent).run()
         await handler
         assert isinstance(handlers[0].get_stop_event(), WorkflowCancelledEvent)
     assert await handlers[1] == "to the end"
 
 
 async def test_o5_run_that_has_ended_is_not_kept_by_its_children() -> None:
-    class Big(Acts):
+    class Big(OneStep):
         pass
 
     async def parent(ctx: Context) -> None:
@@ -661,7 +638,7 @@ async def test_o5_run_that_has_ended_is_not_kept_by_its_children() -> None:
 
     async def later() -> None:
         await anyio.sleep(1)
-        await Acts(lambda ctx: anyio.sleep(1)).run()
+        await OneStep(lambda ctx: anyio.sleep(1)).run()
 
     async with anyio.create_task_group() as group:
         workflow = Big(parent)
@@ -680,11 +657,11 @@ async def test_o7_child_sees_the_context_variables_of_the_step() -> None:
 
     async def parent(ctx: Context) -> tuple[str, str]:
         var.set("the step's")
-        return await Acts(child).run(), var.get()
+        return await OneStep(child).run(), var.get()
 
     var: contextvars.ContextVar[str] = contextvars.ContextVar("var")
     var.set("the caller's")
-    assert await Acts(parent).run() == ("the step's", "the step's")
+    assert await OneStep(parent).run() == ("the step's", "the step's")
     assert var.get() == "the caller's"
 
 
@@ -693,9 +670,9 @@ async def test_o5_get_step_context_in_a_child_is_the_childs() -> None:
         return Context.get_step_context() is ctx
 
     async def parent(ctx: Context) -> tuple[bool, bool]:
-        return await Acts(child).run(), Context.get_step_context() is ctx
+        return await OneStep(child).run(), Context.get_step_context() is ctx
 
-    assert await Acts(parent).run() == (True, True)
+    assert await OneStep(parent).run() == (True, True)
 
 
 async def test_o3_block_inside_a_step() -> None:
@@ -704,21 +681,21 @@ async def test_o3_block_inside_a_step() -> None:
         return "bound"
 
     async def parent(ctx: Context) -> str:
-        async with Acts(child).run() as handler:
+        async with OneStep(child).run() as handler:
             pass
         assert handler.is_done()
         return await handler  # type: ignore[no-any-return]
 
-    assert await Acts(parent).run() == "bound"
+    assert await OneStep(parent).run() == "bound"
 
 
 async def test_o5_cancel_while_a_block_inside_a_step_is_open() -> None:
     async def parent(ctx: Context) -> None:
-        async with Acts(lingers(trace, "child", cleanup=2)).run():
+        async with OneStep(lingers(trace, "child", cleanup=2)).run():
             await lingers(trace, "parent")(ctx)
 
     trace: list[str] = []
-    handler = Acts(parent).run()
+    handler = OneStep(parent).run()
     await anyio.sleep(1)
     await handler.cancel_run()
     assert sorted(trace[2:]) == ["child cleaned up", "parent cleaned up"]
@@ -739,7 +716,7 @@ async def test_o5_fan_out_over_children() -> None:
                 ctx.write_event_to_stream(Note(text=ev.n))
                 return ev.n**2
 
-            return Note(text=await ctx.relay_events(Acts(child).run()))
+            return Note(text=await ctx.relay_events(OneStep(child).run()))
 
         @step
         async def join(self, evs: list[Note]) -> StopEvent:

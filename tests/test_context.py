@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
 import pytest
 
-from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import WorkflowRuntimeError
 
-from .running import Note, read, texts
+from .running import read, texts
+from .samples import Next, Note, OneStep
 
 pytestmark = pytest.mark.anyio
-
-
-class Next(Event):
-    n: int = 0
-
-
-class Acts(Workflow):
-    """Awaits a function inside its step."""
-
-    def __init__(self, act: Any) -> None:
-        super().__init__()
-        self.act = act
-
-    @step
-    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=await self.act(ctx))
 
 
 async def deep() -> Context:
@@ -41,7 +24,7 @@ def test_get_step_context_outside_a_step_raises() -> None:
 
 
 async def test_get_step_context_after_a_run_raises() -> None:
-    await Acts(lambda ctx: deep()).run()
+    await OneStep(lambda ctx: deep()).run()
     with pytest.raises(WorkflowRuntimeError, match="outside a step"):
         Context.get_step_context()
 
@@ -50,7 +33,7 @@ async def test_get_step_context_is_the_one_of_the_step() -> None:
     async def act(ctx: Context) -> bool:
         return await deep() is ctx
 
-    assert await Acts(act).run() is True
+    assert await OneStep(act).run() is True
 
 
 async def test_get_step_context_in_a_task_of_the_step() -> None:
@@ -63,7 +46,7 @@ async def test_get_step_context_in_a_task_of_the_step() -> None:
         return found == [ctx]
 
     found: list[Context] = []
-    assert await Acts(act).run() is True
+    assert await OneStep(act).run() is True
 
 
 async def test_each_execution_has_a_context_of_its_own() -> None:
@@ -113,7 +96,7 @@ async def test_is_running_until_the_outcome_is_decided() -> None:
             seen.append(ctx.is_running)
 
     seen: list[bool] = []
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     assert handler.ctx.is_running
     await anyio.sleep(1)
     await handler.cancel_run()
@@ -163,7 +146,7 @@ async def test_context_of_one_run_does_not_reach_another() -> None:
         ctx.write_event_to_stream(Note(text=id(ctx)))
         await anyio.sleep(1)
 
-    workflow = Acts(act)
+    workflow = OneStep(act)
     one, two = workflow.run(), workflow.run()
     notes = [texts(await read(one)), texts(await read(two))]
     assert [len(found) for found in notes] == [1, 1]

@@ -7,15 +7,12 @@ from typing import Any
 import anyio
 import pytest
 
-from anyio_workflows import Event, HumanResponseEvent, StartEvent, StopEvent, Workflow, step
+from anyio_workflows import Event, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import WorkflowTimeoutError
 
 from .conftest import BACKENDS
 from .running import hog, run_virtually
-
-
-class Came(HumanResponseEvent):
-    pass
+from .samples import Answer
 
 
 class Waiting(Workflow[Any]):
@@ -28,7 +25,7 @@ class Waiting(Workflow[Any]):
         self.begun.append(ev)
 
     @step
-    async def react(self, ev: Came) -> StopEvent:
+    async def react(self, ev: Answer) -> StopEvent:
         self.begun.append(ev)
         return StopEvent(result="too late")
 
@@ -40,7 +37,7 @@ def test_t4_no_step_begins_after_a_deadline_that_passed_outside(backend: str) ->
         handler = workflow.run()
         await anyio.sleep(0.25)
         hog(2)
-        handler.ctx.send_event(Came())
+        handler.ctx.send_event(Answer())
         with pytest.raises(WorkflowTimeoutError):
             await handler
         return workflow.begun

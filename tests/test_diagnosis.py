@@ -20,7 +20,6 @@ import anyio_workflows
 from anyio_workflows import (
     Context,
     Event,
-    HumanResponseEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -39,26 +38,15 @@ from anyio_workflows.errors import (
 from anyio_workflows.events import StepFailedEvent
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
-from .running import Note, check_ending, hog, texts
+from .running import check_ending, hog, texts
+from .samples import Answer, Note, Other, ProviderError
 
 pytestmark = pytest.mark.anyio
-
-
-class Boom(Exception):
-    """What steps raise."""
 
 
 class Item(Event):
     n: int = 0
     text: Any = ""
-
-
-class Other(Event):
-    n: int = 0
-
-
-class Answer(HumanResponseEvent):
-    n: int = 0
 
 
 class Acts(Workflow):
@@ -122,22 +110,22 @@ async def notes(handler: WorkflowHandler[Any]) -> list[str]:
 
 
 async def test_x6_a_failure_tells_step_event_attempt_and_time() -> None:
-    error = Boom("broken", 7)
+    error = ProviderError("broken", 7)
     raised = await failure(Acts(failing(error, after=2.5)).run())
     assert raised is error
-    assert (type(error), error.args, str(error)) == (Boom, ("broken", 7), "('broken', 7)")
+    assert (type(error), error.args, str(error)) == (ProviderError, ("broken", 7), "('broken', 7)")
     assert (error.__cause__, error.__context__) == (None, None)
     assert error.__notes__ == [
         "step work failed on Item(n=1, text=''), in attempt 1, 2.5 s after its first start"
     ]
     assert "".join(traceback.format_exception_only(error)).endswith(
-        "Boom: ('broken', 7)\n"
+        "ProviderError: ('broken', 7)\n"
         "step work failed on Item(n=1, text=''), in attempt 1, 2.5 s after its first start\n"
     )
 
 
 async def test_x6_own_notes_stay_in_front() -> None:
-    error = Boom()
+    error = ProviderError()
     error.add_note("mine")
     found = await notes(Acts(failing(error)).run())
     assert found == [
@@ -147,16 +135,16 @@ async def test_x6_own_notes_stay_in_front() -> None:
 
 
 async def test_x6_awaiting_again_adds_no_note() -> None:
-    handler = Acts(failing(Boom())).run()
+    handler = Acts(failing(ProviderError())).run()
     assert len(await notes(handler)) == 1
     for _ in range(3):
-        with pytest.raises(Boom) as caught:
+        with pytest.raises(ProviderError) as caught:
             await handler
     assert len(caught.value.__notes__) == 1
 
 
 async def test_x6_one_note_for_a_failure_after_retries() -> None:
-    found = await notes(Retries(raiser(Boom())).run())
+    found = await notes(Retries(raiser(ProviderError())).run())
     assert found == ["step work failed on StartEvent(), in attempt 3, 9 s after its first start"]
 
 
@@ -164,10 +152,10 @@ async def test_x6_attempts_that_are_retried_get_no_note() -> None:
     def act() -> StopEvent:
         if len(errors) == 2:
             return StopEvent()
-        errors.append(Boom())
+        errors.append(ProviderError())
         raise errors[-1]
 
-    errors: list[Boom] = []
+    errors: list[ProviderError] = []
     await Retries(act).run()
     assert [getattr(error, "__notes__", None) for error in errors] == [None, None]
 
@@ -193,13 +181,13 @@ class Recovers(Workflow):
 
 
 async def test_x4_the_handler_sees_the_note() -> None:
-    assert await Recovers(Boom(), again=False).run() == [
+    assert await Recovers(ProviderError(), again=False).run() == [
         "step work failed on StartEvent(), in attempt 1, 0 s after its first start"
     ]
 
 
 async def test_x4_a_failure_raised_again_by_its_handler_has_a_note_of_each() -> None:
-    first, second = await notes(Recovers(Boom("it"), again=True).run())
+    first, second = await notes(Recovers(ProviderError("it"), again=True).run())
     assert first == "step work failed on StartEvent(), in attempt 1, 0 s after its first start"
     assert second.startswith("step rescue failed on StepFailedEvent(step_name='work', ")
     assert second.endswith(", in attempt 1, 1 s after its first start")
@@ -223,7 +211,7 @@ async def test_x6_equal_notes_on_a_shared_exception_are_one() -> None:
         async def join(self, evs: list[Item]) -> StopEvent:
             return StopEvent()
 
-    error = Boom()
+    error = ProviderError()
     await Shares().run()
     assert error.__notes__ == [
         f"step work failed on Other(n={n}), in attempt 1, 0 s after its first start" for n in (1, 2)
@@ -238,22 +226,22 @@ async def test_x1_a_failing_policy_is_noted_at_the_step() -> None:
     class Asks(Workflow):
         @step(retry_policy=Policy())
         async def work(self, ev: StartEvent) -> StopEvent:
-            raise Boom
+            raise ProviderError
 
     error = await failure(Asks().run())
     assert type(error) is LookupError
-    assert type(error.__cause__) is Boom
+    assert type(error.__cause__) is ProviderError
     assert error.__notes__ == [
         "step work failed on StartEvent(), in attempt 1, 0 s after its first start"
     ]
 
 
 async def test_x6_groups_and_base_exceptions_get_a_note_too() -> None:
-    for error in (ExceptionGroup("two", [Boom(1), Boom(2)]), KeyboardInterrupt()):
+    for error in (ExceptionGroup("two", [ProviderError(1), ProviderError(2)]), KeyboardInterrupt()):
         raised = await failure(Acts(failing(error)).run())
         assert raised is error
         assert len(raised.__notes__) == 1
-    assert not any(hasattr(part, "__notes__") for part in (Boom(1), Boom(2)))
+    assert not any(hasattr(part, "__notes__") for part in (ProviderError(1), ProviderError(2)))
 
 
 async def test_x6_a_join_is_noted_with_the_first_of_its_events() -> None:
@@ -264,7 +252,7 @@ async def test_x6_a_join_is_noted_with_the_first_of_its_events() -> None:
 
         @step
         async def join(self, evs: list[Other]) -> StopEvent:
-            raise Boom
+            raise ProviderError
 
     for n, shown in [(0, "[]"), (1, "[Other(n=0)]"), (2, "[Other(n=0), Other(n=1)]")]:
         [note] = await notes(Joins().run(n=n))
@@ -276,7 +264,7 @@ async def test_x6_a_join_is_noted_with_the_first_of_its_events() -> None:
 
 
 async def test_x6_huge_events_are_cut() -> None:
-    [note] = await notes(Acts(failing(Boom()), Item(n=1, text="x" * 10**6)).run())
+    [note] = await notes(Acts(failing(ProviderError()), Item(n=1, text="x" * 10**6)).run())
     assert note.startswith("step work failed on Item(n=1, text='xxx")
     assert note.endswith("xxx'), in attempt 1, 0 s after its first start")
     assert len(note) < 220
@@ -288,7 +276,7 @@ class Broken:
 
 
 async def test_x6_events_that_cannot_be_shown_are_named() -> None:
-    error = Boom()
+    error = ProviderError()
     raised = await failure(Acts(failing(error), Item(text=Broken())).run())
     assert raised is error
     [note] = error.__notes__
@@ -354,7 +342,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 async def test_x6_later_failures_are_listed_in_a_note_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    first, second = Boom("first"), LookupError("second")
+    first, second = ProviderError("first"), LookupError("second")
     handler = Several(first, second).run(run_id="r1")
     assert await failure(handler) is first
     assert first.__notes__ == [
@@ -376,12 +364,14 @@ async def test_x6_later_failures_are_listed_in_a_note_and_logged(
 
 
 async def test_x6_all_of_many_later_failures_are_listed(caplog: pytest.LogCaptureFixture) -> None:
-    first = Boom("first")
-    later = [Boom(f"later {n}") for n in range(3)]
+    first = ProviderError("first")
+    later = [ProviderError(f"later {n}") for n in range(3)]
     assert await failure(Several(first, *later).run()) is first
     head, *listed = first.__notes__[1].splitlines()
     assert head == "after that:"
-    assert sorted(listed) == [f"  step other failed with Boom: later {n}" for n in range(3)]
+    assert sorted(listed) == [
+        f"  step other failed with ProviderError: later {n}" for n in range(3)
+    ]
     logged = [record.exc_info[1] for record in warnings_in(caplog) if record.exc_info]
     assert sorted(map(str, logged)) == [str(error) for error in later]
 
@@ -400,11 +390,11 @@ async def test_x6_failures_at_the_same_time_name_each_other(
             await anyio.sleep(1)
             raise errors["two"]
 
-    errors = {"one": Boom("of one"), "two": Boom("of two")}
+    errors = {"one": ProviderError("of one"), "two": ProviderError("of two")}
     _, last = await check_ending(Same().run())
     [later] = errors.keys() - {last["step_name"]}
     assert last["exception"].__notes__[1:] == [
-        f"after that:\n  step {later} failed with Boom: of {later}"
+        f"after that:\n  step {later} failed with ProviderError: of {later}"
     ]
     [record] = warnings_in(caplog)
     assert record.exc_info is not None
@@ -414,12 +404,14 @@ async def test_x6_failures_at_the_same_time_name_each_other(
 async def test_t4_a_failure_in_finally_after_success_is_logged_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    events, last = await check_ending(Several(None, Boom("late")).run(run_id="r1"))
+    events, last = await check_ending(Several(None, ProviderError("late")).run(run_id="r1"))
     assert texts(events) == ["False"]
     assert last == StopEvent(result="fine")
     [record] = warnings_in(caplog)
-    assert record.getMessage() == "run r1 of Several: too late: step other failed with Boom"
-    assert "Boom: late" in caplog.text
+    assert (
+        record.getMessage() == "run r1 of Several: too late: step other failed with ProviderError"
+    )
+    assert "ProviderError: late" in caplog.text
 
 
 @pytest.mark.parametrize("ending", [WorkflowCancelledEvent, WorkflowTimedOutEvent])
@@ -430,7 +422,7 @@ async def test_x6_a_failure_in_finally_is_listed_with_whatever_ended_the_run(
         try:
             await anyio.sleep(1000)
         finally:
-            raise Boom("late")
+            raise ProviderError("late")
 
     handler = Acts(act, timeout=10).run()
     await anyio.sleep(5)
@@ -440,7 +432,7 @@ async def test_x6_a_failure_in_finally_is_listed_with_whatever_ended_the_run(
     assert type(last) is ending
     with pytest.raises((WorkflowCancelledByUser, WorkflowTimeoutError)) as caught:
         await handler
-    assert caught.value.__notes__ == ["after that:\n  step work failed with Boom: late"]
+    assert caught.value.__notes__ == ["after that:\n  step work failed with ProviderError: late"]
     assert len(warnings_in(caplog)) == 1
 
 
@@ -454,8 +446,8 @@ async def test_t4_a_wrong_return_value_after_the_decision_is_listed() -> None:
                 return "late"  # type: ignore[return-value]
             raise AssertionError("was not cancelled")
 
-    first = Boom("first")
-    assert await failure(Late(first, Boom("unused")).run()) is first
+    first = ProviderError("first")
+    assert await failure(Late(first, ProviderError("unused")).run()) is first
     assert first.__notes__[1] == (
         "after that:\n  step other failed with WorkflowRuntimeError: step other returned 'late' "
         "(str), but declares StopEvent; return one of those"
@@ -469,7 +461,7 @@ class Speechless(Exception):
 
 @pytest.mark.parametrize("position", ["first", "later"])
 async def test_t5_exceptions_without_a_text_end_runs_all_the_same(position: str) -> None:
-    mute, other = Speechless(), Boom("text")
+    mute, other = Speechless(), ProviderError("text")
     errors = (mute, other) if position == "first" else (other, mute)
     with anyio.fail_after(100):
         assert await failure(Several(*errors).run()) is errors[0]
@@ -509,7 +501,7 @@ class Busy(Workflow):
     @step(num_workers=1, retry_policy=retry_policy(wait=wait_fixed(100)))
     async def fail(self, ev: Other) -> None:
         await anyio.sleep(ev.n)
-        raise Boom
+        raise ProviderError
 
     @step(num_workers=2)
     async def ask(self, ctx: Context, ev: Answer) -> None:
@@ -610,7 +602,7 @@ async def test_t2_a_timeout_counts_the_attempt_in_progress_only() -> None:
         async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             if ctx.retry_info().retry_number == 0:
                 await anyio.sleep(8)
-                raise Boom
+                raise ProviderError
             await anyio.sleep(1000)
             return StopEvent()
 
@@ -627,7 +619,7 @@ async def test_t2_a_retry_that_was_due_before_a_late_timeout_is_not_due_in_the_p
 
         @step(retry_policy=retry_policy(wait=wait_fixed(5)))
         async def fail(self, ev: StartEvent) -> None:
-            raise Boom
+            raise ProviderError
 
     error = await timed_out(Hogs(timeout=30).run())
     assert error.activities["work"] == "running for 30 s"
@@ -711,7 +703,7 @@ async def test_statistics_and_repr_count_each_state() -> None:
 
 
 async def test_statistics_count_failures_and_retries_once_each() -> None:
-    handler = Retries(raiser(Boom())).run()
+    handler = Retries(raiser(ProviderError())).run()
     await anyio.sleep(2)
     assert counts(handler) == {"work": {"delayed": 1, "retried": 1}}
     await failure(handler)
@@ -719,7 +711,7 @@ async def test_statistics_count_failures_and_retries_once_each() -> None:
 
 
 async def test_statistics_count_a_recovered_step_as_failed() -> None:
-    handler = Recovers(Boom(), again=False).run()
+    handler = Recovers(ProviderError(), again=False).run()
     await handler
     assert counts(handler) == {"work": {"done": 1, "failed": 1}, "rescue": {"done": 1}}
 
@@ -760,7 +752,7 @@ class Talks(Workflow):
 
     @step(retry_policy=retry_policy(wait=wait_fixed(1.5), stop=stop_after_attempt(2)))
     async def work(self, ev: Item) -> Other | None:
-        raise Boom("secret")
+        raise ProviderError("secret")
 
     @catch_error(for_steps=["work"])
     async def rescue(self, ev: StepFailedEvent) -> Other:
@@ -770,7 +762,7 @@ class Talks(Workflow):
     async def finish(self, ctx: Context, ev: Other) -> StopEvent | None:
         answer = await ctx.wait_for_event(Answer)
         if answer.n == 1:
-            raise Boom("secret")
+            raise ProviderError("secret")
         return StopEvent() if answer.n == 0 else None
 
 
@@ -778,9 +770,9 @@ BEGINNING = [
     "Running step begin",
     "Step begin returned Item",
     "Running step work",
-    "Step work failed with Boom; attempt 2 in 1.5 s",
+    "Step work failed with ProviderError; attempt 2 in 1.5 s",
     "Running step work, attempt 2",
-    "Step work failed with Boom",
+    "Step work failed with ProviderError",
     "Step rescue takes over from work",
     "Running step rescue",
     "Step rescue returned Other",
@@ -789,7 +781,10 @@ BEGINNING = [
 ]
 ENDINGS = {
     "stop": ["Step finish returned StopEvent", "Run ended: it returned StopEvent"],
-    "failure": ["Step finish failed with Boom", "Run ended: step finish failed with Boom"],
+    "failure": [
+        "Step finish failed with ProviderError",
+        "Run ended: step finish failed with ProviderError",
+    ],
     "timeout": ["Step finish was cancelled", "Run ended: it timed out after 10 s"],
     "cancel": [
         "Step finish was cancelled",
@@ -843,7 +838,7 @@ async def test_nothing_is_told_unless_asked(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, "anyio_workflows.verbose")
-    await Recovers(Boom(), again=False).run()
+    await Recovers(ProviderError(), again=False).run()
     assert capsys.readouterr().out == ""
     assert [r for r in caplog.records if r.name == "anyio_workflows.verbose"] == []
 
@@ -852,7 +847,7 @@ async def test_x4_a_recovery_is_logged_with_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "anyio_workflows")
-    error = Boom()
+    error = ProviderError()
     await Recovers(error, again=False).run(run_id="r1")
     [record] = warnings_in(caplog)
     assert record.getMessage() == "run r1 of Recovers: step work failed; rescue takes over"

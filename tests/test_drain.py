@@ -16,7 +16,6 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     Context,
-    Event,
     StartEvent,
     StopEvent,
     Workflow,
@@ -28,25 +27,10 @@ from anyio_workflows import (
 from anyio_workflows.errors import ContextStateError, WorkflowRuntimeError
 from anyio_workflows.events import InternalDispatchEvent
 
-from .running import Note, check_ending, read, texts
+from .running import check_ending, read, texts
+from .samples import Done, Note, OneStep
 
 pytestmark = pytest.mark.anyio
-
-
-class Done(Event):
-    pass
-
-
-class Acts(Workflow):
-    """Does what the test gives."""
-
-    def __init__(self, act: Callable[[Context], Awaitable[Any]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.act = act
-
-    @step
-    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=await self.act(ctx))
 
 
 def write(ctx: Context, count: int = 1) -> None:
@@ -62,7 +46,7 @@ def drains_after(written: int, limit: int = 0, **kwargs: Any) -> WorkflowHandler
         await ctx.drain(limit)
         return anyio.current_time()
 
-    return Acts(act, **kwargs).run()
+    return OneStep(act, **kwargs).run()
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 10])
@@ -75,7 +59,7 @@ async def test_s6_the_writer_keeps_the_pace_of_the_reader(limit: int) -> None:
             most = max(most, handler.statistics().unread_events)
         return most
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     began = anyio.current_time()
     async for event in handler.stream_events():
         if isinstance(event, Note):
@@ -99,7 +83,7 @@ async def test_s6_waits_until_no_more_are_unread(limit: int, seconds: float) -> 
         await ctx.drain(limit)
         return anyio.current_time() - began
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     async with anyio.create_task_group() as group:
         group.start_soon(slow_reader)
     assert await handler == (seconds or 0.5)
@@ -122,7 +106,7 @@ async def test_s6_without_a_reader_it_returns_and_lets_others_run() -> None:
     began = anyio.current_time()
     async with anyio.create_task_group() as group:
         group.start_soon(others)
-        assert await Acts(act).run() >= 90
+        assert await OneStep(act).run() >= 90
         group.cancel_scope.cancel()
     assert anyio.current_time() == began
 
@@ -134,7 +118,7 @@ async def test_s6_nothing_unread_is_a_checkpoint_too() -> None:
             await ctx.drain(7)
         return scope.cancelled_caught
 
-    assert await Acts(act).run()
+    assert await OneStep(act).run()
 
 
 async def test_s6_an_iterator_that_has_not_begun_is_no_reader() -> None:
@@ -232,7 +216,7 @@ async def test_s6_a_cancelled_read_does_not_count_until_it_is_repeated() -> None
             await anyio.sleep(5)
         return times
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     stream = handler.stream_events()
     await anext(stream)
     with anyio.move_on_after(2):
@@ -306,7 +290,7 @@ async def test_s6_a_drain_that_is_given_up_leaves_the_others_alone() -> None:
         return anyio.current_time() - began
 
     began = anyio.current_time()
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     async for _ in handler.stream_events():
         await anyio.sleep(10)
     assert await handler == 20
@@ -411,7 +395,7 @@ async def test_s6_internal_events_count_where_somebody_asked_for_them() -> None:
         await ctx.drain()
         return handler.statistics().unread_events
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     seen = []
     async for event in handler.stream_events(expose_internal=True):
         seen.append(isinstance(event, InternalDispatchEvent))
@@ -426,7 +410,7 @@ async def test_s6_a_reader_that_skips_internal_events_reads_them_too() -> None:
         await ctx.drain()
         return handler.statistics().unread_events
 
-    handler = Acts(act).run()
+    handler = OneStep(act).run()
     handler.stream_events(expose_internal=True)
     events = await read(handler)
     assert [type(event) for event in events] == [Note, StopEvent]
@@ -441,14 +425,14 @@ async def test_s6_the_limit_is_checked(limit: Any) -> None:
     with pytest.raises(
         WorkflowRuntimeError, match=rf"limit must be an int, 0 or more, not {limit!r}"
     ):
-        await Acts(act).run()
+        await OneStep(act).run()
 
 
 async def test_s6_needs_a_run_and_its_loop() -> None:
     with pytest.raises(ContextStateError, match="no run yet"):
-        await Context(Acts(None)).drain()  # type: ignore[arg-type]
+        await Context(OneStep(None)).drain()  # type: ignore[arg-type]
     end = anyio.Event()
-    handler = Acts(lambda ctx: end.wait()).run()
+    handler = OneStep(lambda ctx: end.wait()).run()
 
     def elsewhere() -> None:
         async def drain() -> None:

@@ -15,8 +15,6 @@ import pytest
 from anyio_workflows import (
     Context,
     Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -37,32 +35,9 @@ from anyio_workflows.testing import (
 )
 
 from .conftest import BACKENDS
+from .samples import Answer, Item, Next, Other, Part, Question
 
 EXAMPLES = int(os.environ.get("ENDINGS_EXAMPLES", "60"))
-
-
-class Item(Event):
-    n: int
-
-
-class Part(Event):
-    n: int
-
-
-class Other(Event):
-    n: int
-
-
-class Box(Event):
-    n: int
-
-
-class Question(InputRequiredEvent):
-    n: int
-
-
-class Answer(HumanResponseEvent):
-    n: int
 
 
 class Limited(Workflow):
@@ -89,11 +64,11 @@ class Batches(Limited):
     """Two levels of batches, fewer workers than branches."""
 
     @step
-    async def begin(self, ev: StartEvent) -> list[Box]:
-        return [Box(n=n) for n in range(2)]
+    async def begin(self, ev: StartEvent) -> list[Next]:
+        return [Next(n=n) for n in range(2)]
 
     @step
-    async def open(self, ev: Box) -> list[Item]:
+    async def open(self, ev: Next) -> list[Item]:
         return [Item(n=n) for n in range(3)]
 
     @step(num_workers=2)

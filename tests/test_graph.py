@@ -10,7 +10,6 @@ from anyio_workflows import (
     Context,
     Event,
     HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -20,20 +19,10 @@ from anyio_workflows._validation import find_faults
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import WorkflowError, WorkflowValidationError
 
-
-class A(Event):
-    pass
+from .samples import A, Answer, B, C, Question
 
 
 class SubA(A):
-    pass
-
-
-class B(Event):
-    pass
-
-
-class C(Event):
     pass
 
 
@@ -47,14 +36,6 @@ class MyStart(StartEvent):
 
 class MyStop(StopEvent):
     total: int
-
-
-class Answer(HumanResponseEvent):
-    pass
-
-
-class Question(InputRequiredEvent):
-    pass
 
 
 def node(takes: Any, gives: Any, **options: Any) -> Any:

@@ -10,28 +10,13 @@ import anyio
 import pytest
 
 import anyio_workflows
-from anyio_workflows import (
-    Context,
-    Event,
-    HumanResponseEvent,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    step,
-)
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
 
 from .conftest import BACKENDS
 from .running import run_virtually
+from .samples import Answer, Item
 
 PACKAGE = anyio_workflows.__path__[0]
-
-
-class Item(Event):
-    n: int
-
-
-class Answer(HumanResponseEvent):
-    n: int
 
 
 class FanOut(Workflow[int]):

@@ -17,19 +17,12 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from anyio_workflows import (
-    Context,
-    Event,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    WorkflowHandler,
-    step,
-)
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.resource import Resource
 
-from .running import Note, read, texts
+from .running import read, texts
+from .samples import Item, Note
 
 pytestmark = pytest.mark.anyio
 
@@ -38,10 +31,6 @@ LIVE_TIMERS = 1000
 AN_HOUR = 3600
 
 Leave = Callable[["Leaves"], Any]
-
-
-class Item(Event):
-    n: int
 
 
 @attrs.define

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from anyio_workflows import (
     Context,
-    HumanResponseEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -31,12 +30,9 @@ from anyio_workflows.errors import (
 
 from .conftest import BACKENDS
 from .running import PATIENCE, check_ending, run_script, run_virtually
+from .samples import Answer
 
 pytestmark = pytest.mark.anyio
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
 
 
 class Job(Workflow):

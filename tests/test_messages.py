@@ -35,6 +35,7 @@ from anyio_workflows.errors import (
 )
 
 from .running import check_ending, hog
+from .samples import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -45,10 +46,6 @@ class Item(Event):
 
 class Part(Event):
     n: int
-
-
-class Answer(HumanResponseEvent):
-    pass
 
 
 class TopicStart(StartEvent):

@@ -17,7 +17,6 @@ from anyio_workflows import (
     Context,
     Event,
     HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -42,6 +41,7 @@ from anyio_workflows.testing._record import Record
 from . import programs, test_testing
 from .conftest import BACKENDS
 from .running import read, texts
+from .samples import Answer, Done, Item, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -218,23 +218,7 @@ def test_i3_the_counts_hold_however_a_run_ends(
 # --- Example by example ------------------------------------------------------------------------------
 
 
-class Item(Event):
-    n: int = 0
-
-
 class Extra(Item):
-    pass
-
-
-class Done(Event):
-    n: int = 0
-
-
-class Question(InputRequiredEvent):
-    pass
-
-
-class Answer(HumanResponseEvent):
     pass
 
 

@@ -10,7 +10,6 @@ import anyio
 import pytest
 
 from anyio_workflows import (
-    Event,
     StartEvent,
     StopEvent,
     Workflow,
@@ -24,20 +23,9 @@ from anyio_workflows.testing import Fault, Scenario, replay
 
 from .conftest import BACKENDS
 from .running import check_ending
+from .samples import Done, Item, Other
 
 pytestmark = pytest.mark.anyio
-
-
-class Item(Event):
-    n: int = 0
-
-
-class Scored(Event):
-    n: int = 0
-
-
-class StepDone(Event):
-    pass
 
 
 def none_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -61,13 +49,13 @@ def make_sorter() -> type[Workflow]:
             return None  # type: ignore[return-value]
 
         @step
-        def large(self, ev: StartEvent) -> Scored:  # in a thread
+        def large(self, ev: StartEvent) -> Done:  # in a thread
             if 10 <= ev.n < 100:
-                return Scored()
+                return Done()
             return None  # type: ignore[return-value]
 
         @step
-        async def end(self, ev: Item | Scored) -> StopEvent:
+        async def end(self, ev: Item | Done) -> StopEvent:
             return StopEvent(result=type(ev).__name__)
 
     return Sorter
@@ -76,7 +64,7 @@ def make_sorter() -> type[Workflow]:
 async def test_r4_an_undeclared_none_starts_nothing() -> None:
     cls = make_sorter()
     assert await cls().run(n=3) == "Item"
-    assert await cls().run(n=30) == "Scored"
+    assert await cls().run(n=30) == "Done"
 
 
 async def test_r4_one_warning_per_step_whatever_the_run_and_the_instance(
@@ -87,7 +75,7 @@ async def test_r4_one_warning_per_step_whatever_the_run_and_the_instance(
         with pytest.raises(WorkflowStalledError) if n == 300 else anyio.CancelScope():
             await cls().run(n=n)
     assert sorted(none_warnings(caplog)) == [
-        "step large returned None, though it declares Scored",
+        "step large returned None, though it declares Done",
         "step small returned None, though it declares Item",
     ]
 
@@ -138,7 +126,7 @@ async def test_r4_where_it_is_declared_there_is_no_warning(
 async def test_t9_says_what_was_declared() -> None:
     class Forgets(Workflow):
         @step
-        async def one(self, ev: StartEvent) -> list[Item] | Scored:
+        async def one(self, ev: StartEvent) -> list[Item] | Done:
             return None  # type: ignore[return-value]
 
         @step
@@ -146,11 +134,11 @@ async def test_t9_says_what_was_declared() -> None:
             return None  # type: ignore[misc]
 
         @step
-        async def end(self, ev: Item | Scored) -> StopEvent:
+        async def end(self, ev: Item | Done) -> StopEvent:
             return StopEvent()
 
     error = await stalled(Forgets())
-    assert error.last_acts["one"] == "returned None, though it declares Scored | list[Item]"
+    assert error.last_acts["one"] == "returned None, though it declares Done | list[Item]"
     assert error.last_acts["never"] == "returned None, though it declares NoReturn"
 
 
@@ -163,17 +151,17 @@ async def test_r4_none_ends_a_branch_and_the_join_gets_the_rest(
             return [Item(n=n) for n in range(6)]
 
         @step
-        async def score(self, ev: Item) -> Scored:
+        async def score(self, ev: Item) -> Done:
             if ev.n % 2:
-                return Scored(n=ev.n)
+                return Done(n=ev.n)
             return None  # type: ignore[return-value]
 
         @step
-        async def join(self, events: list[Scored]) -> StopEvent:
+        async def join(self, events: list[Done]) -> StopEvent:
             return StopEvent(result=sorted(ev.n for ev in events))
 
     assert await Fan().run() == [1, 3, 5]
-    assert none_warnings(caplog) == ["step score returned None, though it declares Scored"]
+    assert none_warnings(caplog) == ["step score returned None, though it declares Done"]
 
 
 async def test_f1_an_undeclared_none_opens_no_batch() -> None:
@@ -198,17 +186,17 @@ async def test_r4_a_join_may_return_none() -> None:
             return [Item(n=n) for n in range(3)]
 
         @step
-        async def inner(self, ev: Item) -> list[Scored]:
-            return [Scored(n=ev.n)]
+        async def inner(self, ev: Item) -> list[Done]:
+            return [Done(n=ev.n)]
 
         @step
-        async def inner_join(self, events: list[Scored]) -> StepDone:
+        async def inner_join(self, events: list[Done]) -> Other:
             if events[0].n != 1:
-                return StepDone()
+                return Other()
             return None  # type: ignore[return-value]
 
         @step
-        async def outer_join(self, events: list[StepDone]) -> StopEvent:
+        async def outer_join(self, events: list[Other]) -> StopEvent:
             return StopEvent(result=len(events))
 
     assert await Nested().run() == 2
@@ -221,19 +209,19 @@ async def test_r4_catch_error_may_return_none(caplog: pytest.LogCaptureFixture) 
             return [Item(n=n) for n in range(3)]
 
         @step
-        async def work(self, ev: Item) -> Scored:
-            return Scored(n=1 // ev.n)
+        async def work(self, ev: Item) -> Done:
+            return Done(n=1 // ev.n)
 
         @catch_error
-        async def rescue(self, ev: StepFailedEvent) -> Scored:
+        async def rescue(self, ev: StepFailedEvent) -> Done:
             return None  # type: ignore[return-value]
 
         @step
-        async def join(self, events: list[Scored]) -> StopEvent:
+        async def join(self, events: list[Done]) -> StopEvent:
             return StopEvent(result=[ev.n for ev in events])
 
     assert await Rescued().run() == [1, 0]
-    assert none_warnings(caplog) == ["step rescue returned None, though it declares Scored"]
+    assert none_warnings(caplog) == ["step rescue returned None, though it declares Done"]
 
 
 async def test_r4_after_the_decision_none_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,12 +28,9 @@ from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_
 
 from .conftest import BACKENDS
 from .running import run_virtually
+from .samples import Item, OneStep
 
 pytestmark = pytest.mark.anyio
-
-
-class Item(Event):
-    n: int
 
 
 class Said(Event):
@@ -72,18 +68,10 @@ class Crowd(Workflow[dict[int, str]]):
         return StopEvent(result={one.n: one.text for one in said})
 
 
-class Acts(Workflow[Any]):
+class Acts(OneStep):
     """Its only step does what it is told."""
 
     types = (Question, Answer, LongAnswer)
-
-    def __init__(self, act: Callable[[Context], Awaitable[Any]]) -> None:
-        super().__init__(timeout=None)
-        self.act = act
-
-    @step
-    async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=await self.act(ctx))
 
 
 def saved(ctx: Context) -> Any:

@@ -13,33 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyio_workflows import (
-    Context,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    WorkflowHandler,
-    step,
-)
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.checkpoint import run_with_checkpoints
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .conftest import BACKENDS
-from .running import Note, read, run_virtually
+from .running import read, run_virtually
+from .samples import Answer, AsksByReturning, Note, Question
 
 pytestmark = pytest.mark.anyio
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
 
 
 class Ask(Workflow[str]):
@@ -52,19 +35,7 @@ class Ask(Workflow[str]):
         return StopEvent(result=answer.text)
 
 
-class AskByReturning(Workflow[str]):
-    """Asks as programs for the reference do: one step returns the question, another takes the answer."""
-
-    @step
-    async def ask(self, ev: StartEvent) -> Question:
-        return Question(text="well?")
-
-    @step
-    async def take(self, ev: Answer) -> StopEvent:
-        return StopEvent(result=ev.text)
-
-
-BOTH = pytest.mark.parametrize("workflow", [Ask, AskByReturning])
+BOTH = pytest.mark.parametrize("workflow", [Ask, AsksByReturning])
 
 
 def saved(ctx: Context) -> Any:

@@ -11,16 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyio_workflows import (
-    Context,
-    Event,
-    HumanResponseEvent,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    catch_error,
-    step,
-)
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, catch_error, step
 from anyio_workflows._validation import find_faults
 from anyio_workflows.collect import All, Collect, Take
 from anyio_workflows.errors import WorkflowTimeoutError, WorkflowValidationError
@@ -29,29 +20,10 @@ from anyio_workflows.resource import Resource
 
 from .conftest import BACKENDS
 from .running import run_virtually
-
-
-class Task(Event):
-    pass
-
-
-class A(Event):
-    pass
+from .samples import A, Answer, B, C, Item
 
 
 class SubA(A):
-    pass
-
-
-class B(Event):
-    pass
-
-
-class C(Event):
-    pass
-
-
-class Answer(HumanResponseEvent):
     pass
 
 
@@ -81,17 +53,17 @@ def refused(define: Callable[[], object]) -> str:
 
 class Parent(Workflow):
     @step
-    async def first(self, ev: StartEvent) -> Task: ...
+    async def first(self, ev: StartEvent) -> Item: ...
 
     @step
-    async def audit(self, ev: Task) -> None: ...
+    async def audit(self, ev: Item) -> None: ...
 
     @step
-    async def second(self, ev: Task) -> StopEvent: ...
+    async def second(self, ev: Item) -> StopEvent: ...
 
 
 def plain() -> Any:
-    async def plain(self: Any, ev: Task) -> None: ...
+    async def plain(self: Any, ev: Item) -> None: ...
 
     return plain
 
@@ -118,7 +90,7 @@ HIDERS: dict[str, Callable[[], Any]] = {
     "partial method": lambda: functools.partialmethod(plain()),
     "traced method": lambda: traced(plain()),
     "value": lambda: 7,
-    "class": lambda: Task,
+    "class": lambda: Item,
 }
 
 
@@ -154,12 +126,12 @@ def test_v1_a_decorated_step_is_one() -> None:
 
 
 class Mixin:
-    async def audit(self, ev: Task) -> None: ...
+    async def audit(self, ev: Item) -> None: ...
 
 
 class StepMixin:
     @step
-    async def audit(self, ev: Task) -> None: ...
+    async def audit(self, ev: Item) -> None: ...
 
 
 def test_v1_mixins_hide_what_comes_after_them() -> None:
@@ -185,7 +157,7 @@ def test_v1_a_free_step_is_hidden_likewise() -> None:
     child = defined((base,), extra=plain())
 
     @step(workflow=base)
-    async def extra(ev: Task) -> None: ...
+    async def extra(ev: Item) -> None: ...
 
     assert "extra" in names(base)
     assert "Child.extra hides the step extra of Child" in refused(child)
@@ -194,7 +166,7 @@ def test_v1_a_free_step_is_hidden_likewise() -> None:
 def test_v1_what_a_workflow_needs_is_not_taken_for_a_hidden_step() -> None:
     class Bad:
         @step
-        async def validate(self, ev: Task) -> None: ...
+        async def validate(self, ev: Item) -> None: ...
 
     fault = "a step cannot be called 'validate', Workflow needs it"
     assert fault in refused(lambda: defined((Bad, Workflow)))

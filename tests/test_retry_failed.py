@@ -18,9 +18,6 @@ from hypothesis import strategies as st
 
 from anyio_workflows import (
     Context,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -43,34 +40,11 @@ from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_
 
 from .conftest import BACKENDS
 from .running import read, run_virtually
+from .samples import Answer, Done, Item, Mail, Other, Question
 
 pytestmark = pytest.mark.anyio
 
 THROUGH_JSON = pytest.mark.parametrize("through_json", [False, True])
-
-
-class Item(Event):
-    n: int = 0
-
-
-class Other(Event):
-    n: int = 0
-
-
-class Done(Event):
-    n: int = 0
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
-
-
-class Mail(HumanResponseEvent):
-    n: int = 0
 
 
 class Noting(Workflow[Any]):

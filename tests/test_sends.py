@@ -14,7 +14,6 @@ from anyio_workflows import (
     Context,
     Event,
     HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -26,28 +25,9 @@ from anyio_workflows.events import StepFailedEvent
 from anyio_workflows.retry_policy import retry_policy, wait_fixed
 
 from .running import read
+from .samples import Answer, Item, Other, Part, Question
 
 pytestmark = pytest.mark.anyio
-
-
-class Task(Event):
-    n: int = 0
-
-
-class Part(Event):
-    pass
-
-
-class Stray(Event):
-    pass
-
-
-class Question(InputRequiredEvent):
-    pass
-
-
-class Answer(HumanResponseEvent):
-    pass
 
 
 class Rest(Workflow):
@@ -57,7 +37,7 @@ class Rest(Workflow):
         super().__init__(skip_graph_checks=["reachability", "dead_end"], **kwargs)
 
     @step
-    async def zeta(self, ev: Task) -> None: ...
+    async def zeta(self, ev: Item) -> None: ...
 
     @step
     async def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
@@ -65,16 +45,16 @@ class Rest(Workflow):
         return StopEvent()
 
     @step
-    async def alpha(self, ev: Task | Answer) -> None: ...
+    async def alpha(self, ev: Item | Answer) -> None: ...
 
     @step
-    async def pair(self, one: Part, other: Stray) -> None: ...
+    async def pair(self, one: Part, other: Other) -> None: ...
 
     @step
-    async def join(self, events: list[Task]) -> None: ...
+    async def join(self, events: list[Item]) -> None: ...
 
     @step
-    async def opens(self, ev: Stray) -> list[Task]:
+    async def opens(self, ev: Other) -> list[Item]:
         return []
 
     @catch_error
@@ -84,11 +64,11 @@ class Rest(Workflow):
 @pytest.mark.parametrize(
     ("event", "target", "taken_by"),
     [
-        pytest.param(Task(), None, ("zeta", "alpha"), id="in the order of definition, no join"),
-        pytest.param(Task(), "alpha", ("alpha",), id="aimed"),
+        pytest.param(Item(), None, ("zeta", "alpha"), id="in the order of definition, no join"),
+        pytest.param(Item(), "alpha", ("alpha",), id="aimed"),
         pytest.param(Answer(), None, ("alpha",), id="one"),
         pytest.param(Part(), None, ("pair",), id="kept for a set"),
-        pytest.param(Stray(), None, ("pair", "opens"), id="kept for a set and started"),
+        pytest.param(Other(), None, ("pair", "opens"), id="kept for a set and started"),
         pytest.param(HumanResponseEvent(), None, ("begin",), id="answers a wait"),
         pytest.param(HumanResponseEvent(), "begin", ("begin",), id="aimed at a wait"),
         pytest.param(Question(), None, (), id="a question that goes to the stream only"),
@@ -104,7 +84,7 @@ async def test_r3_returns_who_took_the_event(
     if event is StepFailedEvent:
         event = StepFailedEvent(
             step_name="alpha",
-            input_event=Task(),
+            input_event=Item(),
             exception=ValueError(),
             attempts=1,
             elapsed_seconds=0.0,
@@ -122,7 +102,7 @@ async def test_r3_returns_who_took_the_event(
 
 async def test_r3_a_queued_run_has_taken_it_too() -> None:
     handler = Rest().run()
-    assert handler.ctx.send_event(Task()) == ("zeta", "alpha")
+    assert handler.ctx.send_event(Item()) == ("zeta", "alpha")
     assert handler.ctx.send_event(HumanResponseEvent()) == ()  # `begin` does not wait yet
     await handler.cancel_run()
 
@@ -167,14 +147,14 @@ async def test_r3_within_a_step_and_its_thread() -> None:
 
     class Threads(Workflow):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Task | Part:
+        async def begin(self, ctx: Context, ev: StartEvent) -> Item | Part:
             got.append(ctx.send_event(Part()))
-            return Task()
+            return Item()
 
         @step
-        def in_thread(self, ctx: Context, ev: Task) -> StopEvent:
+        def in_thread(self, ctx: Context, ev: Item) -> StopEvent:
             got.append(ctx.send_event(Part()))
-            got.append(ctx.send_event(Stray()))
+            got.append(ctx.send_event(Other()))
             got.append(anyio.from_thread.run_sync(ctx.send_event, Part()))
             return StopEvent()
 
@@ -193,33 +173,33 @@ async def test_r3_too_late_is_taken_by_nobody(caplog: pytest.LogCaptureFixture) 
 
     class Late(Workflow):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Task | StopEvent:
-            ctx.send_event(Task())
+        async def begin(self, ctx: Context, ev: StartEvent) -> Item | StopEvent:
+            ctx.send_event(Item())
             await anyio.sleep(1)
             return StopEvent()
 
         @step
-        async def work(self, ctx: Context, ev: Task) -> None:
+        async def work(self, ctx: Context, ev: Item) -> None:
             try:
                 await anyio.sleep(10)
             finally:
-                got.append(ctx.send_event(Task()))
+                got.append(ctx.send_event(Item()))
                 got.append(ctx.send_event(StopEvent()))
-                got.append(await handler.send_event(Task()))
+                got.append(await handler.send_event(Item()))
 
     caplog.set_level(logging.INFO, "anyio_workflows")
     handler = Late().run()
     with anyio.CancelScope(shield=True):
         await handler
     assert got[:2] == [(), ()]
-    assert "Task was sent too late and dropped" in caplog.text
+    assert "Item was sent too late and dropped" in caplog.text
     with pytest.raises(WorkflowRuntimeError, match="has ended"):
-        await handler.send_event(Task())
+        await handler.send_event(Item())
 
 
 async def test_r3_after_a_stop_event_nobody_takes_anything() -> None:
     handler = Rest().run()
     await anyio.sleep(1)
     assert await handler.send_event(StopEvent(result=1)) == ()
-    assert handler.ctx.send_event(Task()) == ()
+    assert handler.ctx.send_event(Item()) == ()
     assert len(await read(handler)) == 1

@@ -14,8 +14,6 @@ from anyio.lowlevel import checkpoint
 from anyio_workflows import (
     Context,
     Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -33,29 +31,10 @@ from anyio_workflows.events import (
     WorkflowIdleEvent,
 )
 
-from .running import Note, check_ending, hog, read, texts
+from .running import check_ending, hog, read, texts
+from .samples import Answer, Item, Note, Other, Part, Question
 
 pytestmark = pytest.mark.anyio
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
-
-
-class Item(Event):
-    n: int = 0
-
-
-class Half(Event):
-    n: int = 0
-
-
-class OtherHalf(Event):
-    n: int = 0
 
 
 async def stalled(workflow: Workflow, **start: Any) -> WorkflowStalledError:
@@ -86,7 +65,7 @@ class Forgets(Workflow):
         return None
 
     @step(skip_graph_checks=["reachability"])
-    async def never(self, ev: Half) -> Half | StopEvent | None:
+    async def never(self, ev: Part) -> Part | StopEvent | None:
         return StopEvent()
 
 
@@ -135,13 +114,13 @@ async def test_t9_names_the_step_that_ended_last() -> None:
 async def test_t9_set_that_is_never_full_says_what_it_lacks() -> None:
     class Pairs(Workflow):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Half | OtherHalf | None:
+        async def begin(self, ctx: Context, ev: StartEvent) -> Part | Other | None:
             for n in range(ev.halves):
-                ctx.send_event(Half(n=n))
-            return OtherHalf() if ev.other else None
+                ctx.send_event(Part(n=n))
+            return Other() if ev.other else None
 
         @step
-        async def pair(self, a: Half, b: OtherHalf) -> StopEvent | None:
+        async def pair(self, a: Part, b: Other) -> StopEvent | None:
             return None
 
     error = await stalled(Pairs(), halves=1, other=False)
@@ -158,22 +137,22 @@ async def test_t9_set_that_is_never_full_says_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     ("got", "missing"),
     [
-        ([Half], "Half, OtherHalf"),
-        ([Half, Half], "OtherHalf"),
-        ([OtherHalf], "Half, Half"),
+        ([Part], "Part, Other"),
+        ([Part, Part], "Other"),
+        ([Other], "Part, Part"),
     ],
 )
 async def test_t9_collect_buffer_says_what_it_lacks(got: list[type[Event]], missing: str) -> None:
     class Collects(Workflow):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Half | OtherHalf | None:
+        async def begin(self, ctx: Context, ev: StartEvent) -> Part | Other | None:
             for cls in got:
                 ctx.send_event(cls())
             return None
 
         @step
-        async def gather(self, ctx: Context, ev: Half | OtherHalf) -> StopEvent | None:
-            if ctx.collect_events(ev, [Half, Half, OtherHalf]) is None:
+        async def gather(self, ctx: Context, ev: Part | Other) -> StopEvent | None:
+            if ctx.collect_events(ev, [Part, Part, Other]) is None:
                 return None
             return StopEvent()
 
@@ -186,13 +165,13 @@ async def test_t9_each_buffer_is_told_apart() -> None:
     class Collects(Workflow):
         @step
         async def gather(self, ctx: Context, ev: StartEvent) -> StopEvent | None:
-            ctx.collect_events(ev, [StartEvent, Half], buffer_id="a")
-            ctx.collect_events(ev, [StartEvent, OtherHalf], buffer_id="b")
+            ctx.collect_events(ev, [StartEvent, Part], buffer_id="a")
+            ctx.collect_events(ev, [StartEvent, Other], buffer_id="b")
             assert ctx.collect_events(ev, [StartEvent], buffer_id="full") == [ev]
             return None
 
     error = await stalled(Collects())
-    assert error.missing == (("gather", "Half"), ("gather", "OtherHalf"))
+    assert error.missing == (("gather", "Part"), ("gather", "Other"))
 
 
 async def test_t9_collecting_nothing_keeps_nothing() -> None:
@@ -327,7 +306,7 @@ async def test_t9_stall_check_false_waits_for_the_deadline() -> None:
 async def test_t9_stall_check_false_goes_on_when_an_event_is_sent() -> None:
     handler = Forgets(timeout=None, stall_check=False).run()
     await anyio.sleep(100)
-    await handler.send_event(Half())
+    await handler.send_event(Part())
     assert await handler is None
 
 
@@ -438,12 +417,12 @@ class Chain(Workflow):
         return None
 
     @step(num_workers=1)
-    async def work(self, ev: Item) -> Half:
+    async def work(self, ev: Item) -> Part:
         await anyio.sleep(1)
-        return Half(n=ev.n)
+        return Part(n=ev.n)
 
     @step
-    async def end(self, ev: Half) -> StopEvent | None:
+    async def end(self, ev: Part) -> StopEvent | None:
         return StopEvent() if ev.n == 2 else None
 
 
@@ -478,7 +457,7 @@ async def test_s4_states_of_a_step_with_their_names() -> None:
         for event in states(events, "work")
         if event.step_state is StepState.NOT_RUNNING
     ]
-    assert outputs == ["Half"] * 3
+    assert outputs == ["Part"] * 3
     last = states(events, "end")[-1]
     assert (last.step_state, last.output_event_name) == (StepState.NOT_RUNNING, "StopEvent")
     assert type(events[-1]) is StopEvent  # internal ones precede it
@@ -528,16 +507,16 @@ async def test_s4_execution_that_does_not_return_is_over_all_the_same(how: str) 
 async def test_s4_step_that_takes_several_events_names_them() -> None:
     class Pairs(Workflow):
         @step
-        async def begin(self, ctx: Context, ev: StartEvent) -> Half | OtherHalf:
-            ctx.send_event(Half())
-            return OtherHalf()
+        async def begin(self, ctx: Context, ev: StartEvent) -> Part | Other:
+            ctx.send_event(Part())
+            return Other()
 
         @step
-        async def pair(self, a: Half, b: OtherHalf) -> StopEvent:
+        async def pair(self, a: Part, b: Other) -> StopEvent:
             return StopEvent()
 
     events = [event async for event in Pairs().run().stream_events(expose_internal=True)]
-    assert [event.input_event_name for event in states(events, "pair")] == ["Half, OtherHalf"] * 3
+    assert [event.input_event_name for event in states(events, "pair")] == ["Part, Other"] * 3
 
 
 async def test_s4_public_events_keep_their_place_among_the_internal_ones() -> None:

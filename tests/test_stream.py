@@ -35,7 +35,8 @@ from anyio_workflows.events import (
 )
 
 from .conftest import BACKENDS
-from .running import Note, hog, read, run_virtually, texts
+from .running import hog, read, run_virtually, texts
+from .samples import Note, Other
 
 pytestmark = pytest.mark.anyio
 
@@ -455,10 +456,6 @@ async def test_s3_reader_of_a_full_stream_lets_others_run() -> None:
 
 
 # --- S4, S5: what is in it --------------------------------------------------------------------
-
-
-class Other(Event):
-    pass
 
 
 class Strays(Workflow):

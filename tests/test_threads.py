@@ -18,9 +18,6 @@ import pytest
 
 from anyio_workflows import (
     Context,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -35,24 +32,13 @@ from anyio_workflows.errors import (
 )
 
 from .conftest import BACKENDS
-from .running import PATIENCE, Note, check_ending, read, run_script, texts
+from .running import PATIENCE, check_ending, read, run_script, texts
+from .samples import Answer, Item, Note, Question
 
 T = TypeVar("T")
 """Real seconds after which a test that hangs fails."""
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
-
-
-class Question(InputRequiredEvent):
-    text: str = ""
-
-
-class Answer(HumanResponseEvent):
-    text: str = ""
-
-
-class Item(Event):
-    n: int = 0
 
 
 class Acts(Workflow):

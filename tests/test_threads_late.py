@@ -16,8 +16,6 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     Context,
-    Event,
-    HumanResponseEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -32,6 +30,7 @@ from anyio_workflows.state import DictState
 
 from .conftest import BACKENDS
 from .running import read
+from .samples import Answer, Done, Item
 
 PATIENCE = 10
 """Real seconds after which a test that hangs fails."""
@@ -40,18 +39,6 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 Act = Callable[[Context, WorkflowHandler[Any]], Any]
 """What a thread does with its context, and with a child run of its step."""
-
-
-class Answer(HumanResponseEvent):
-    pass
-
-
-class Item(Event):
-    n: int = 0
-
-
-class Done(Event):
-    pass
 
 
 class Child(Workflow):

@@ -14,15 +14,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from anyio_workflows import (
-    Context,
-    Event,
-    StartEvent,
-    StopEvent,
-    Workflow,
-    WorkflowHandler,
-    step,
-)
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.errors import (
     EventValidationError,
     WorkflowConfigurationError,
@@ -31,6 +23,8 @@ from anyio_workflows.errors import (
     WorkflowTimeoutError,
     WorkflowValidationError,
 )
+
+from .samples import Next, Total
 
 anyio_only = pytest.mark.anyio
 BAD_NUMBERS: list[Any] = [
@@ -52,14 +46,6 @@ class MyStart(StartEvent):
     count: int = 1
 
 
-class MyStop(StopEvent):
-    total: int
-
-
-class Middle(Event):
-    n: int
-
-
 class Echo(Workflow):
     @step
     async def only(self, ev: StartEvent) -> StopEvent:
@@ -68,12 +54,12 @@ class Echo(Workflow):
 
 class Typed(Workflow):
     @step
-    async def one(self, ev: MyStart) -> Middle:
-        return Middle(n=ev.count)
+    async def one(self, ev: MyStart) -> Next:
+        return Next(n=ev.count)
 
     @step
-    async def two(self, ev: Middle) -> MyStop:
-        return MyStop(total=ev.n)
+    async def two(self, ev: Next) -> Total:
+        return Total(total=ev.n)
 
 
 class Slow(Workflow):
@@ -85,8 +71,8 @@ class Slow(Workflow):
 
 class Faulty(Workflow):
     @step
-    async def only(self, ev: StartEvent) -> Middle:
-        return Middle(n=1)
+    async def only(self, ev: StartEvent) -> Next:
+        return Next(n=1)
 
 
 # --- The constructor --------------------------------------------------------------------------
@@ -164,15 +150,15 @@ def test_s2_workflow_name():
 
 def test_s2_events_and_the_start_and_stop_class():
     workflow = Typed()
-    assert workflow.events == [MyStart, Middle, MyStop]
-    assert (workflow.start_event_class, workflow.stop_event_class) == (MyStart, MyStop)
+    assert workflow.events == [MyStart, Next, Total]
+    assert (workflow.start_event_class, workflow.stop_event_class) == (MyStart, Total)
     assert (Echo().start_event_class, Echo().stop_event_class) == (StartEvent, StopEvent)
 
 
 def test_s2_without_start_or_stop_event_their_class_raises():
     class Middling(Workflow):
         @step
-        async def only(self, ev: Middle) -> None: ...
+        async def only(self, ev: Next) -> None: ...
 
     with pytest.raises(WorkflowValidationError, match="no step accepts a StartEvent"):
         _ = Middling().start_event_class
@@ -197,7 +183,7 @@ def test_v1_validate_raises_the_faults_under_the_workflows_name():
 
 @anyio_only
 async def test_v1_run_validates_before_the_first_step():
-    with pytest.raises(WorkflowValidationError, match="only returns Middle"):
+    with pytest.raises(WorkflowValidationError, match="only returns Next"):
         Faulty().run()
 
 
@@ -285,7 +271,7 @@ async def test_e3_missing_keywords_of_run():
 async def test_s2_run_takes_a_start_event_instead_of_keywords():
     handler = Typed().run(start_event=MyStart(topic="tea", count=3))
     assert isinstance(handler, WorkflowHandler)
-    assert await handler == MyStop(total=3)
+    assert await handler == Total(total=3)
 
 
 @anyio_only
@@ -305,7 +291,7 @@ async def test_s2_not_both_a_start_event_and_keywords():
         Typed().run(start_event=MyStart(topic="tea"), count=2, topic="x")
 
 
-@pytest.mark.parametrize("wrong", [StartEvent(topic="tea"), Middle(n=1), MyStart, {}, "tea", 0])
+@pytest.mark.parametrize("wrong", [StartEvent(topic="tea"), Next(n=1), MyStart, {}, "tea", 0])
 @anyio_only
 async def test_s2_a_start_event_of_the_wrong_class(wrong: Any):
     with pytest.raises(WorkflowConfigurationError, match="Typed starts with MyStart, not with"):
@@ -334,7 +320,7 @@ async def test_s2_run_id():
 
 @anyio_only
 async def test_t2_a_custom_stop_event_is_the_result_itself():
-    assert await Typed().run(topic="tea", count=2) == MyStop(total=2)
+    assert await Typed().run(topic="tea", count=2) == Total(total=2)
 
 
 @anyio_only
@@ -464,4 +450,4 @@ def test_o1_no_step_begins_inside_run_under_an_eager_task_factory():
 async def test_e4_a_failing_start_event_starts_nothing():
     with pytest.raises(EventValidationError):
         Typed().run(zzz=1)
-    assert await Typed().run(topic="tea") == MyStop(total=1)
+    assert await Typed().run(topic="tea") == Total(total=1)

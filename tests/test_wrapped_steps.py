@@ -11,19 +11,17 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 from anyio_workflows.testing import check_termination
 
+from .samples import Item
+
 pytestmark = pytest.mark.anyio
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class Item(Event):
-    n: int = 0
 
 
 def logged(function: Callable[..., Any]) -> Callable[..., Any]:
