@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from anyio_workflows import (
     Context,
     Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -62,6 +60,7 @@ from anyio_workflows.testing import (
 
 from .conftest import BACKENDS
 from .running import PATIENCE
+from .samples import Answer, Done, Item, Note, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -71,24 +70,12 @@ on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
 # --- Workflows that are fine -------------------------------------------------------------------
 
 
-class Item(Event):
-    n: int
-
-
-class Done(Event):
-    n: int
-
-
-class Said(Event):
-    text: str
-
-
 class Fan(Workflow[list[int]]):
     """Fans out to two workers that sleep, and joins."""
 
     @step
     async def split(self, ctx: Context, ev: StartEvent) -> list[Item]:
-        ctx.write_event_to_stream(Said(text="splitting"))
+        ctx.write_event_to_stream(Note(text="splitting"))
         return [Item(n=n) for n in range(3)]
 
     @step(num_workers=2)
@@ -96,20 +83,12 @@ class Fan(Workflow[list[int]]):
         try:
             await anyio.sleep(0.5)
         finally:
-            ctx.write_event_to_stream(Said(text=f"worked on {ev.n}"))
+            ctx.write_event_to_stream(Note(text=f"worked on {ev.n}"))
         return Done(n=ev.n)
 
     @step
     async def join(self, done: list[Done]) -> StopEvent:
         return StopEvent(result=sorted(event.n for event in done))
-
-
-class Question(InputRequiredEvent):
-    n: int
-
-
-class Answer(HumanResponseEvent):
-    n: int
 
 
 class Asking(Workflow[int]):
@@ -134,7 +113,7 @@ class Threads(Workflow[int]):
     @step(num_workers=1)
     def work(self, ctx: Context, ev: Item) -> Done:
         anyio.from_thread.run(checkpoint)
-        ctx.write_event_to_stream(Said(text="worked"))
+        ctx.write_event_to_stream(Note(text="worked"))
         return Done(n=ev.n)
 
     @step
@@ -256,7 +235,7 @@ async def test_v2_the_runner_collects_what_a_run_publishes(anyio_backend: Any) -
     assert result.result == [0, 1, 2]
     assert result.exception is None
     assert result.terminal_event is result.collected[-1]
-    assert result.event_types[Said] == 4
+    assert result.event_types[Note] == 4
     assert result.event_types[StepStateChanged] == 3 * 5
     assert result.event_types[Question] == 0
     assert not result.ctx.is_running
@@ -264,7 +243,7 @@ async def test_v2_the_runner_collects_what_a_run_publishes(anyio_backend: Any) -
 
 async def test_v2_the_runner_leaves_out_what_is_not_wanted(anyio_backend: Any) -> None:
     runner = WorkflowTestRunner(Fan())
-    result = await runner.run(StartEvent(), expose_internal=False, exclude_events=[Said])
+    result = await runner.run(StartEvent(), expose_internal=False, exclude_events=[Note])
     assert result.collected == [StopEvent(result=[0, 1, 2])]
 
 

@@ -44,20 +44,9 @@ from anyio_workflows.testing import (
 )
 
 from .conftest import BACKENDS
+from .samples import Done, Item, Note
 
 on_each_backend = pytest.mark.parametrize("backend", BACKENDS)
-
-
-class Item(Event):
-    n: int
-
-
-class Done(Event):
-    n: int
-
-
-class Said(Event):
-    n: int
 
 
 class Fan(Workflow[list[int]]):
@@ -70,7 +59,7 @@ class Fan(Workflow[list[int]]):
         try:
             await anyio.sleep(0.5)
         finally:
-            ctx.write_event_to_stream(Said(n=ev.n))
+            ctx.write_event_to_stream(Note(text=ev.n))
         return Done(n=ev.n)
 
     @step
@@ -118,7 +107,7 @@ def the_terminal_event_comes_twice(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T1")
 def an_event_comes_after_the_terminal_one(patch: pytest.MonkeyPatch) -> None:
-    after(EventStream, "close", lambda self, event: append(self, Said(n=9)))(patch)
+    after(EventStream, "close", lambda self, event: append(self, Note(text=9)))(patch)
 
 
 @breaks("T2")

@@ -68,6 +68,7 @@ class Harness:
     start: StartEvent | None = None
     outside: Sequence[Event] = ()
     answer: Callable[[Event], Event | None] | None = None
+    # One instrumented subclass per class, for all runs: each new class would be inspected and validated anew.
     _classes: dict[type[Workflow[Any]], type[Workflow[Any]]] = attrs.field(factory=dict, init=False)
 
     def make(self, scenario: Scenario) -> Workflow[Any]:
