@@ -254,9 +254,9 @@ MUTANTS = [
             self.close()
         """,
         """
-            crew, keeper, self._crew.size = self._crew, self.keeper, self._crew.size + 1
+            pool, keeper, self._pool.size = self._pool, self.keeper, self._pool.size + 1
             self.close()
-            crew.size -= 1
+            pool.size -= 1
             await self._wait_until_quiet(group)
             if keeper is not None:
                 await self._close_resources(keeper)
@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant(
         "start no worker for what a callback of the loop has sent",
         "Run._wait_until_decided",
-        "if self.outcome is None: self._crew.staff()",
+        "if self.outcome is None: self._pool.ensure_workers()",
         "",
         "R3: an event that is sent where there is no current task waits for ever",
     ),
@@ -360,49 +360,49 @@ MUTANTS = [
     ),
     Mutant(
         "swallow a stray cancellation",
-        "Crew._hand_over_exception",
-        "desk.take_error(work, _stray_cancellation(work, exc), now)",
+        "WorkerPool._hand_over_exception",
+        "desk.settle_error(work, _stray_cancellation(work, exc), now)",
         'desk._end(work, "returned")',
         "T8: a step that leaks a cancellation ends without a word",
     ),
     Mutant(
         "raise a failure in a group",
-        "Crew._hand_over_exception",
+        "WorkerPool._hand_over_exception",
         "_name_stop_iteration(exc)",
         'BaseExceptionGroup("unhandled", [exc])',
         "T5: `await handler` raises another object than the step did",
     ),
     Mutant(
         "hire nobody when a worker ends",
-        "Crew._serve",
-        "self.hire()",
+        "WorkerPool._run_task",
+        "self.spawn_worker()",
         "",
         "O7, T8: work is left behind by a worker that had to end",
     ),
     Mutant(
         "start one worker only",
-        "Crew._execute_steps",
-        "self.hire()",
+        "WorkerPool._execute_steps",
+        "self.spawn_worker()",
         "pass",
         "R2: executions come one after the other",
     ),
     Mutant(
         "forget a recruit that never began",
-        "Crew.wait_until_gone",
+        "WorkerPool.wait_until_gone",
         "self.size -= 1",
         "",
         "T6, O2: the run waits for a worker that does not exist",
     ),
     Mutant(
         "go on after the deadline",
-        "Crew._execute_steps",
+        "WorkerPool._execute_steps",
         "now >= run.deadline",
         "False",
         "T4: a step begins after the deadline has passed",
     ),
     Mutant(
         "let context variables leak",
-        "Crew._execute_steps",
+        "WorkerPool._execute_steps",
         "var.get(_UNSET) is not value",
         "False",
         "O7: a step sees what another one has set",
@@ -466,20 +466,20 @@ MUTANTS = [
     Mutant(
         "forget a retry delay",
         "Dispatch._retry",
-        "self.crew.tend_delays()",
+        "self.pool.watch_delays()",
         "",
         "X1: the next attempt never comes",
     ),
     Mutant(
         "oversleep a retry that is due earlier",
-        "Crew.tend_delays",
+        "WorkerPool.watch_delays",
         "self._clock_changed.set()",
         "pass",
         "X1: a delay that begins later waits for the end of the ones before",
     ),
     Mutant(
         "retry after the end",
-        "Dispatch.take_error",
+        "Dispatch.settle_error",
         "self.run.is_running",
         "True",
         "X2: a policy is asked about what happens while the run is ending",
@@ -487,8 +487,8 @@ MUTANTS = [
     Mutant(
         "never spend a recovery",
         "Dispatch._give_up",
-        "work.recoveries.get(catcher.name, 0) + 1",
-        "work.recoveries.get(catcher.name, 0)",
+        "work.recoveries.get(error_handler.name, 0) + 1",
+        "work.recoveries.get(error_handler.name, 0)",
         "X4: a step that fails each time is recovered for ever",
     ),
     Mutant(
@@ -713,7 +713,7 @@ MUTANTS = [
     ),
     Mutant(
         "let no others run",
-        "Crew._execute_steps",
+        "WorkerPool._execute_steps",
         "await checkpoint()",
         "pass",
         "R6: steps that never wait starve everything else",

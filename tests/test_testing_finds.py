@@ -26,7 +26,7 @@ from anyio_workflows import (
 from anyio_workflows._engine.outcome import Outcome
 from anyio_workflows._engine.run import Run
 from anyio_workflows._engine.stream import EventIterator, EventStream
-from anyio_workflows._engine.workers import Crew
+from anyio_workflows._engine.workers import WorkerPool
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.work import StepQueues
 from anyio_workflows.context import StepContext, current_context, enter_run
@@ -122,7 +122,7 @@ def a_timeout_tells_of_a_cancellation(patch: pytest.MonkeyPatch) -> None:
 def the_deadline_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     def open_group(self: Run, group: Any) -> None:
         self._group = group
-        self._crew.open(group)
+        self._pool.open(group)
 
     patch.setattr(Run, "_open", open_group)
 
@@ -151,14 +151,14 @@ def the_last_cause_wins(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T4")
 def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
-    async def execute_steps(self: Crew) -> None:
+    async def execute_steps(self: WorkerPool) -> None:
         run = self._run
         enter_run(run)
         while run.ledger.queues.granted:
             _, inbox = self._inboxes[run.ledger.queues.take_slot()]
             work = inbox.receive_nowait()
             work.started = run.loop.current_time()
-            self.hire()
+            self.spawn_worker()
             try:
                 context = StepContext(run, work)
                 current_context.set(ref(context))
@@ -168,7 +168,7 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
             else:
                 self._hand_over_result(work, result, run.loop.current_time())
 
-    patch.setattr(Crew, "_execute_steps", execute_steps)
+    patch.setattr(WorkerPool, "_execute_steps", execute_steps)
 
 
 @breaks("T5", "T2")
@@ -203,7 +203,7 @@ def nobody_waits_for_the_steps(patch: pytest.MonkeyPatch) -> None:
 def steps_are_not_cancelled(patch: pytest.MonkeyPatch) -> None:
     async def wait_until_quiet(self: Run, group: Any) -> None:
         with anyio.CancelScope(shield=True):
-            while self._crew.size:  # noqa: ASYNC110
+            while self._pool.size:  # noqa: ASYNC110
                 await anyio.sleep(0.25)
 
     patch.setattr(Run, "_wait_until_quiet", wait_until_quiet)
@@ -232,13 +232,13 @@ def cleaning_up_in_silence(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T8")
 def a_stray_cancellation_passes_for_one_of_the_run(patch: pytest.MonkeyPatch) -> None:
-    def hand_over(self: Crew, work: Any, exc: BaseException, now: float) -> None:
+    def hand_over(self: WorkerPool, work: Any, exc: BaseException, now: float) -> None:
         if isinstance(exc, anyio.get_cancelled_exc_class()):
-            self._run.dispatch.take_interruption(work)
+            self._run.dispatch.settle_cancellation(work)
         else:
-            self._run.dispatch.take_error(work, exc, now)
+            self._run.dispatch.settle_error(work, exc, now)
 
-    patch.setattr(Crew, "_hand_over_exception", hand_over)
+    patch.setattr(WorkerPool, "_hand_over_exception", hand_over)
 
 
 @breaks("S1")
@@ -313,7 +313,9 @@ def a_join_never_fires(patch: pytest.MonkeyPatch) -> None:
 @on_each_backend
 @pytest.mark.parametrize("name", BREAKAGES)
 # Where nobody waits for the steps, nobody closes a worker that asyncio did not let begin.
-@pytest.mark.filterwarnings("ignore:coroutine 'Crew._serve' was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:coroutine 'WorkerPool._run_task' was never awaited:RuntimeWarning"
+)
 def test_v2_a_broken_engine_is_found_out(
     name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,11 +117,13 @@ class Narrator:
         )
         self._state(work, StepState.NOT_RUNNING, "retrying", error)
 
-    def step_recovered(self, work: Work, error: Exception, catcher: str) -> None:
+    def step_recovered(self, work: Work, error: Exception, error_handler: str) -> None:
         """Tell that a step failed for good, and which step takes over."""
         name = work.queue.spec.name
-        logger.info("%s: step %s failed; %s takes over", self.run, name, catcher, exc_info=error)
-        self.say("Step %s takes over from %s", catcher, name)
+        logger.info(
+            "%s: step %s failed; %s takes over", self.run, name, error_handler, exc_info=error
+        )
+        self.say("Step %s takes over from %s", error_handler, name)
 
     def step_waiting(self, wait: Wait) -> None:
         """Tell that an execution waits for an event."""

@@ -238,7 +238,7 @@ class Keeper:
         self._coroutine = None
         try:
             with anyio.CancelScope(shield=True) as self._shield:
-                await self._serve()
+                await self._run_task()
                 while self._open:
                     await self._shut(self._open.pop())
         except BaseException as exc:
@@ -258,7 +258,7 @@ class Keeper:
         assert self._gone is not None
         self._gone.set()
 
-    async def _serve(self) -> None:
+    async def _run_task(self) -> None:
         """Open what is asked for, until the run ends."""
         while not self._closing:
             try:

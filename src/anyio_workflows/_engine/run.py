@@ -28,7 +28,7 @@ from .outcome import Outcome
 from .reporting import Narrator, activities, busy_steps, executions
 from .resources import Keeper
 from .stream import EventStream
-from .workers import Crew, Dispatch
+from .workers import Dispatch, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Run:
     _settings: RunSettings
     _place: Place | None
     _children: dict[Run, None]
-    _crew: Crew
+    _pool: WorkerPool
     _group: TaskGroup | None
     _starting: bool
     _handler_gone: bool
@@ -129,8 +129,8 @@ class Run:
         self._place = places.ask(loop.token) if places and not self._has_kin(workflow) else None
         self._children = {}
         self.narrator = Narrator(self, self.stream, self.ledger, settings.verbose)
-        self._crew = Crew(self, settings.name)
-        self.dispatch = Dispatch(self, self._crew, self.narrator, settings.stall_check)
+        self._pool = WorkerPool(self, settings.name)
+        self.dispatch = Dispatch(self, self._pool, self.narrator, settings.stall_check)
         self.keeper = None
         if saved.graph.uses_resources:
             self.keeper = Keeper(
@@ -142,7 +142,7 @@ class Run:
         self._later_failures = []
         self._queueing = self._news = self._done = None
         saved.begin(self)
-        self._crew.deliver(restored)
+        self._pool.deliver(restored)
         if start_event is not None:
             self.dispatch.emit(start_event)
 
@@ -212,7 +212,7 @@ class Run:
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
         taken_by = self.dispatch.send(event, target, recoveries)
         self.narrator.changed()  # an answer is no step that begins
-        self._crew.hire()
+        self._pool.spawn_worker()
         return taken_by
 
     def answer(self, event: Event, wait_id: str, step: str | None) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ class Run:
             what = short_repr(wait_id)
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
         waiting = self.ledger.answer(event, wait_id, step)
-        self._crew.hire()
+        self._pool.spawn_worker()
         self.narrator.changed()
         return (waiting,)
 
@@ -246,7 +246,7 @@ class Run:
         """Take note that an execution waits: its place is free, and perhaps nothing goes on."""
         if self.narrator.has_audience:
             self.narrator.step_waiting(wait)
-        self._crew.hire()
+        self._pool.spawn_worker()
         self.dispatch.note_if_idle()
 
     def adopt(self, child: RunPort) -> None:
@@ -369,7 +369,7 @@ class Run:
         if self._settings.timeout is not None:
             self.deadline = self.loop.current_time() + self._settings.timeout
             group.cancel_scope.deadline = self.deadline
-        self._crew.open(group)
+        self._pool.open(group)
         self.dispatch.note_if_idle()  # a run that goes on from a snapshot may have nothing to do
 
     async def _wait_until_decided(self) -> None:
@@ -378,24 +378,24 @@ class Run:
             try:
                 await self._news.wait()
             except anyio.get_cancelled_exc_class():
-                self.take_cancellation()
+                self.decide_cancellation()
             if self.outcome is None:
-                self._crew.staff()
+                self._pool.ensure_workers()
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""
         for child in self._children:
             child.cancel("the run that started it ended")
-        if self._crew.size:
+        if self._pool.size:
             group.cancel_scope.cancel()
             with anyio.move_on_after(self._settings.cleanup_timeout, shield=True) as patience:
-                while self._crew.size:
+                while self._pool.size:
                     # Besides impatience, a native cancellation comes here if the loop ends now.
                     with suppress(anyio.get_cancelled_exc_class()):
-                        await self._crew.wait_until_gone()
+                        await self._pool.wait_until_gone()
                     if patience.cancel_called:
                         break
-        if self._crew.size:
+        if self._pool.size:
             logger.warning(
                 "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
                 self,
@@ -417,7 +417,7 @@ class Run:
 
     def _start_keeper(self, keeper: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None
-        variables = self._crew.variables()
+        variables = self._pool.variables()
         variables.run(enter_run, self)
         self._group.create_task(keeper, name=f"{self._settings.name} resources", context=variables)
 
@@ -433,7 +433,7 @@ class Run:
         self.ended = True
         self.narrator.end_states()
         self.stream.close(self.outcome.event)
-        self._crew.close()
+        self._pool.close()
         self.ledger.close()
         self.saved.drop_dead_writers()
         if self._place is not None:
@@ -445,10 +445,10 @@ class Run:
         self.narrator.say("Run ended: %s", self.outcome.summary)
         self._report_if_forgotten(self.outcome)
         self._report_if_unseen()
-        if not self._crew.size:
+        if not self._pool.size:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
-            del self.saved, self.narrator, self.dispatch, self._crew
+            del self.saved, self.narrator, self.dispatch, self._pool
             self.keeper = None
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
@@ -469,10 +469,10 @@ class Run:
 
     def notice_cancellation(self) -> None:
         """Settle the outcome if the run is being cancelled and the host has not looked yet."""
-        if self.outcome is None and self.being_cancelled():
-            self.take_cancellation()
+        if self.outcome is None and self.is_being_cancelled():
+            self.decide_cancellation()
 
-    def take_cancellation(self) -> None:
+    def decide_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         if self.outcome is not None:
             return
@@ -483,7 +483,7 @@ class Run:
         )
         self._settle(self._earlier_cause() or Outcome.failed(step, error))
 
-    def being_cancelled(self) -> bool:
+    def is_being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         return self._group_cancelled() or self.loop.host_cancelled()
 

@@ -50,19 +50,19 @@ Inbox = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
 class Desk(Protocol):
     """Where the workers hand over what their steps did, once for each execution."""
 
-    def take_result(self, work: Work, result: Any, now: float) -> None:
+    def settle_result(self, work: Work, result: Any, now: float) -> None:
         """Take what a step returned."""
         ...
 
-    def take_error(self, work: Work, error: BaseException, now: float) -> None:
+    def settle_error(self, work: Work, error: BaseException, now: float) -> None:
         """Take what a step raised."""
         ...
 
-    def take_fault(self, work: Work, error: BaseException, now: float) -> None:
+    def fail(self, work: Work, error: BaseException, now: float) -> None:
         """Take an error that fails the run."""
         ...
 
-    def take_interruption(self, work: Work) -> None:
+    def settle_cancellation(self, work: Work) -> None:
         """Take note that an execution was cancelled, with the run or with its batch."""
         ...
 
@@ -85,7 +85,7 @@ class Employer(RunPort, Protocol):
         """Where the workers hand over what their steps did."""
         ...
 
-    def being_cancelled(self) -> bool:
+    def is_being_cancelled(self) -> bool:
         """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
         ...
 
@@ -93,13 +93,13 @@ class Employer(RunPort, Protocol):
         """Have the host look whether all that is owed has a worker."""
         ...
 
-    def take_cancellation(self) -> None:
+    def decide_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         ...
 
 
 @attrs.define(eq=False, init=False, repr=False)
-class Crew:
+class WorkerPool:
     """The workers of one run, and the inboxes that they take their work from.
 
     Attributes:
@@ -130,7 +130,7 @@ class Crew:
         self._gone = None
 
     def deliver(self, work: list[Work]) -> None:
-        """Put work into the inboxes of its steps; to be followed by `hire()`."""
+        """Put work into the inboxes of its steps; to be followed by `spawn_worker()`."""
         for item in work:
             inbox = self._inboxes.get(item.queue)
             if inbox is None:
@@ -141,40 +141,40 @@ class Crew:
     def open(self, group: TaskGroup) -> None:
         """Begin work, in the run's task group."""
         self._group = group
-        self.staff()
+        self.ensure_workers()
 
-    def staff(self) -> None:
+    def ensure_workers(self) -> None:
         """See to it that all that is owed has a worker."""
-        self.hire()
+        self.spawn_worker()
         if self._run.ledger.queues.next_due < math.inf:
-            self.tend_delays()
+            self.watch_delays()
 
     def variables(self) -> ContextVars:
         """Return the caller's context variables, for a task of the run (O7)."""
         return self._context.copy()
 
-    def hire(self) -> None:
+    def spawn_worker(self) -> None:
         """See to it that a worker comes for the calls, if there are any (rule 1)."""
         if self._run.ledger.queues.granted and self._execute_steps not in self._recruits:
-            self._recruit(self._execute_steps)
+            self._spawn(self._execute_steps)
 
-    def tend_delays(self) -> None:
+    def watch_delays(self) -> None:
         """See to it that work whose retry delay is over is delivered."""
         if self._clock_changed is not None:
             self._clock_changed.set()
-        elif self._watch_clock not in self._recruits:
-            self._recruit(self._watch_clock)
+        elif self._watch_delays not in self._recruits:
+            self._spawn(self._watch_delays)
 
-    def _recruit(self, duty: Callable[[], Awaitable[None]]) -> None:
-        """Start a task of the crew, unless the run is ending.
+    def _spawn(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the pool, unless the run is ending.
 
         Called in a callback of asyncio's loop, it has the host do so: AnyIO may refuse to start tasks
         there, since it sees no current task.
         """
         run = self._run
-        if self._group is None or run.outcome is not None or run.being_cancelled():
+        if self._group is None or run.outcome is not None or run.is_being_cancelled():
             return
-        recruit = self._recruits[duty] = self._serve(duty)
+        recruit = self._recruits[duty] = self._run_task(duty)
         self.size += 1
         try:
             self._group.create_task(recruit, name=self._name, context=self.variables())
@@ -206,35 +206,35 @@ class Crew:
             receive.close()
         self._inboxes.clear()
 
-    async def _serve(self, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _run_task(self, duty: Callable[[], Awaitable[None]]) -> None:
         del self._recruits[duty]
         try:
             await duty()
         except anyio.get_cancelled_exc_class():  # between two steps
-            if self._run.being_cancelled():
-                self._run.take_cancellation()
+            if self._run.is_being_cancelled():
+                self._run.decide_cancellation()
                 raise
             await self._run.loop.uncancel_current_task()
         finally:
             self.size -= 1
             if self._gone is not None and not self.size:
                 self._gone.set()
-            self.hire()
+            self.spawn_worker()
 
-    async def _watch_clock(self) -> None:
+    async def _watch_delays(self) -> None:
         run, queues = self._run, self._run.ledger.queues
-        self.hire()  # the others left it to this recruit
+        self.spawn_worker()  # the others left it to this recruit
         try:
             while run.outcome is None and queues.next_due < math.inf:
                 self._clock_changed = anyio.Event()
                 with anyio.CancelScope(deadline=queues.next_due):
                     await self._clock_changed.wait()
                 run.dispatch.end_delays()
-                self.hire()
+                self.spawn_worker()
         finally:
             self._clock_changed = None
             if queues.next_due < math.inf:  # somebody cancelled this very task
-                self._recruit(self._watch_clock)
+                self._spawn(self._watch_delays)
 
     async def _execute_steps(self) -> None:
         run, queues, loop = self._run, self._run.ledger.queues, self._run.loop
@@ -248,7 +248,7 @@ class Crew:
         steps = 0
         while queues.granted and run.outcome is None:
             if now >= run.deadline:
-                run.take_cancellation()
+                run.decide_cancellation()
                 return
             _, inbox = inboxes[queues.take_slot()]
             work = inbox.receive_nowait()
@@ -256,7 +256,7 @@ class Crew:
                 work = inbox.receive_nowait()
             work.started = now
             if queues.granted and not self._recruits:
-                self.hire()
+                self.spawn_worker()
             context = StepContext(run, work)
             current_context.set(ref(context))  # `context` keeps it alive until the next step
             try:
@@ -273,7 +273,7 @@ class Crew:
             else:
                 now = current_time()
                 self._hand_over_result(work, result, now)
-            if native_cancellations() and not run.being_cancelled():
+            if native_cancellations() and not run.is_being_cancelled():
                 await loop.uncancel_current_task()
             # Rule 4. By identity: equal values may be different objects, and `==` may raise. It
             # stands here since a call would make it 0.3 us instead of 0.15.
@@ -290,23 +290,23 @@ class Crew:
     def _hand_over_result(self, work: Work, result: Any, now: float) -> None:
         run, desk = self._run, self._run.dispatch
         if now >= run.deadline:
-            run.take_cancellation()  # while the ledger still knows that the step was active
+            run.decide_cancellation()  # while the ledger still knows that the step was active
         assert work.started is not None
         if now - work.started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
-            desk.take_fault(work, _scope_error(work), now)
+            desk.fail(work, _scope_error(work), now)
         else:
-            desk.take_result(work, result, now)
+            desk.settle_result(work, result, now)
 
     def _hand_over_exception(self, work: Work, exc: BaseException, now: float) -> None:
         run, desk = self._run, self._run.dispatch
         if now >= run.deadline:
-            run.take_cancellation()
+            run.decide_cancellation()
         if not is_cancellation(exc):
-            desk.take_error(work, _name_stop_iteration(exc), now)
-        elif work.dropped or run.being_cancelled():
-            desk.take_interruption(work)
+            desk.settle_error(work, _name_stop_iteration(exc), now)
+        elif work.dropped or run.is_being_cancelled():
+            desk.settle_cancellation(work)
         else:
-            desk.take_error(work, _stray_cancellation(work, exc), now)
+            desk.settle_error(work, _stray_cancellation(work, exc), now)
 
     def _scope_left_open(self, result: object) -> bool:
         """Tell whether the step just executed left its worker in a cancel scope of its own.
@@ -317,7 +317,7 @@ class Crew:
         run = self._run
         if isinstance(result, StopEvent):
             return False
-        return anyio.current_effective_deadline() != run.deadline and not run.being_cancelled()
+        return anyio.current_effective_deadline() != run.deadline and not run.is_being_cancelled()
 
     async def _call_bounded(self, work: Work, context: StepContext) -> Any:
         """Call a step that is not simple, or may be dropped with its batch (F4)."""
@@ -349,7 +349,7 @@ class Crew:
     async def _check_undecided(self) -> None:
         """Begin no step if the run was decided, or its deadline passed, since `take_start()`."""
         if self._run.loop.current_time() >= self._run.deadline:
-            self._run.take_cancellation()
+            self._run.decide_cancellation()
         if self._run.outcome is not None:
             await anyio.sleep_forever()  # the host is about to cancel it
 
@@ -428,24 +428,24 @@ class Decider(RunPort, Protocol):
         """Settle the outcome, unless there is an earlier cause."""
         ...
 
-    def take_cancellation(self) -> None:
+    def decide_cancellation(self) -> None:
         """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
         ...
 
 
 @attrs.define(eq=False, repr=False)
 class Dispatch:
-    """The way of events into the ledger, and of work from there to the crew.
+    """The way of events into the ledger, and of work from there to the pool.
 
     Attributes:
         run: The run.
-        crew: Its workers.
+        pool: Its workers.
         narrator: Tells what happens, to those who asked.
         stall_check: Whether to fail when nothing can happen any more (T9).
     """
 
     run: Decider
-    crew: Crew
+    pool: WorkerPool
     narrator: Narrator
     stall_check: bool
     _ledger: Ledger = attrs.field(init=False)
@@ -478,7 +478,7 @@ class Dispatch:
             self._ask(event)
         work = self._ledger.route(event, target, branch, recoveries)
         if work:
-            self.crew.deliver(work)
+            self.pool.deliver(work)
         elif work is None and not asks:
             self.narrator.unhandled(event, idle=self._ledger.is_quiet(besides=source))
 
@@ -497,7 +497,7 @@ class Dispatch:
         if asks:
             self._ask(event)
         taken_by, work = self._ledger.send(event, target, recoveries)
-        self.crew.deliver(work)
+        self.pool.deliver(work)
         if not taken_by and not asks:
             self.narrator.unhandled(event, idle=self._ledger.is_quiet())
         return taken_by
@@ -515,12 +515,12 @@ class Dispatch:
             branch = self._ledger.open_branch(batch)
             self.emit(event, None, source, branch, source.recoveries)
             if branch.ended:
-                self.crew.deliver(self._ledger.seal_branch(branch))
-        self.crew.deliver(self._ledger.seal_batch(batch))
+                self.pool.deliver(self._ledger.seal_branch(branch))
+        self.pool.deliver(self._ledger.seal_batch(batch))
 
     def end_delays(self) -> None:
         """Hand over the work whose retry delay is over."""
-        self.crew.deliver(self._ledger.queues.end_delays(self.run.loop.current_time()))
+        self.pool.deliver(self._ledger.queues.end_delays(self.run.loop.current_time()))
 
     def note_if_idle(self) -> None:
         """See whether anything is going on, and if not, whether anything can (T9)."""
@@ -533,12 +533,12 @@ class Dispatch:
             error = WorkflowStalledError(last_acts(ledger), ledger.missing())
             self.run.decide(Outcome.stalled(ledger.last_finished, error))
 
-    # --- What the crew hands over -------------------------------------------------------------
+    # --- What the pool hands over -------------------------------------------------------------
 
-    def take_result(self, work: Work, result: Any, now: float) -> None:
+    def settle_result(self, work: Work, result: Any, now: float) -> None:
         """Take what a step returned: route it, or fail the step for it (R4)."""
         if work.dropped:
-            self.take_interruption(work)
+            self.settle_cancellation(work)
             return
         spec = work.queue.spec
         if type(result) not in spec.returns and (fault := spec.result_fault(result)):
@@ -568,20 +568,20 @@ class Dispatch:
                 spec.declared,
             )
 
-    def take_error(self, work: Work, error: BaseException, now: float) -> None:
+    def settle_error(self, work: Work, error: BaseException, now: float) -> None:
         """Take what a step raised: try it again, or give up (rule 2)."""
         if isinstance(error, Exception) and not work.dropped and self.run.is_running:
             try:
                 delay = _ask_policy(work, error, now)
             except BaseException as exc:
-                self.take_fault(work, _policy_error(work, exc, error), now)
+                self.fail(work, _policy_error(work, exc, error), now)
                 return
             if delay is not None:
                 self._retry(work, error, now, delay)
                 return
         self._give_up(work, error, now)
 
-    def take_fault(self, work: Work, error: BaseException, now: float) -> None:
+    def fail(self, work: Work, error: BaseException, now: float) -> None:
         """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
         name = work.queue.spec.name
         if work.dropped and isinstance(error, Exception):
@@ -593,10 +593,10 @@ class Dispatch:
             self.run.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
         self._end(work, "failed", error)
 
-    def take_interruption(self, work: Work) -> None:
+    def settle_cancellation(self, work: Work) -> None:
         """Take note that an execution was cancelled, with the run or with its batch."""
         if not work.dropped:
-            self.run.take_cancellation()
+            self.run.decide_cancellation()
         self._end(work, "cancelled")
 
     def _retry(self, work: Work, error: Exception, now: float, delay: float) -> None:
@@ -606,14 +606,18 @@ class Dispatch:
         if self.narrator.has_audience:
             self.narrator.step_retried(work, error, delay)
         self._ledger.delay(work, now + delay)
-        self.crew.tend_delays()
+        self.pool.watch_delays()
 
     def _give_up(self, work: Work, error: BaseException, now: float) -> None:
         """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
-        catcher = self._ledger.graph.error_handler_of(work.queue.spec)
+        error_handler = self._ledger.graph.error_handler_of(work.queue.spec)
         recoverable = isinstance(error, Exception) and not work.dropped and self.run.is_running
-        if catcher is None or not recoverable or not _has_recoveries_left(catcher, work):
-            self.take_fault(work, error, now)
+        if (
+            error_handler is None
+            or not recoverable
+            or not _has_recoveries_left(error_handler, work)
+        ):
+            self.fail(work, error, now)
             return
         assert isinstance(error, Exception)
         elapsed = _elapsed(work, now)
@@ -626,10 +630,13 @@ class Dispatch:
             elapsed_seconds=elapsed,
             failed_at=datetime.now(UTC),
         )
-        recoveries = {**work.recoveries, catcher.name: work.recoveries.get(catcher.name, 0) + 1}
-        self.emit(failure, target=catcher, branch=work.branch, recoveries=recoveries)
+        recoveries = {
+            **work.recoveries,
+            error_handler.name: work.recoveries.get(error_handler.name, 0) + 1,
+        }
+        self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
         self._end(work, "recovered", error)
-        self.narrator.step_recovered(work, error, catcher.name)
+        self.narrator.step_recovered(work, error, error_handler.name)
 
     def _end(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
         """Finish work whose execution returned or raised `result`, or was cancelled."""
@@ -638,7 +645,7 @@ class Dispatch:
         result_type = None if outcome == "cancelled" else type(result)
         failed = outcome != "returned" and outcome != "cancelled"
         if joins := self._ledger.finish(work, result_type, failed):
-            self.crew.deliver(joins)
+            self.pool.deliver(joins)
         if not self._ledger.queues.granted:
             self.note_if_idle()
 
@@ -677,10 +684,10 @@ def _elapsed(work: Work, now: float) -> float:
     return now - (now if work.first_started is None else work.first_started)
 
 
-def _has_recoveries_left(catcher: StepSpec, work: Work) -> bool:
-    catch = catcher.config.catch
+def _has_recoveries_left(error_handler: StepSpec, work: Work) -> bool:
+    catch = error_handler.config.catch
     assert catch is not None
-    return work.recoveries.get(catcher.name, 0) < catch.max_recoveries
+    return work.recoveries.get(error_handler.name, 0) < catch.max_recoveries
 
 
 def _annotate(error: BaseException, work: Work, elapsed: float) -> None:

@@ -339,7 +339,7 @@ class StepQueues:
         granted: The steps with a place for their oldest queued work, in the order of the grants.
         by_step: The steps that have had work, by name.
         on_change: Told when work is queued, waits, goes on or is withdrawn, while somebody listens. The
-            crew tells when it starts, the dispatch when it is over.
+            pool tells when it starts, the dispatch when it is over.
     """
 
     granted: deque[StepQueue] = attrs.field(factory=deque)
