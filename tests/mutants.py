@@ -605,7 +605,7 @@ MUTANTS = [
     ),
     Mutant(
         "tell nothing of what goes on at the end",
-        "Narrator.end_states",
+        "Reporter.end_states",
         "self._going_on()",
         "()",
         "I3: what is queued at the end is counted for ever",
@@ -619,7 +619,7 @@ MUTANTS = [
     ),
     Mutant(
         "tell nothing of what was going on before",
-        "Narrator.listen",
+        "Reporter.listen",
         "self._going_on()",
         "()",
         "I3: who listens to a restored run counts below zero",

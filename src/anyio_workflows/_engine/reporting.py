@@ -30,7 +30,7 @@ verbose_logger = logging.getLogger("anyio_workflows.verbose")
 
 
 @attrs.define(eq=False, repr=False)
-class Narrator:
+class Reporter:
     """Tells what happens in one run, to those who asked.
 
     Attributes:
@@ -38,7 +38,7 @@ class Narrator:
         stream: Where the internal events go.
         ledger: Who is owed what.
         verbose: Whether to tell in words.
-        has_audience: Whether anybody listens; ask before telling anything about a step.
+        is_active: Whether anybody listens; ask before telling anything about a step.
         on_change: Called when something has happened that a snapshot would tell.
     """
 
@@ -46,24 +46,24 @@ class Narrator:
     stream: EventStream
     ledger: Ledger
     verbose: bool
-    has_audience: bool = attrs.field(init=False)
+    is_active: bool = attrs.field(init=False)
     on_change: Callable[[], None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.has_audience = self.verbose
+        self.is_active = self.verbose
 
     def listen(self) -> None:
         """Tell what happens in internal events from now on, and first what is going on (S4, I3)."""
         if self.stream.internal_wanted:
             return
-        self.has_audience = self.stream.internal_wanted = True
+        self.is_active = self.stream.internal_wanted = True
         self.ledger.queues.on_change = self._state
         for work, state in self._going_on():
             self._state(work, state)
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call a function whenever something has happened, from now on."""
-        self.has_audience, self.on_change = True, on_change
+        self.is_active, self.on_change = True, on_change
         self.ledger.queues.on_change = self._state
 
     def changed(self) -> None:
@@ -91,7 +91,7 @@ class Narrator:
     def step_started(self, work: Work) -> None:
         """Tell that an execution begins."""
         again = f", attempt {work.attempt}" if work.attempt > 1 else ""
-        self.say("Running step %s%s", work.queue.spec.name, again)
+        self.log("Running step %s%s", work.queue.spec.name, again)
         self._state(work, StepState.RUNNING)
 
     def step_ended(self, work: Work, outcome: ExecutionOutcome, result: Any) -> None:
@@ -103,17 +103,17 @@ class Narrator:
             result: What it returned or raised; `None` if it was cancelled.
         """
         result_type = None if outcome == "cancelled" else type(result)
-        self.say("Step %s %s", work.queue.spec.name, in_words(result_type, work.queue.spec))
+        self.log("Step %s %s", work.queue.spec.name, describe_result(result_type, work.queue.spec))
         self._state(work, StepState.NOT_RUNNING, outcome, result)
 
     def step_retried(self, work: Work, error: Exception, delay: float) -> None:
         """Tell that an attempt failed, and is not the last."""
-        self.say(
+        self.log(
             "Step %s %s; attempt %d in %s",
             work.queue.spec.name,
-            in_words(type(error), work.queue.spec),
+            describe_result(type(error), work.queue.spec),
             work.attempt + 1,
-            seconds(delay),
+            format_seconds(delay),
         )
         self._state(work, StepState.NOT_RUNNING, "retrying", error)
 
@@ -123,11 +123,11 @@ class Narrator:
         logger.info(
             "%s: step %s failed; %s takes over", self.run, name, error_handler, exc_info=error
         )
-        self.say("Step %s takes over from %s", error_handler, name)
+        self.log("Step %s takes over from %s", error_handler, name)
 
     def step_waiting(self, wait: Wait) -> None:
         """Tell that an execution waits for an event."""
-        self.say("Step %s waits for %s", wait.work.queue.spec.name, wait.event_type.__name__)
+        self.log("Step %s waits for %s", wait.work.queue.spec.name, wait.event_type.__name__)
 
     def unhandled(self, event: Event, *, idle: bool) -> None:
         """Tell that nobody takes an event (R3)."""
@@ -145,7 +145,7 @@ class Narrator:
         if self.stream.internal_wanted:
             self.stream.write(WorkflowIdleEvent())
 
-    def say(self, message: str, *args: object) -> None:
+    def log(self, message: str, *args: object) -> None:
         """Tell something in words."""
         if not self.verbose:
             return
@@ -199,12 +199,12 @@ _brief = reprlib.Repr()
 _brief.maxother = 120
 
 
-def seconds(number: float) -> str:
+def format_seconds(number: float) -> str:
     """Write a time."""
     return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
 
 
-def in_words(result_type: type | None, spec: StepSpec) -> str:
+def describe_result(result_type: type | None, spec: StepSpec) -> str:
     """Say what an execution of a step did, from the type of what it returned or raised."""
     if result_type is None:
         return "was cancelled"
@@ -219,37 +219,37 @@ def in_words(result_type: type | None, spec: StepSpec) -> str:
     )
 
 
-def failure_note(work: Work, elapsed: float) -> str:
+def describe_failure(work: Work, elapsed: float) -> str:
     """Say which step failed on what; goes with its exception, as a note."""
     return (
         f"step {work.queue.spec.name} failed on {_brief.repr(work.payload)}, in attempt "
-        f"{work.attempt}, {seconds(elapsed)} after its first start"
+        f"{work.attempt}, {format_seconds(elapsed)} after its first start"
     )
 
 
-def last_acts(ledger: Ledger) -> dict[str, str]:
+def describe_last_results(ledger: Ledger) -> dict[str, str]:
     """Say what each step last did."""
     queues = {name: ledger.queues.by_step.get(name) for name in ledger.graph.steps}
     return {
-        name: in_words(queue.last, queue.spec)
+        name: describe_result(queue.last, queue.spec)
         if queue is not None and queue.done
         else "has not run"
         for name, queue in queues.items()
     }
 
 
-def activities(ledger: Ledger, now: float) -> Mapping[str, str]:
+def describe_activities(ledger: Ledger, now: float) -> Mapping[str, str]:
     """Say what each step is doing that is doing anything, or has something to do."""
     owed: dict[str, list[Work]] = {}
     for work in ledger.pending.values():
         owed.setdefault(work.queue.spec.name, []).append(work)
     return {
-        name: ", ".join(_activities(work[0].queue, work, now))
+        name: ", ".join(_describe_activities(work[0].queue, work, now))
         for name, work in sorted(owed.items())
     }
 
 
-def executions(ledger: Ledger) -> dict[str, int]:
+def count_executions(ledger: Ledger) -> dict[str, int]:
     """Count the executions that are over, of each step that had one."""
     return {name: queue.done for name, queue in sorted(ledger.queues.by_step.items()) if queue.done}
 
@@ -265,12 +265,12 @@ def busy_steps(ledger: Ledger) -> list[str]:
     )
 
 
-def _activities(queue: StepQueue, owed: list[Work], now: float) -> Iterator[str]:
+def _describe_activities(queue: StepQueue, owed: list[Work], now: float) -> Iterator[str]:
     running = [
         now - work.started for work in owed if work.started is not None and not work.suspended
     ]
     if running:
-        yield f"running for {seconds(max(running))}{_times(len(running))}"
+        yield f"running for {format_seconds(max(running))}{_times(len(running))}"
     waits = [wait for work in owed for wait in work.waits]
     if waits:
         wanted = ", ".join(dict.fromkeys(wait.event_type.__name__ for wait in waits))
@@ -281,7 +281,7 @@ def _activities(queue: StepQueue, owed: list[Work], now: float) -> Iterator[str]
     if delayed:
         first = min(delayed, key=lambda work: work.due or 0)
         assert first.due is not None
-        when = f"in {seconds(first.due - now)}" if first.due > now else "now"
+        when = f"in {format_seconds(first.due - now)}" if first.due > now else "now"
         yield f"in a retry delay{_times(len(delayed))}, attempt {first.attempt} is due {when}"
     if queue.queued:
         yield f"{queue.queued} queued"

@@ -25,7 +25,7 @@ from ..errors import WorkflowRuntimeError, WorkflowTimeoutError
 from ..events import Event, InputRequiredEvent
 from .limiter import Place, Places
 from .outcome import Outcome
-from .reporting import Narrator, activities, busy_steps, executions
+from .reporting import Reporter, busy_steps, count_executions, describe_activities
 from .resources import Keeper
 from .stream import EventStream
 from .workers import Dispatch, WorkerPool
@@ -67,7 +67,7 @@ class Run:
         observed: Whether somebody has seen the outcome.
         deadline: When the run times out, on the loop's clock.
         parent: The run whose step started this one, if any (O5).
-        narrator: Tells what happens, to those who asked.
+        reporter: Tells what happens, to those who asked.
         dispatch: Where events, results and failures go.
         keeper: Supplies the steps with resources, if they ask for any.
     """
@@ -82,7 +82,7 @@ class Run:
     observed: bool
     deadline: float
     parent: RunPort | None
-    narrator: Narrator
+    reporter: Reporter
     dispatch: Dispatch
     keeper: Keeper | None
     _run_id: str | None
@@ -128,9 +128,9 @@ class Run:
         self._settings = settings
         self._place = places.ask(loop.token) if places and not self._has_kin(workflow) else None
         self._children = {}
-        self.narrator = Narrator(self, self.stream, self.ledger, settings.verbose)
+        self.reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
         self._pool = WorkerPool(self, settings.name)
-        self.dispatch = Dispatch(self, self._pool, self.narrator, settings.stall_check)
+        self.dispatch = Dispatch(self, self._pool, self.reporter, settings.stall_check)
         self.keeper = None
         if saved.graph.uses_resources:
             self.keeper = Keeper(
@@ -211,7 +211,7 @@ class Run:
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
         taken_by = self.dispatch.send(event, target, recoveries)
-        self.narrator.changed()  # an answer is no step that begins
+        self.reporter.changed()  # an answer is no step that begins
         self._pool.spawn_worker()
         return taken_by
 
@@ -224,18 +224,18 @@ class Run:
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
         waiting = self.ledger.answer(event, wait_id, step)
         self._pool.spawn_worker()
-        self.narrator.changed()
+        self.reporter.changed()
         return (waiting,)
 
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""
         if not self.ended:
-            self.narrator.listen()
+            self.reporter.listen()
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call a function whenever something has happened that a snapshot would tell (C2)."""
         if not self.ended:
-            self.narrator.watch(on_change)
+            self.reporter.watch(on_change)
 
     def check_open(self, what: str) -> None:
         """Refuse what makes no sense once the outcome is decided."""
@@ -244,8 +244,8 @@ class Run:
 
     def note_wait(self, wait: Wait) -> None:
         """Take note that an execution waits: its place is free, and perhaps nothing goes on."""
-        if self.narrator.has_audience:
-            self.narrator.step_waiting(wait)
+        if self.reporter.is_active:
+            self.reporter.step_waiting(wait)
         self._pool.spawn_worker()
         self.dispatch.note_if_idle()
 
@@ -321,8 +321,8 @@ class Run:
             error = WorkflowTimeoutError(
                 self._settings.timeout,
                 self.ledger.queues.active_steps(),
-                activities(self.ledger, self.deadline),
-                executions(self.ledger),
+                describe_activities(self.ledger, self.deadline),
+                count_executions(self.ledger),
                 now - self.deadline,
                 busy_steps(self.ledger),
             )
@@ -431,7 +431,7 @@ class Run:
         if self.outcome.error is not None and self._later_failures:
             add_note(self.outcome.error, "\n  ".join(["after that:", *self._later_failures]))
         self.ended = True
-        self.narrator.end_states()
+        self.reporter.end_states()
         self.stream.close(self.outcome.event)
         self._pool.close()
         self.ledger.close()
@@ -442,13 +442,13 @@ class Run:
             self.parent._children.pop(self, None)
         if self._done is not None:
             self._done.set()
-        self.narrator.say("Run ended: %s", self.outcome.summary)
+        self.reporter.log("Run ended: %s", self.outcome.summary)
         self._report_if_forgotten(self.outcome)
         self._report_if_unseen()
         if not self._pool.size:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
-            del self.saved, self.narrator, self.dispatch, self._pool
+            del self.saved, self.reporter, self.dispatch, self._pool
             self.keeper = None
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:

@@ -31,7 +31,7 @@ from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
 from .outcome import Outcome
-from .reporting import Narrator, failure_note, in_words, last_acts
+from .reporting import Reporter, describe_failure, describe_last_results, describe_result
 from .resources import Keeper
 from .stream import EventStream
 
@@ -77,7 +77,7 @@ class Employer(RunPort, Protocol):
     workflow: object
     deadline: float
     outcome: Outcome | None
-    narrator: Narrator
+    reporter: Reporter
     keeper: Keeper | None
 
     @property
@@ -260,8 +260,8 @@ class WorkerPool:
             context = StepContext(run, work)
             current_context.set(ref(context))  # `context` keeps it alive until the next step
             try:
-                if run.narrator.has_audience:
-                    run.narrator.step_started(work)
+                if run.reporter.is_active:
+                    run.reporter.step_started(work)
                 spec = work.queue.spec
                 if spec.is_simple and (work.branch is None or not self._drops_work):
                     result = await spec.invoke(run.workflow, context, work.payload)
@@ -440,13 +440,13 @@ class Dispatch:
     Attributes:
         run: The run.
         pool: Its workers.
-        narrator: Tells what happens, to those who asked.
+        reporter: Tells what happens, to those who asked.
         stall_check: Whether to fail when nothing can happen any more (T9).
     """
 
     run: Decider
     pool: WorkerPool
-    narrator: Narrator
+    reporter: Reporter
     stall_check: bool
     _ledger: Ledger = attrs.field(init=False)
 
@@ -480,7 +480,7 @@ class Dispatch:
         if work:
             self.pool.deliver(work)
         elif work is None and not asks:
-            self.narrator.unhandled(event, idle=self._ledger.is_quiet(besides=source))
+            self.reporter.unhandled(event, idle=self._ledger.is_quiet(besides=source))
 
     def send(
         self, event: Event, target: StepSpec | None, recoveries: Recoveries
@@ -499,7 +499,7 @@ class Dispatch:
         taken_by, work = self._ledger.send(event, target, recoveries)
         self.pool.deliver(work)
         if not taken_by and not asks:
-            self.narrator.unhandled(event, idle=self._ledger.is_quiet())
+            self.reporter.unhandled(event, idle=self._ledger.is_quiet())
         return taken_by
 
     def _ask(self, question: Event) -> None:
@@ -528,9 +528,9 @@ class Dispatch:
             return
         ledger = self._ledger
         if not ledger.idle or ledger.input_asked or ledger.graph.takes_outside_events:
-            self.narrator.idle()
+            self.reporter.idle()
         elif self.stall_check:
-            error = WorkflowStalledError(last_acts(ledger), ledger.missing())
+            error = WorkflowStalledError(describe_last_results(ledger), ledger.missing())
             self.run.decide(Outcome.stalled(ledger.last_finished, error))
 
     # --- What the pool hands over -------------------------------------------------------------
@@ -545,7 +545,7 @@ class Dispatch:
             self._give_up(work, WorkflowRuntimeError(fault), now)
             return
         if self.run.outcome is not None and not isinstance(result, StopEvent):
-            what = in_words(type(result), spec)
+            what = describe_result(type(result), spec)
             logger.info("%s: too late, step %s %s", self.run, spec.name, what)
         elif isinstance(result, Event):
             self.emit(result, None, work, work.branch, work.recoveries)
@@ -585,7 +585,7 @@ class Dispatch:
         """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
         name = work.queue.spec.name
         if work.dropped and isinstance(error, Exception):
-            words = in_words(type(error), work.queue.spec)
+            words = describe_result(type(error), work.queue.spec)
             logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
         else:
             elapsed = _elapsed(work, now)
@@ -603,8 +603,8 @@ class Dispatch:
         past = work.past
         past.first_started = work.first_started
         past.last_error, past.last_failed_at = error, datetime.now(UTC)
-        if self.narrator.has_audience:
-            self.narrator.step_retried(work, error, delay)
+        if self.reporter.is_active:
+            self.reporter.step_retried(work, error, delay)
         self._ledger.delay(work, now + delay)
         self.pool.watch_delays()
 
@@ -636,12 +636,12 @@ class Dispatch:
         }
         self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
         self._end(work, "recovered", error)
-        self.narrator.step_recovered(work, error, error_handler.name)
+        self.reporter.step_recovered(work, error, error_handler.name)
 
     def _end(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
         """Finish work whose execution returned or raised `result`, or was cancelled."""
-        if self.narrator.has_audience:
-            self.narrator.step_ended(work, outcome, result)
+        if self.reporter.is_active:
+            self.reporter.step_ended(work, outcome, result)
         result_type = None if outcome == "cancelled" else type(result)
         failed = outcome != "returned" and outcome != "cancelled"
         if joins := self._ledger.finish(work, result_type, failed):
@@ -692,6 +692,6 @@ def _has_recoveries_left(error_handler: StepSpec, work: Work) -> bool:
 
 def _annotate(error: BaseException, work: Work, elapsed: float) -> None:
     """Say with an error which step failed on what, and what to do about it if that is known."""
-    add_note(error, failure_note(work, elapsed))
+    add_note(error, describe_failure(work, elapsed))
     if hint := advice(error):
         add_note(error, hint)
