@@ -249,28 +249,28 @@ MUTANTS = [
         "Run._host",
         """
             await self._wait_until_quiet(group)
-            if self.keeper is not None:
-                await self._close_resources(self.keeper)
+            if self.resources is not None:
+                await self._close_resources(self.resources)
             self.close()
         """,
         """
-            pool, keeper, self._pool.size = self._pool, self.keeper, self._pool.size + 1
+            pool, resources, self._pool.size = self._pool, self.resources, self._pool.size + 1
             self.close()
             pool.size -= 1
             await self._wait_until_quiet(group)
-            if keeper is not None:
-                await self._close_resources(keeper)
+            if resources is not None:
+                await self._close_resources(resources)
         """,
         "T6: steps go on after the terminal event",
     ),
     Mutant(
         "publish before the resources are closed",
         "Run._host",
-        "await self._close_resources(self.keeper)",
+        "await self._close_resources(self.resources)",
         """
-            keeper = self.keeper
+            resources = self.resources
             self.close()
-            await self._close_resources(keeper)
+            await self._close_resources(resources)
         """,
         "T6, P5: a resource is still open when the terminal event is readable",
     ),
@@ -664,21 +664,21 @@ MUTANTS = [
     ),
     Mutant(
         "close the resource first that was opened first",
-        "Keeper._keep",
+        "ResourceManager._keep",
         "self._open.pop()",
         "self._open.pop(0)",
         "P5: a resource is closed before the one that uses it",
     ),
     Mutant(
         "remember that a resource could not be built",
-        "Keeper._fail",
-        "del self._holdings[holding.dependency]",
+        "ResourceManager._fail",
+        "del self._entries[entry.dependency]",
         "",
         "P5: who asks again gets the error of the build before",
     ),
     Mutant(
         "build an uncached resource each time it is asked for",
-        "Opening._value_of",
+        "ResourceScope._value_of",
         "dependency not in self._made",
         "True",
         "P5: a step and a resource that it uses get two of it in one attempt",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from anyio_workflows._backend import find_loop
 from anyio_workflows._dependencies import Dependency, read_dependency
-from anyio_workflows._engine.resources import Keeper
+from anyio_workflows._engine.resources import ResourceManager
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
 from anyio_workflows.resource import Resource, ResourceConfig
 
@@ -58,7 +58,7 @@ class Hosted:
             self.started += 1
             self.group.create_task(coroutine, context=context)
 
-        self.keeper = Keeper("run x", start, loop.uncancel_current_task)
+        self.resources = ResourceManager("run x", start, loop.uncancel_current_task)
         return self
 
     async def __aexit__(self, *exc_info: object) -> bool | None:
@@ -67,13 +67,13 @@ class Hosted:
         return await self.group.__aexit__(*exc_info)  # type: ignore[arg-type]
 
     async def close(self) -> None:
-        self.errors = await self.keeper.close(self.timeout)
+        self.errors = await self.resources.close(self.timeout)
 
     async def get(self, factory: Callable[..., Any]) -> Any:
-        return await self.keeper.get(need_of(factory))
+        return await self.resources.get(need_of(factory))
 
     def supply(self, **factories: Any) -> Any:
-        return self.keeper.supply({name: need_of(f, False) for name, f in factories.items()})
+        return self.resources.supply({name: need_of(f, False) for name, f in factories.items()})
 
 
 def task_id() -> int:
@@ -189,12 +189,12 @@ async def test_p5_files_are_read_once_per_run(tmp_path: Any) -> None:
     need = read_dependency(Annotated[list[int], ResourceConfig(str(file))], faults, faults)
     assert need is not None
     async with Hosted() as hosted:
-        value = await hosted.keeper.get(need)
+        value = await hosted.resources.get(need)
         file.write_text("[2")
-        assert await hosted.keeper.get(need) is value
+        assert await hosted.resources.get(need) is value
     async with Hosted() as hosted:
         with pytest.raises(WorkflowConfigurationError, match=r"a\.json: no valid JSON: "):
-            await hosted.keeper.get(need)
+            await hosted.resources.get(need)
 
 
 colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour")
@@ -393,7 +393,7 @@ async def attempt(hosted: Hosted, world: World, plan: StepPlan) -> None:
     broken = {f"r{n}" for n, plan in enumerate(world.plans) if plan.fails_to_open}
     caught: BaseException | None = None
     try:
-        async with hosted.keeper.supply(wanted) as given:
+        async with hosted.resources.supply(wanted) as given:
             assert given == {f"x{n}": f"r{n}" for n in plan.wants}
             await anyio.sleep(plan.lasts)
             if plan.fails:
@@ -567,7 +567,7 @@ class Diamond:
 
     def supplied_by(self, hosted: Hosted, *wanted: Resource) -> Any:
         needs = {str(n): need_of(one.factory, one.cache) for n, one in enumerate(wanted)}
-        return hosted.keeper.supply(needs)
+        return hosted.resources.supply(needs)
 
 
 NESTED = ["transaction", "users", "orders", "service"]
@@ -1130,7 +1130,7 @@ async def test_p5_builds_that_it_interrupts_fail(how: str) -> None:
             group.start_soon(ask, client)
             await anyio.sleep(1)
             fragile.trigger()
-        (_, error), *_ = hosted.keeper._errors
+        (_, error), *_ = hosted.resources._errors
         assert {exc.__cause__ for exc in caught} == {error}
         assert "could not be opened: resource Fragile.make failed meanwhile" in str(caught[0])
         assert await hosted.get(client) == 2
@@ -1184,7 +1184,7 @@ LOOP_ENDS = """
     from contextvars import copy_context
     from typing import Annotated, Any
     from anyio_workflows._backend import find_loop
-    from anyio_workflows._engine.resources import Keeper
+    from anyio_workflows._engine.resources import ResourceManager
     from anyio_workflows._dependencies import read_dependency
 from anyio_workflows.resource import Resource
 
@@ -1208,7 +1208,7 @@ from anyio_workflows.resource import Resource
 
     async def host():
         async with anyio.create_task_group() as group:
-            keeper = Keeper("run x", group.create_task, loop.uncancel_current_task)
+            keeper = ResourceManager("run x", group.create_task, loop.uncancel_current_task)
             async def step():
                 try:
                     print("got", await keeper.get(need))
@@ -1277,7 +1277,7 @@ async def test_o2_a_keeper_that_asyncio_throws_away_is_not_waited_for() -> None:
 
     loop = find_loop()
     assert loop is not None
-    keeper = Keeper("run x", start, loop.uncancel_current_task)
+    keeper = ResourceManager("run x", start, loop.uncancel_current_task)
     need = need_of(Thing)
     asker = loop.create_task(keeper.get(need))
     await asyncio.sleep(0)

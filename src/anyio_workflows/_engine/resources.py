@@ -4,7 +4,7 @@
 #
 # A resource may hold a task group or a cancel scope open. So the task that opened it must close it,
 # and resources nest like `with` blocks: closed in reverse order, none left out. Steps come and go;
-# hence one task, the *keeper*, from the first resource that is asked for until `Keeper.close()`.
+# hence one task, the *keeper*, from the first resource that is asked for until `ResourceManager.close()`.
 #
 #   keeper's shield > scope of A > what A holds open > scope of B > what B holds open > ...
 #
@@ -50,7 +50,7 @@ _GRACE = 50  # how often a keeper that has been cancelled is looked in on, until
 
 
 @attrs.define(eq=False)
-class _Holding:
+class _ResourceEntry:
     """A cached resource, from the first asker to its closing.
 
     Attributes:
@@ -74,7 +74,7 @@ class _Holding:
         self.settled.set()
 
 
-class Keeper:
+class ResourceManager:
     """Supplies the steps of one run with resources.
 
     Args:
@@ -97,10 +97,10 @@ class Keeper:
         self._uncancel_current_task = uncancel_current_task
         self._loop_ends = loop_ends
         self._shed = False
-        self._holdings: dict[Dependency, _Holding] = {}
-        self._queue: deque[_Holding] = deque()
-        self._interrupted: list[_Holding] = []
-        self._open: list[_Holding] = []
+        self._entries: dict[Dependency, _ResourceEntry] = {}
+        self._queue: deque[_ResourceEntry] = deque()
+        self._interrupted: list[_ResourceEntry] = []
+        self._open: list[_ResourceEntry] = []
         self._errors: list[tuple[str, BaseException]] = []
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._shield: anyio.CancelScope | None = None
@@ -121,17 +121,17 @@ class Keeper:
             WorkflowRuntimeError: If the factory raised a cancellation that nobody asked for, a
                 resource that was open failed meanwhile, or the run is ending.
         """
-        holding = self._holdings.get(dependency)
-        if holding is None:
-            holding = self._ask(dependency)
-        if not holding.settled.is_set():
-            await holding.settled.wait()
+        entry = self._entries.get(dependency)
+        if entry is None:
+            entry = self._ask(dependency)
+        if not entry.settled.is_set():
+            await entry.settled.wait()
         try:
-            if holding.error is not None:
-                raise holding.error.with_traceback(holding.traceback)
-            return holding.value
+            if entry.error is not None:
+                raise entry.error.with_traceback(entry.traceback)
+            return entry.value
         finally:
-            del holding
+            del entry
 
     @asynccontextmanager
     async def supply(self, dependencies: Mapping[str, Dependency]) -> AsyncIterator[dict[str, Any]]:
@@ -144,7 +144,7 @@ class Keeper:
         stack = AsyncExitStack()
         error: BaseException | None = None
         try:
-            yield await Opening(stack, self.get).arguments(dependencies)
+            yield await ResourceScope(stack, self.get).arguments(dependencies)
         except BaseException as exc:
             error = exc
         error = await leave(stack, error)
@@ -176,18 +176,18 @@ class Keeper:
         await self._wait_until_gone(timeout)
         return list(self._errors)
 
-    def _ask(self, dependency: Dependency) -> _Holding:
+    def _ask(self, dependency: Dependency) -> _ResourceEntry:
         if self._closing:
             raise _error(dependency, _TOO_LATE)
         if self._gone is None:
             self._coroutine = self._keep()
             self._start(self._coroutine)
             self._gone = anyio.Event()
-        holding = self._holdings[dependency] = _Holding(dependency)
-        self._queue.append(holding)
+        entry = self._entries[dependency] = _ResourceEntry(dependency)
+        self._queue.append(entry)
         if self._wake is not None:
             self._wake.set()
-        return holding
+        return entry
 
     async def _settle_start(self) -> None:
         """See whether the keeper's task has begun, or never will."""
@@ -211,7 +211,7 @@ class Keeper:
                     break
         if self._gone.is_set():
             return
-        open_ones = (holding.dependency.name for holding in reversed(self._open) if holding.stack)
+        open_ones = (entry.dependency.name for entry in reversed(self._open) if entry.stack)
         logger.warning(
             "%s: cancelled its resources, which did not close within %g seconds: %s",
             self._owner,
@@ -250,10 +250,10 @@ class Keeper:
     def _end(self) -> None:
         self._coroutine = None
         self._closing = True
-        for holding in self._holdings.values():
-            if not holding.settled.is_set():
-                holding.fail(_error(holding.dependency, _TOO_LATE))
-        for rest in (self._holdings, self._queue, self._interrupted, self._open):
+        for entry in self._entries.values():
+            if not entry.settled.is_set():
+                entry.fail(_error(entry.dependency, _TOO_LATE))
+        for rest in (self._entries, self._queue, self._interrupted, self._open):
             rest.clear()
         assert self._gone is not None
         self._gone.set()
@@ -276,72 +276,72 @@ class Keeper:
                     self._shed = True
                     await self._uncancel_current_task()
 
-    async def _build(self, holding: _Holding) -> None:
+    async def _build(self, entry: _ResourceEntry) -> None:
         """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
-        if holding.settled.is_set():
+        if entry.settled.is_set():
             return
-        for dependency in holding.dependency.cached_dependencies():
-            below = self._holdings.get(dependency)
+        for dependency in entry.dependency.cached_dependencies():
+            below = self._entries.get(dependency)
             if below is None:
-                below = self._holdings[dependency] = _Holding(dependency)
+                below = self._entries[dependency] = _ResourceEntry(dependency)
             await self._build(below)
             if not below.settled.is_set():
-                self._interrupted.append(holding)
+                self._interrupted.append(entry)
                 return
             if below.error is not None:
-                self._fail(holding, below.error)
+                self._fail(entry, below.error)
                 return
         if self._closing:
-            self._fail(holding, _error(holding.dependency, _TOO_LATE))
+            self._fail(entry, _error(entry.dependency, _TOO_LATE))
         else:
-            await self._open_one(holding)
+            await self._open_one(entry)
 
-    async def _open_one(self, holding: _Holding) -> None:
-        dependency, stack = holding.dependency, AsyncExitStack()
+    async def _open_one(self, entry: _ResourceEntry) -> None:
+        dependency, stack = entry.dependency, AsyncExitStack()
         self._busy_with = dependency.name
         self._building = scope = stack.enter_context(anyio.CancelScope())
         error: BaseException | None = None
         try:
-            holding.value = await Opening(stack, self._value_of).make(dependency)
+            entry.value = await ResourceScope(stack, self._value_of).make(dependency)
         except BaseException as exc:
             error = exc
         self._building = None
         if error is not None:
             error = await leave(stack, error)
         elif dependency.needs_closing:
-            holding.stack = stack
+            entry.stack = stack
         elif (left_open := await leave(stack, None)) is not None:
             error = _error(dependency, _LEFT_OPEN, left_open)
         self._busy_with = None
         if error is None:
-            self._open.append(holding)
-            holding.settled.set()
+            self._open.append(entry)
+            entry.settled.set()
         elif not is_cancellation(error):
-            self._fail(holding, error)
+            self._fail(entry, error)
             if self._closing:  # nobody waits for it any more
                 self._log_late(dependency.name, error)
         elif scope.cancel_called:
-            self._fail(holding, _error(dependency, _TOO_LATE))
+            self._fail(entry, _error(dependency, _TOO_LATE))
         elif _scope_is_cancelled():
-            self._interrupted.append(holding)
+            self._interrupted.append(entry)
         else:
-            self._fail(holding, _error(dependency, _STRAY, error))
+            self._fail(entry, _error(dependency, _STRAY, error))
             await self._uncancel_current_task()
 
     async def _value_of(self, dependency: Dependency) -> Any:
-        return self._holdings[dependency].value
+        return self._entries[dependency].value
 
-    def _fail(self, holding: _Holding, error: BaseException) -> None:
-        del self._holdings[holding.dependency]
-        holding.fail(error)
+    def _fail(self, entry: _ResourceEntry, error: BaseException) -> None:
+        del self._entries[entry.dependency]
+        entry.fail(error)
 
     async def _unwind(self, cancellation: BaseException) -> None:
         """Close a resource that has been cancelled from within, and what lies in it (rule 4)."""
         lost: list[str] = []
         while self._open and _scope_is_cancelled():
-            holding = self._open.pop()
-            lost.append(holding.dependency.name)
-            await self._shut(holding, cancellation)
+            entry = self._open.pop()
+            lost.append(entry.dependency.name)
+            await self._shut(entry, cancellation)
         if _scope_is_cancelled() or not lost:
             self._closing = True  # it is the keeper that was cancelled, or its scopes are broken
             return
@@ -351,19 +351,19 @@ class Keeper:
             lost[-1],
             ", ".join(lost),
         )
-        for holding in self._interrupted:
+        for entry in self._interrupted:
             what = f"could not be opened: resource {lost[-1]} failed meanwhile"
-            self._fail(holding, _error(holding.dependency, what, self._errors[-1][1]))
+            self._fail(entry, _error(entry.dependency, what, self._errors[-1][1]))
         self._interrupted.clear()
 
-    async def _shut(self, holding: _Holding, cancellation: BaseException | None = None) -> None:
+    async def _shut(self, entry: _ResourceEntry, cancellation: BaseException | None = None) -> None:
         """Close a resource; with a cancellation that it, or one opened before it, is to catch."""
-        dependency = holding.dependency
-        del self._holdings[dependency]
-        if holding.stack is None:
+        dependency = entry.dependency
+        del self._entries[dependency]
+        if entry.stack is None:
             return
         self._busy_with = dependency.name
-        error = await leave(holding.stack, cancellation)
+        error = await leave(entry.stack, cancellation)
         self._busy_with = None
         if error is None or (is_cancellation(error) and _scope_is_cancelled()):
             return
@@ -414,7 +414,7 @@ _LEFT_OPEN = (
 
 
 @attrs.frozen(eq=False)
-class Opening:
+class ResourceScope:
     """What is made for one attempt of a step, or for one cached resource, and ends with it.
 
     Attributes:

@@ -26,7 +26,7 @@ from ..events import Event, InputRequiredEvent
 from .limiter import Place, Places
 from .outcome import Outcome
 from .reporting import Reporter, busy_steps, count_executions, describe_activities
-from .resources import Keeper
+from .resources import ResourceManager
 from .stream import EventStream
 from .workers import Dispatch, WorkerPool
 
@@ -69,7 +69,7 @@ class Run:
         parent: The run whose step started this one, if any (O5).
         reporter: Tells what happens, to those who asked.
         dispatch: Where events, results and failures go.
-        keeper: Supplies the steps with resources, if they ask for any.
+        resources: Supplies the steps with resources, if they ask for any.
     """
 
     workflow: object
@@ -84,7 +84,7 @@ class Run:
     parent: RunPort | None
     reporter: Reporter
     dispatch: Dispatch
-    keeper: Keeper | None
+    resources: ResourceManager | None
     _run_id: str | None
     _settings: RunSettings
     _place: Place | None
@@ -131,9 +131,9 @@ class Run:
         self.reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
         self._pool = WorkerPool(self, settings.name)
         self.dispatch = Dispatch(self, self._pool, self.reporter, settings.stall_check)
-        self.keeper = None
+        self.resources = None
         if saved.graph.uses_resources:
-            self.keeper = Keeper(
+            self.resources = ResourceManager(
                 self, self._start_keeper, loop.uncancel_current_task, loop.host_cancelled
             )
         self._group = None
@@ -350,8 +350,8 @@ class Run:
                     self._open(group)
                     await self._wait_until_decided()
                     await self._wait_until_quiet(group)
-                    if self.keeper is not None:
-                        await self._close_resources(self.keeper)
+                    if self.resources is not None:
+                        await self._close_resources(self.resources)
                     self.close()
         except BaseException as exc:
             if not is_cancellation(exc):
@@ -406,20 +406,22 @@ class Run:
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
                 await next(iter(self._children)).wait_until_ended()
 
-    async def _close_resources(self, keeper: Keeper) -> None:
+    async def _close_resources(self, resources: ResourceManager) -> None:
         """Close what the steps used; what fails there fails a run that went well (P5)."""
-        for name, error in await keeper.close(self._settings.cleanup_timeout):
+        for name, error in await resources.close(self._settings.cleanup_timeout):
             assert self.outcome is not None
             if self.outcome.error is None:
                 self.outcome = Outcome.not_closed(name, error)
             else:
                 logger.warning("%s: resource %s failed to close", self, name, exc_info=error)
 
-    def _start_keeper(self, keeper: Coroutine[Any, Any, None]) -> None:
+    def _start_keeper(self, resources: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None
         variables = self._pool.variables()
         variables.run(enter_run, self)
-        self._group.create_task(keeper, name=f"{self._settings.name} resources", context=variables)
+        self._group.create_task(
+            resources, name=f"{self._settings.name} resources", context=variables
+        )
 
     def close(self) -> None:
         """Publish the terminal event and end the run (rule 2)."""
@@ -449,7 +451,7 @@ class Run:
             # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
             del self.saved, self.reporter, self.dispatch, self._pool
-            self.keeper = None
+            self.resources = None
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
         """Log that the event loop ended before anybody awaited the run; its parent does (O8)."""

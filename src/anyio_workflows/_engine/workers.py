@@ -32,7 +32,7 @@ from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEven
 from ..graph import StepSpec
 from .outcome import Outcome
 from .reporting import Reporter, describe_failure, describe_last_results, describe_result
-from .resources import Keeper
+from .resources import ResourceManager
 from .stream import EventStream
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Employer(RunPort, Protocol):
     deadline: float
     outcome: Outcome | None
     reporter: Reporter
-    keeper: Keeper | None
+    resources: ResourceManager | None
 
     @property
     def dispatch(self) -> Desk:
@@ -330,8 +330,8 @@ class WorkerPool:
             work.stop = scope.cancel
             try:
                 if spec.dependencies:
-                    assert run.keeper is not None
-                    async with run.keeper.supply(spec.dependencies) as resources:
+                    assert run.resources is not None
+                    async with run.resources.supply(spec.dependencies) as resources:
                         await self._check_undecided()
                         result = await self._call_function(work, context, resources)
                 else:
