@@ -10,7 +10,7 @@ import attrs
 
 from ._annotations import is_enum, is_positive_number, is_record, read_names
 from ._backend import find_loop
-from ._engine.limiter import Places
+from ._engine.limiter import RunLimiter
 from ._engine.run import Run, RunSettings
 from ._ledger.pending import SavedState
 from ._messages import namesakes
@@ -37,7 +37,7 @@ class _Config:
 
     disable_validation: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
-    places: Places | None = None
+    limiter: RunLimiter | None = None
 
 
 class Workflow(Generic[ResultT]):
@@ -112,7 +112,7 @@ class Workflow(Generic[ResultT]):
         self._config = _Config(
             disable_validation=disable_validation,
             skip_graph_checks=skipped,
-            places=None if num_concurrent_runs is None else Places(num_concurrent_runs),
+            limiter=None if num_concurrent_runs is None else RunLimiter(num_concurrent_runs),
         )
         self._settings = RunSettings(
             name=workflow_name or type(self).__name__,
@@ -295,7 +295,7 @@ class Workflow(Generic[ResultT]):
             self._settings or RunSettings(self.workflow_name),
             run_id=run_id,
             parent=parent if parent is not None and parent.loop.is_here() else None,
-            places=self._config.places,
+            limiter=self._config.limiter,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
         run.start()

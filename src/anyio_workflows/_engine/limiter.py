@@ -10,27 +10,27 @@ import anyio
 import attrs
 
 
-class Places:
+class RunLimiter:
     """The places for concurrent runs of one workflow instance, in each event loop (R7)."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._lines: WeakKeyDictionary[Any, _Line] = WeakKeyDictionary()
 
-    def ask(self, loop: object) -> Place:
-        """Ask for a place in an event loop; first come, first served."""
+    def ask(self, loop: object) -> RunSlot:
+        """Ask for a slot in an event loop; first come, first served."""
         line = self._lines.get(loop)
         if line is None:
             line = self._lines[loop] = _Line(self._number)
-        place = Place(line)
-        line.waiting.append(place)
+        slot = RunSlot(line)
+        line.waiting.append(slot)
         line.move_up()
-        return place
+        return slot
 
 
 @attrs.define(eq=False)
-class Place:
-    """A place that a run has, or waits for.
+class RunSlot:
+    """A slot that a run has, or waits for.
 
     Attributes:
         taken: Whether it has it.
@@ -53,7 +53,7 @@ class Place:
             await self._turn.wait()
 
     def leave(self) -> None:
-        """Give the place back, or give up waiting for it."""
+        """Give the slot back, or give up waiting for it."""
         if self.taken:
             self._line.free += 1
             self._line.move_up()
@@ -64,7 +64,7 @@ class Place:
 @attrs.define(eq=False)
 class _Line:
     free: int
-    waiting: deque[Place] = attrs.field(factory=deque)
+    waiting: deque[RunSlot] = attrs.field(factory=deque)
 
     def move_up(self) -> None:
         while self.free and self.waiting:

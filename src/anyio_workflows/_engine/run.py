@@ -23,7 +23,7 @@ from .._messages import add_note, short_repr, text_of
 from ..context import check_event, enter_run
 from ..errors import WorkflowRuntimeError, WorkflowTimeoutError
 from ..events import Event, InputRequiredEvent
-from .limiter import Place, Places
+from .limiter import RunLimiter, RunSlot
 from .outcome import Outcome
 from .reporting import Reporter, busy_steps, count_executions, describe_activities
 from .resources import ResourceManager
@@ -87,7 +87,7 @@ class Run:
     resources: ResourceManager | None
     _run_id: str | None
     _settings: RunSettings
-    _place: Place | None
+    _slot: RunSlot | None
     _children: dict[Run, None]
     _pool: WorkerPool
     _group: TaskGroup | None
@@ -108,7 +108,7 @@ class Run:
         *,
         run_id: str | None = None,
         parent: RunPort | None = None,
-        places: Places | None = None,
+        limiter: RunLimiter | None = None,
     ) -> None:
         self.workflow = workflow
         self.loop = loop
@@ -126,7 +126,7 @@ class Run:
         self.deadline = math.inf
         self.parent = parent
         self._settings = settings
-        self._place = places.ask(loop.token) if places and not self._has_kin(workflow) else None
+        self._slot = limiter.ask(loop.token) if limiter and not self._has_kin(workflow) else None
         self._children = {}
         self.reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
         self._pool = WorkerPool(self, settings.name)
@@ -243,7 +243,7 @@ class Run:
             raise self._refusal(what)
 
     def note_wait(self, wait: Wait) -> None:
-        """Take note that an execution waits: its place is free, and perhaps nothing goes on."""
+        """Take note that an execution waits: its slot is free, and perhaps nothing goes on."""
         if self.reporter.is_active:
             self.reporter.step_waiting(wait)
         self._pool.spawn_worker()
@@ -343,8 +343,8 @@ class Run:
         try:
             if self._starting:  # an eager task factory is still inside `Workflow.run()`
                 await checkpoint()
-            if self._place is not None:
-                await self._take_place(self._place)
+            if self._slot is not None:
+                await self._take_slot(self._slot)
             if self.outcome is None:
                 async with anyio.create_task_group() as group:
                     self._open(group)
@@ -357,11 +357,11 @@ class Run:
             if not is_cancellation(exc):
                 logger.error("%s: its task group broke", self, exc_info=exc)
 
-    async def _take_place(self, place: Place) -> None:
-        """Wait for a place among the concurrent runs of the workflow (R7)."""
+    async def _take_slot(self, slot: RunSlot) -> None:
+        """Wait for a slot among the concurrent runs of the workflow (R7)."""
         if self.outcome is None:
             with anyio.CancelScope() as self._queueing:
-                await place.wait()
+                await slot.wait()
             self._queueing = None
 
     def _open(self, group: TaskGroup) -> None:
@@ -438,8 +438,8 @@ class Run:
         self._pool.close()
         self.ledger.close()
         self.saved.drop_dead_writers()
-        if self._place is not None:
-            self._place.leave()
+        if self._slot is not None:
+            self._slot.leave()
         if isinstance(self.parent, Run):
             self.parent._children.pop(self, None)
         if self._done is not None:
