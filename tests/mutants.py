@@ -573,7 +573,7 @@ MUTANTS = [
         "Batch.ended",
         "self.branches or self.opening",
         "self.branches",
-        "F2: a batch ends while its elements are still being added",
+        "F1, F2: a batch ends while its elements are still being added",
     ),
     Mutant(
         "give a collected list the recoveries of its first event",
