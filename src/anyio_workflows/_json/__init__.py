@@ -2,13 +2,25 @@
 
 # Theory of operation
 #
-# JSON's own values stand for themselves, and what an annotation announces has its usual text form.
-# Everything else is tagged, `{"$": tag, "value": ...}`. A tag with a colon in it, `module:qualname`, is
-# looked up among the types that the codec was given; nothing is ever imported. Where an annotation says
-# `date`, "2024-05-01" is read, and so is a tagged value of that type: that is how a `datetime` gets into
-# the field. What would come back as something else is tagged, or refused.
+# JSON's own values stand for themselves. A value of the very type that an annotation names is written in
+# its usual text form, or as a list or object: "2024-05-01" under `date`. Everything else is tagged,
+# `{"$": tag, "value": ...}`, so that what comes back is exactly what was written: a `datetime` in a field
+# annotated with `date` is a tagged value of its own type. What cannot come back is refused when it is
+# written.
 #
+# An `Encoding` says all this for one annotation, for both directions. Each field of a record has one, which
+# has one for its items, and so on: writing and reading walk along the encodings.
+#
+# The data may come from anywhere. So
+#
+# - nothing is imported or looked up in modules: a tag like `module:qualname` names one of the types that
+#   the codec was given, and exceptions are made of builtin types only;
+# - nothing is converted, and a tagged value, too, has to be of the type that the annotation wants;
+# - nesting is bounded before anything is read, and nothing nested is read twice: reading takes linear time.
+#
+# The modules, each using those before it:
+#
+#   formats   text forms; how values are written under an annotation; errors and bounds
 #   fields    the fields of events, attrs classes and dataclasses; the types that data may name
-#   formats   what is written under which annotation; text forms; bounds and faults
 #   reader    JSON data to values
 #   codec     values to JSON data; `JsonCodec` does both

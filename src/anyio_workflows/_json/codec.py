@@ -31,7 +31,7 @@ from .formats import (
 from .reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
 
 _LONG_INT = 2048
-"""In bits. Python refuses to read very long integers in decimal, which JSON has."""
+"""In bits. JSON has decimal integers, of which Python refuses to read very long ones; these are tagged."""
 
 _TEXTS = {**TEXTS, int: TAGGED_TEXTS["int"], float: TAGGED_TEXTS["float"]}
 
@@ -45,51 +45,50 @@ class JsonCodec:
 
     Args:
         types: The types that the data may name.
-        in_sight: More of them, of which those are left out that bear the name of another one.
+        more_types: More of them; those that have the name of one of `types` are left out.
 
     Raises:
-        ContextSerdeError: If one of `types` is of no such kind, or two have the same name.
+        ContextSerdeError: If one of `types` is none of these, or two have the same name.
     """
 
-    def __init__(self, types: Iterable[type] = (), in_sight: Iterable[type] = ()) -> None:
-        registry = Registry(types, in_sight)
-        self._registry = registry
-        self._reader = Reader(registry)
+    def __init__(self, types: Iterable[type] = (), more_types: Iterable[type] = ()) -> None:
+        self._registry = Registry(types, more_types)
+        self._reader = Reader(self._registry)
 
     def dump(self, value: Any, path: str = "$") -> Any:
-        """Return what `json.dumps` takes and `load` makes an equal value of.
+        """Return data for `json.dumps`, of which `load` makes an equal value.
 
         Args:
-            value: Any value; its fields and items are written as their annotations say.
-            path: Where it stands, for the message of an error.
+            value: Any value. Fields are written as their annotations say.
+            path: The place of the value in something larger, for the messages of errors.
 
         Raises:
-            ContextSerdeError: If it or something in it cannot be written as JSON.
+            ContextSerdeError: If the value, or one inside it, cannot be written as JSON.
         """
         with _located(path):
             data = _Writer(self._registry).write(value, ANYTHING)
-            check_depth(data)  # what is too deep could not be read
+            check_depth(data)  # `load` refuses what is deeper, which would be noticed too late
         return data
 
     def load(self, data: Any, as_type: Any = None, path: str = "$") -> Any:
         """Return the value that JSON data stands for.
 
         Args:
-            data: What `json.loads` gave.
-            as_type: The annotation that it was written for; `None`: any type.
-            path: Where it stands, for the message of an error.
+            data: What `json.loads` returned.
+            as_type: The annotation that the value was written under; `None` for any type.
+            path: The place of the value in something larger, for the messages of errors.
 
         Raises:
-            ContextSerdeError: If it does not stand for a value, or for one of another type.
+            ContextSerdeError: If the data stands for no value, or for one of another type.
         """
         with _located(path):
-            check_depth(data)
+            check_depth(data)  # before anything recurses
             return self._reader.read(data, encoding_of(Any if as_type is None else as_type))
 
 
 @contextmanager
 def _located(path: str) -> Iterator[None]:
-    """Complete the path of an error; running out of stack is one too."""
+    """Complete the path of an error, and turn a lack of stack into one."""
     try:
         yield
     except ContextSerdeError as error:
@@ -101,11 +100,11 @@ def _located(path: str) -> Iterator[None]:
 
 
 class _Writer:
-    """Writes one value, whose types are in `registry`."""
+    """Writes a single value, whose types are in `registry`."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._in_error = False
+        self._in_error = False  # whether the arguments of an exception are being written
 
     def write(self, value: Any, encoding: Encoding) -> Any:
         """Return what stands for a value under an annotation."""
@@ -118,12 +117,14 @@ class _Writer:
             return value
         is_bare = cls is encoding.bare
         tag, data = self._write_tagged(value, encoding.item if is_bare else ANYTHING)
-        if is_bare and not (type(data) is dict and "$" in data):  # that would be read as tagged
+        # An event with a keyword "$" would be read as a tagged value. The same data is used for both: to write
+        # it again, on each level, would take exponential time.
+        if is_bare and not (type(data) is dict and "$" in data):
             return data
         return {"$": tag, "value": data}
 
     def _write_tagged(self, value: Any, item: Encoding) -> tuple[str, Any]:
-        """Return a tag and what stands for the value with it."""
+        """Return the tag of a value, and the data that stands for it."""
         cls = type(value)
         if cls in (list, tuple):
             return cls.__name__, self._write_items(value, item)
@@ -214,7 +215,7 @@ class _Writer:
             data["type"] = f"{cls.__module__}.{cls.__qualname__}"
         else:
             args = self._write_args(error)
-            if args is not None:  # or else it comes back as a restored one
+            if args is not None:  # without them, it comes back as a `RestoredError`
                 data["args"] = args
         notes = getattr(error, "__notes__", ())
         if notes:
@@ -222,18 +223,20 @@ class _Writer:
         return data
 
     def _write_args(self, error: BaseException) -> list[Any] | None:
-        """Return what stands for the arguments of an exception; `None` if that cannot be read."""
+        """Return the data of the arguments of an exception; `None` if it could not be made of them again."""
         args: Any = error.__reduce__()[1]
         outermost, self._in_error = not self._in_error, True
         try:
             if type(type(error)(*args)) is not type(error):
                 return None
             written = self._write_items(args, ANYTHING)
-            check_depth(written, MAX_DEPTH // 2)
+            check_depth(written, MAX_DEPTH // 2)  # the rest is for what holds the exception
         except RecursionError:
             if outermost:
                 return None
-            raise  # exceptions that hold each other would be tried again on each level
+            # Exceptions may hold themselves, several times. If each level that fails tried its other arguments,
+            # the time would grow exponentially.
+            raise
         except Exception:
             return None
         finally:
@@ -242,7 +245,7 @@ class _Writer:
 
 
 def _stands_for_itself(value: Any) -> bool:
-    """Return whether JSON has this value, given that it has its type."""
+    """Return whether JSON has this value, given that it has values of its type."""
     cls = type(value)
     if cls is dict:
         return "$" not in value and all(type(key) is str for key in value)
@@ -252,6 +255,6 @@ def _stands_for_itself(value: Any) -> bool:
 
 
 def _comes_back(error: BaseException, data: Any) -> BaseException:
-    """Return something of the type that `error` is read back as."""
+    """Return an exception of the type that `error` will be read as."""
     foreign = data.get("$") == "exception" and "args" not in data["value"]
     return RestoredError("", "") if foreign else error

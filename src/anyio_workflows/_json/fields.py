@@ -22,11 +22,11 @@ class Field:
     """A field of a record.
 
     Attributes:
-        name: The attribute.
-        key: Its name in JSON, which is the keyword of the constructor.
+        name: Its name as an attribute.
+        key: Its name in JSON, which is its keyword in the constructor.
         encoding: How its values are written.
         init: Whether the constructor takes it.
-        required: Whether the constructor needs it.
+        required: Whether the constructor requires it.
     """
 
     name: str
@@ -46,7 +46,7 @@ def _fields_of(cls: Any) -> Iterator[Field]:
     if attrs.has(cls):
         for field in attrs.fields(cls):
             if field.name != "_extra" or not issubclass(cls, Event):
-                # A converter takes other types than the annotation names.
+                # A converter may take values of other types than the annotation names.
                 encoding = encoding_of(Any if field.converter else _annotation_of(cls, field))
                 required = field.init and field.default is attrs.NOTHING
                 yield Field(field.name, field.alias or field.name, encoding, field.init, required)
@@ -61,8 +61,8 @@ def _annotation_of(cls: type, field: Any) -> Any:
     if field.type is None:
         return Any
     annotation = resolve_field(cls, field.name, field.type)
-    # A name that exists for type checkers only is no fault of the class: events show such a field as
-    # unchecked (E3), and here it holds whatever can be written.
+    # A name that exists only for type checkers is not a fault of the class. An event shows such a field as
+    # unchecked (E3); here it takes any value that can be written.
     return Any if isinstance(annotation, Unresolved) else annotation
 
 
@@ -80,7 +80,7 @@ def _mentioned(annotation: Any) -> Iterator[type]:
 
 
 def tag_of(cls: type) -> str:
-    """Return the name of a type in JSON."""
+    """Return the tag that names a type in JSON."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -89,20 +89,20 @@ class Registry:
 
     Args:
         given: Types that have to be known.
-        in_sight: Types that are known unless another one of the same name is: an older version of
-            a class may still be in sight somewhere.
+        more: Types that are known unless `given` has one with the same tag: code may still refer to an
+            older version of a class.
 
     Attributes:
-        types: The types by their names.
-        fields: Returns the fields of a record by their keys, whether it is among the types or not.
+        types: Tag -> type.
+        fields: Return the fields of a record by their keys. It need not be one of the types.
 
     Raises:
-        ContextSerdeError: If one of `given` is no record and no enum, or two have the same name.
+        ContextSerdeError: If one of `given` is neither a record nor an enum, or two have the same tag.
     """
 
-    def __init__(self, given: Iterable[type], in_sight: Iterable[type] = ()) -> None:
+    def __init__(self, given: Iterable[type], more: Iterable[type] = ()) -> None:
         self.types: dict[str, type] = {}
-        # A cache of its own, so that a class that is defined in a function does not live longer than this.
+        # The cache belongs to the registry: a global one would keep classes that a function defines alive.
         self.fields: Callable[[Any], Mapping[str, Field]]
         self.fields = functools.cache(lambda cls: {field.key: field for field in _fields_of(cls)})
         for cls in given:
@@ -114,7 +114,7 @@ class Registry:
                     remark = namesakes([one], [self.types[tag_of(one)]])
                     problem = f"the data cannot tell two types {tag_of(one)!r} apart; {remark}"
                     raise ContextSerdeError("$", problem)
-        for cls in in_sight:
+        for cls in more:
             for one in self._with_mentioned(cls):
                 self.types.setdefault(tag_of(one), one)
 

@@ -1,4 +1,4 @@
-"""How values are written under an annotation, the errors about those that do not fit it, and bounds."""
+"""Text forms, how values are written under an annotation, and the errors and bounds of both directions."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from ..errors import ContextSerdeError
 
 @attrs.frozen
 class Text:
-    """A text form.
+    """The text form of the values of one type.
 
     Attributes:
-        tag: Its name.
+        tag: The tag of such a value.
         made_type: The exact type of the values.
-        write: Makes the text of a value, or raises a `ValueError`.
-        read: Makes the value of a text, or raises.
-        longest: How long a text can be; `None` where nothing bounds it, and reading takes linear
-            time.
+        write: Return the text of a value, or raise a `ValueError`.
+        read: Return the value of a text, or raise any exception.
+        longest: The most characters that are read. `None` is for types whose values may be of any size,
+            and which are read in linear time.
     """
 
     tag: str
@@ -103,13 +103,14 @@ _FORMS = (
 )
 
 TEXTS: dict[Any, Text] = {form.made_type: form for form in _FORMS}
-"""Type, as an annotation has it, -> its text form."""
+"""Type, as an annotation names it, -> its text form."""
 
 TEXTS[Path] = TEXTS[type(Path())]
 TEXTS[PurePath] = TEXTS[type(PurePath())]
 
 
 _MOST_FLAGS = 2048
+"""In bits. `Flag` takes a number apart in quadratic time."""
 
 
 def enum_text(member: Enum) -> Any:
@@ -120,10 +121,10 @@ def enum_text(member: Enum) -> Any:
 def enum_member(cls: type[Enum], text: object) -> Enum | None:
     """Return the member that `enum_text()` writes as `text`."""
     if issubclass(cls, Flag) and type(text) is int:
-        if text.bit_length() > _MOST_FLAGS:  # taking them apart costs quadratic time
+        if text.bit_length() > _MOST_FLAGS:
             return None
         try:
-            return cls(text)  # several flags together have no entry of their own
+            return cls(text)  # several flags together are not in `__members__`
         except ValueError:
             return None
     texts = {enum_text(member): member for member in cls.__members__.values()}
@@ -139,7 +140,7 @@ def _by_value(cls: type[Enum]) -> bool:
 # --- How values are written under an annotation ---------------------------------------------------
 
 MAX_DEPTH = 100
-"""How deeply JSON may be nested."""
+"""How deeply JSON may be nested. Reading recurses: this leaves most of the stack to the caller."""
 
 ATOMS = frozenset({types.NoneType, bool, int, float, str})
 LISTS = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
@@ -164,17 +165,17 @@ Form = typing.Literal[
 
 @attrs.frozen(eq=False, slots=False)  # the cached properties need a `__dict__`
 class Encoding:
-    """How values are written under an annotation, and so how they are read.
+    """How values are written under one annotation, and so how they are read.
 
     Attributes:
         annotation: The annotation, without `Annotated`, `NewType` and the like.
-        cls: The class in it, without its arguments.
-        form: What its values look like in JSON.
+        cls: Its class, without type arguments.
+        form: What untagged values look like, which decides how they are read.
         raw: The types whose values stand for themselves.
         bare: The type whose values are written without their tag.
-        item_type: The annotation that items are written under.
+        item_type: The annotation of the items, or of the values of a mapping.
         part_types: The annotations of the key and the value of a mapping, of each item of a tuple of
-            fixed length, or of the members of a union, `None` left out.
+            fixed length, or of the members of a union except `None`.
         optional: Whether it is a union with `None`.
     """
 
@@ -187,9 +188,9 @@ class Encoding:
     part_types: tuple[Any, ...] = ()
     optional: bool = False
 
-    # An alias may contain itself (`type Tree = list[Tree]`), so what is inside an annotation is looked at
-    # only when a value gets there. Nothing is looked up by its annotation: `int | str` equals `str | int`,
-    # though the first member that fits is taken, and some annotations have no hash.
+    # An alias may contain itself (`type Tree = list[Tree]`): what is inside an annotation is encoded only when
+    # a value gets there. No cache has annotations as its keys: `date | datetime` equals `datetime | date`,
+    # but the first member that fits is taken, and some annotations have no hash.
 
     @functools.cached_property
     def item(self) -> Encoding:
@@ -201,12 +202,10 @@ class Encoding:
 
     @functools.cached_property
     def check(self) -> Any:
-        """What `isinstance` takes for the annotation; `object` where it cannot be checked."""
+        """The run-time check for the annotation; `object` where it cannot be checked."""
         try:
             return check_for(self.annotation)
-        except (
-            Exception
-        ):  # the alias contains itself, or a metaclass has a faulty `__instancecheck__`
+        except Exception:  # an alias that contains itself, no hash, or a metaclass of somebody else
             return object
 
 
@@ -258,7 +257,8 @@ def _union_encoding(annotation: Any, cls: Any, args: tuple[Any, ...]) -> Encodin
         (one,) = encodings
         raw, bare, item_type = one.raw, one.bare, one.item_type
     else:
-        # Which of several members a list or a text is meant for would be a guess, so these are tagged.
+        # It would be a guess which member a list, an object or the text of a date is meant for: these are
+        # tagged. Atoms need no guess, each is of one type.
         raw = ATOMS.intersection(itertools.chain.from_iterable(one.raw for one in encodings))
         bare, item_type = None, Any
     return Encoding(
@@ -290,19 +290,19 @@ def data_error(problem: str) -> ContextSerdeError:
 
 
 def mismatch(encoding: Encoding, got: object) -> ContextSerdeError:
-    """Return the error that a value does not fit an annotation."""
+    """Return the error about a value that is not of the type that an annotation names."""
     expected = inspect.formatannotation(encoding.annotation)
     return data_error(f"expected {expected}, got {short_repr(got)} ({type(got).__qualname__})")
 
 
 def prepend_path(error: ContextSerdeError, path: str) -> None:
-    """Put a path in front of the one that an error has."""
+    """Put the path of a container in front of that of the error in it."""
     error.path = shortened(path + error.path, 300)
     error.args = (error.path, error.problem)
 
 
 def path_step(key: object) -> str:
-    """Return the step of a path that a key or an index is: `.name`, `['a b']`, `[0]`."""
+    """Return how a path goes on to the part at a key or index: `.name`, `['a b']`, `[0]`."""
     is_name = isinstance(key, str) and len(key) <= 100 and key.isidentifier()
     return f".{key}" if is_name else f"[{short_repr(key)}]"
 
@@ -310,11 +310,12 @@ def path_step(key: object) -> str:
 # --- Bounds ---------------------------------------------------------------------------------------
 
 _MOST_PARTS = 1000
+"""How many parts the items of one hash may have together; comparing them takes up to the square of that."""
 
 
 def check_depth(data: Any, most: int = MAX_DEPTH) -> None:
     """Refuse data that is nested too deeply."""
-    level = [data]
+    level = [data]  # level by level, since a function that recurses would run out of stack itself
     for _ in range(most + 1):
         level = [part for item in level for part in _parts_of(item)]
         if not level:
@@ -331,9 +332,9 @@ def _parts_of(data: Any) -> Iterable[Any]:
 def check_hashes(items: list[Any], data: list[Any]) -> None:
     """Refuse items of a set, or keys of a dict, that would take quadratic time to tell apart.
 
-    Python compares items whose hashes are equal, and crafted numbers can make them equal.
-    Honest data has few such items (`hash(-1) == hash(-2)`), and small ones: so what all items of one
-    hash are made of is bounded.
+    Python compares items that have the same hash with each other, and crafted numbers have: `2**61 - 1`
+    and all its multiples have the hash 0. Honest data has few such items (`hash(-1) == hash(-2)`), and
+    small ones, so the size of all items with the same hash is bounded, whatever they consist of.
 
     Args:
         items: The items.
@@ -347,15 +348,17 @@ def check_hashes(items: list[Any], data: list[Any]) -> None:
             clashing.setdefault(hash(item), [data[other]]).append(data[n])
     for group in clashing.values():
         if _is_large(group):
-            raise data_error(f"too much that has the same hash: {len(group)} of {len(items)} items")
+            raise data_error(
+                f"too many values with the same hash: {len(group)} of {len(items)} items"
+            )
 
 
 def _is_large(data: Any) -> bool:
-    """Return whether some JSON data is made of more than a thousand parts."""
+    """Return whether JSON data has more parts than can be compared with each other."""
     ahead, size = [data], 0
     while ahead and size <= _MOST_PARTS:
         part = ahead.pop()
-        if type(part) is int:
+        if type(part) is int:  # comparing long integers takes time, too
             size += part.bit_length() // 256
         elif type(part) is dict and part.get("$") == "int":
             size += len(part["value"]) // 64

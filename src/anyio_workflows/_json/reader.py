@@ -50,11 +50,11 @@ _PAIRS = encoding_of(list[list[Any]])
 
 
 class RestoredError(Exception):
-    """Stands for an exception whose type is not a builtin one.
+    """Stands for an exception whose type is not built in.
 
     Attributes:
-        type_name: Module and name of that type.
-        text: What `str()` gave; it gives the first 1000 characters of it again.
+        type_name: Module and name of its type.
+        text: Its text, as it was; `str()` returns at most 1000 characters of it.
     """
 
     def __init__(self, type_name: str, text: str) -> None:
@@ -110,7 +110,7 @@ class Reader:
         if type(data) is not dict or "$" not in data:
             return self._read_form[encoding.form](data, encoding)
         value = self._read_tagged(data)
-        # A tag may name any known type, also one that has no business in this place.
+        # The tag may name any known type, which has to be one that the annotation wants.
         if not isinstance(value, encoding.check):
             raise mismatch(encoding, value)
         return value
@@ -207,9 +207,7 @@ class Reader:
         key_encoding, value_encoding = encoding.parts
         keys = self._read_parts(data, data, itertools.repeat(key_encoding))
         values = self._read_parts(data, data.values(), itertools.repeat(value_encoding))
-        if (
-            dict not in encoding.raw
-        ):  # texts have hashes that cannot be foreseen, other keys may clash
+        if dict not in encoding.raw:  # the hashes of texts are random, those of other keys are not
             check_hashes(keys, list(data))
         return dict(zip(keys, values, strict=True))
 
@@ -234,7 +232,8 @@ class Reader:
             members = [member for member in members if self._has_shape(data, member)]
             members.sort(key=lambda member: not isinstance(data, member.check))
         if len(members) == 1 or (members and type(data) in (list, dict)):
-            # Nothing nested is tried twice: the time that takes would double with each level.
+            # A list or an object is read by one member only. If several tried, each of them would try
+            # several for what is nested in it, and the time would double with each level.
             return self.read(data, members[0])
         for member in members:
             with suppress(ContextSerdeError):
@@ -242,7 +241,7 @@ class Reader:
         raise mismatch(encoding, data)
 
     def _has_shape(self, data: Any, encoding: Encoding) -> bool:
-        """Return whether `data` may be meant for a member of a union, by its outermost layer alone."""
+        """Return whether untagged data may be of a member of a union, judged by its outermost level only."""
         if type(data) is list:
             return list in encoding.raw or encoding.bare in (set, frozenset, tuple)
         if type(data) is dict and encoding.form == "record":
@@ -291,7 +290,7 @@ class Reader:
             record = cls(**values)
             for name, value in late.items():
                 object.__setattr__(record, name, value)
-        except Exception as error:  # whatever the class has against it
+        except Exception as error:  # validators and converters raise anything
             raise data_error(f"{cls.__name__} does not take this: {text_of(error)}") from error
         return record
 
@@ -314,7 +313,7 @@ class Reader:
 
 def _from_text(data: Any, text: Text) -> Any:
     if type(data) is str and (text.longest is None or len(data) <= text.longest):
-        with suppress(Exception):  # each type has its own way to say that it is no such text
+        with suppress(Exception):  # each type has exceptions of its own for a malformed text
             return text.read(data)
     raise data_error(f"no {text.tag} in its usual text form: {short_repr(data)}")
 
