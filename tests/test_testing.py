@@ -441,7 +441,7 @@ def test_v2_a_pause_holds_up_one_call(backend: str) -> None:
 
 
 @on_each_backend
-def test_v2_a_scenario_plays_the_same_each_time(backend: str) -> None:
+def test_v2_a_scenario_runs_the_same_each_time(backend: str) -> None:
     scenario = Scenario(
         pauses=(Pause("work", call=2, seconds=0.25),),
         faults=(Fault("work", "slow cleanup", call=1, seconds=1),),

@@ -1,7 +1,7 @@
 """The checks: the rules T1 to T8 and S1 to S3, applied to one run.
 
 Some need the live handler, and note what they find in the record. The others read the record when the run
-is over. R2, and what concerns the begin of a step, is checked by the record itself.
+is over. R2, and whether a step may begin, is checked by the record itself, when the step begins.
 """
 
 from __future__ import annotations
