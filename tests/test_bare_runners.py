@@ -26,7 +26,6 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows._engine.run import Run
 from anyio_workflows.errors import (
     WorkflowCancelledByUser,
     WorkflowRuntimeError,
@@ -626,22 +625,22 @@ def test_r3_without_sniffio() -> None:
 @each_runner
 @pytest.mark.parametrize("error", [RuntimeError("mine"), LookupError("mine")])
 def test_r5_error_of_the_call_itself_is_raised_in_the_thread(
-    runner: Runner, error: Exception, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, error: Exception
 ) -> None:
-    def fail(*args: object) -> None:
-        raise error
+    class Raising(str):
+        def __hash__(self) -> int:  # called in the event loop, where the buffers are
+            raise error
 
-    class Writes(Workflow):
+    class Collects(Workflow):
         @step
-        def write(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        def collect(self, ctx: Context, ev: StartEvent) -> StopEvent:
             with pytest.raises(type(error), match="mine") as caught:
-                ctx.write_event_to_stream(Note())
+                ctx.collect_events(ev, [StartEvent], buffer_id=Raising())
             return StopEvent(result=caught.value)
 
     async def main() -> Any:
-        return await Writes().run()
+        return await Collects().run()
 
-    monkeypatch.setattr(Run, "write", fail)
     assert run_bare(runner, main) is error
 
 
