@@ -48,7 +48,9 @@ def tests_without_trio(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the test suite under coverage; `fail_under` in pyproject.toml is the floor."""
     install(session, "coverage", extras="[trio]")
-    session.run("python", "-m", "pytest", "-n", "auto", "--cov", *session.posargs)
+    session.run(
+        "python", "-m", "pytest", "-n", "auto", "--cov", "--cov-report=term", *session.posargs
+    )
 
 
 @nox.session
