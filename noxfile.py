@@ -1,4 +1,4 @@
-"""Everything that is checked: `nox` runs it all, `nox -s NAME` one of them."""
+"""All checks: `nox` runs the default sessions, `nox -s NAME` one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ nox.options.sessions = ["lint", "types", "tests", "tests_without_trio", "demo", 
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
-# Interpreters that pyenv has built are used although it may not have put them on the path.
+# Interpreters built by pyenv are used even if they are not on the path.
 _pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
 for _version in PYTHONS:
     for _bin in sorted(_pyenv.glob(f"{_version}.*/bin")):
@@ -24,7 +24,7 @@ for _version in PYTHONS:
 
 
 def install(session: nox.Session, *groups: str, extras: str = "") -> None:
-    """Install the project, and the dependency groups that the session needs."""
+    """Install the project and the dependency groups that the session needs."""
     wanted = [req for group in groups for req in nox.project.dependency_groups(PROJECT, group)]
     session.install("--quiet", f".{extras}", *wanted)
 
@@ -38,7 +38,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def tests_without_trio(session: nox.Session) -> None:
-    """Run the test suite where trio is not installed."""
+    """Run the test suite without trio."""
     install(session, "test")
     session.run("pip", "uninstall", "--quiet", "--yes", "trio")
     session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
@@ -77,7 +77,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types with mypy and pyright, and with two more what users write."""
+    """Check the types with mypy and pyright, and what users write with ty and pyrefly too."""
     install(session, "types", extras="[trio]")
     session.run("mypy")
     session.run("pyright", "--warnings", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
@@ -97,7 +97,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Break the engine on purpose, in many ways, and see that the suite notices each."""
+    """Break the library on purpose, in many ways, and check that the suite notices each."""
     install(session, "test", extras="[trio]")
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
@@ -111,6 +111,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def bench_quick(session: nox.Session) -> None:
-    """See that the benchmarks work; what they measure is not looked at."""
+    """Check that the benchmarks work, whatever they measure."""
     install(session, "bench", extras="[trio]")
     session.run("python", "-m", "benchmarks", "--quick", "--output", session.create_tmp())

@@ -27,10 +27,10 @@ def draw_ratios(path: Path, results: Sequence[Result]) -> None:
     _prepare(left, works, "against llama-index-workflows")
     _prepare(right, works, "against hand-written AnyIO (hollow: tuned)")
     for result in shown:
-        place = works.index(result.row.work)
-        _mark(left, result, REFERENCE, place, filled=True)
-        _mark(right, result, TUNED, place, filled=False)
-        _mark(right, result, HAND, place, filled=True)
+        line = works.index(result.row.work)
+        _mark(left, result, REFERENCE, line, filled=True)
+        _mark(right, result, TUNED, line, filled=False)
+        _mark(right, result, HAND, line, filled=True)
     figure.suptitle("Our cost as a multiple of theirs: left of 1 is cheaper")
     figure.legend(handles=_legend(shown), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=130, metadata={"Software": None})
@@ -52,7 +52,7 @@ def _prepare(axes: Axes, works: list[str], title: str) -> None:
         axes.axhline(border - 0.5, color="#eeeeee", linewidth=0.6)
 
 
-def _mark(axes: Axes, result: Result, side: str, place: int, *, filled: bool) -> None:
+def _mark(axes: Axes, result: Result, side: str, line: int, *, filled: bool) -> None:
     """Draw one ratio with its quartiles, and the target as a bar."""
     found = result.ratio(side)
     if found is None:
@@ -60,7 +60,7 @@ def _mark(axes: Axes, result: Result, side: str, place: int, *, filled: bool) ->
     colour = COLOURS[result.backend]
     axes.errorbar(
         found.median,
-        place + OFFSETS[result.backend],
+        line + OFFSETS[result.backend],
         xerr=[[found.median - found.low], [found.high - found.median]],
         fmt="o",
         markersize=5,
@@ -71,7 +71,7 @@ def _mark(axes: Axes, result: Result, side: str, place: int, *, filled: bool) ->
     if side in result.row.targets:
         target = result.row.targets[side]
         most = 1 / target if side == REFERENCE else target
-        axes.vlines(most, place - 0.42, place + 0.42, color=TARGET, linewidth=2.5)
+        axes.vlines(most, line - 0.42, line + 0.42, color=TARGET, linewidth=2.5)
 
 
 def _legend(shown: Sequence[Result]) -> list[Line2D]:
