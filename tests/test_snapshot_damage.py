@@ -52,6 +52,7 @@ def item(name: str, **fields: Any) -> Any:
 
 
 def refusal(name: str, data: Any, types: Sequence[type] = (Answer,)) -> ContextSerdeError:
+    Context.from_dict(MOMENTS[name].make(), golden(name), types)  # imports what reads snapshots
     before = {*sys.modules}
     with pytest.raises(ContextSerdeError) as caught:
         Context.from_dict(MOMENTS[name].make(), data, types)
@@ -75,7 +76,10 @@ def test_p4_a_version_that_never_was_is_refused(version: Any) -> None:
 def test_p4_a_newer_version_is_refused_before_anything_else_is_looked_at() -> None:
     error = refusal("start", {"version": VERSION + 1, "whatever": object()})
     assert error.path == "$.version"
-    assert f"version {VERSION + 1}, known is {VERSION}" in error.problem
+    assert (
+        f"in version {VERSION + 1} of the format; this release reads versions up to {VERSION}"
+        in error.problem
+    )
 
 
 CALLABLES = [
@@ -237,7 +241,7 @@ DAMAGE = [
         "batches",
         "work.batches",
         [*golden("batches")["work"]["batches"], EMPTY_BATCH],
-        "has a branch",
+        "at least one branch",
         path="$.work.batches[2].branches",
     ),
     # counts and times out of range
@@ -294,7 +298,7 @@ DAMAGE = [
         "collected",
         "work.buffers",
         golden("collected")["work"]["buffers"] * 2,
-        "there is a buffer None already",
+        "has a buffer None already",
         path="$.work.buffers[1]",
     ),
 ]

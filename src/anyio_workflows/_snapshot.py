@@ -1,16 +1,16 @@
-"""Snapshots: what `ctx.to_dict()` gives and `Context.from_dict()` takes (P3, P4).
+"""Snapshots: what `ctx.to_dict()` returns and `Context.from_dict()` reads (P3, P4).
 
 The format, version 2, is JSON:
 
     {
       "version": 2,
-      "workflow": the name of the workflow class, for people,
-      "state": the state of the store; null if nobody has used it,
-      "failed": null, or after a failure what `retry_failed()` makes owed, as in "work",
-      "work": null after a stop event or a failure, else {
-        "next_id": the number of the work to come,
+      "workflow": the name of the workflow class, for readers,
+      "state": the state of the store; null if it was never used,
+      "failed": null, or after a failure the pending work that `retry_failed()` restores, as in "work",
+      "work": null after a stop event or a failure, else the pending work {
+        "next_id": the id of the next execution,
         "input_asked": whether the run has asked for input,
-        "last_finished": the step that ended last, or null,
+        "last_finished": the step that finished last, or null,
         "work": [{"id", "step", "events", "branch", "recoveries", "attempt",
                   "elapsed": seconds since its first start, or null,
                   "due_in": seconds left of its retry delay, or null,
@@ -28,15 +28,14 @@ The format, version 2, is JSON:
       }
     }
 
-A question is an event of the stream, and has its number there, from 1; 0 if it was read in an earlier
-run. If the number is above "events_read", nobody had read it, and it is asked again (W4).
+A question is an event of the stream. Its number is its position there, from 1, or 0 if it was read in an
+earlier run. If the number is above "events_read", it was never read, and it is asked again (W4).
 
-Version 1 lacks "failed", "question" and what follows it in "waits", "questions" and "events_read".
+Version 1 lacks "failed", "questions", "events_read", and in "waits" the last four names.
 
-Values that JSON does not know are tagged, `{"$": tag, "value": ...}`; the tag of an event, or of
-another class that the workflow declares, is `module:qualname`. A tag is looked up among those
-classes, those in its `types`, and the event classes that its code names. Nothing that is named in a
-snapshot is ever imported.
+Values that JSON does not know are tagged, `{"$": tag, "value": ...}`. The tag of an event, or of another class
+that the workflow declares, is `module:qualname`. It is looked up among those classes, those in the `types` of
+the workflow class, and the event classes that its code names. Nothing that a snapshot names is ever imported.
 """
 
 from __future__ import annotations
@@ -69,12 +68,14 @@ from .state import DictState
 
 VERSION = 2
 
+# A codec looks at every class that a workflow mentions, which takes longer than a small snapshot. One is kept
+# for each `types=` that was given, as long as the graph lives.
 _codecs: WeakKeyDictionary[Graph, dict[tuple[type, ...], JsonCodec]] = WeakKeyDictionary()
 
 
 @attrs.frozen
 class Snapshot:
-    """What goes on from one run to the next, as it is written down."""
+    """A `SavedState` as a record. What has a default is not in version 1."""
 
     version: int
     workflow: str
@@ -84,10 +85,10 @@ class Snapshot:
 
 
 def dump(saved: SavedState, types: tuple[type, ...] = ()) -> dict[str, Any]:
-    """Write down what goes on from one run to the next.
+    """Return the snapshot of what one run leaves to the next.
 
     Raises:
-        ContextSerdeError: If it holds a value that cannot be written as JSON.
+        ContextSerdeError: If a value in it cannot be written as JSON.
     """
     state = saved.state()
     snapshot = Snapshot(
@@ -103,26 +104,28 @@ def dump(saved: SavedState, types: tuple[type, ...] = ()) -> dict[str, Any]:
 
 
 def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) -> SavedState:
-    """Read what `dump()` wrote, for runs of a workflow.
+    """Return what a snapshot leaves to the next run of a workflow.
 
     Raises:
-        ContextSerdeError: If it is something else, or does not fit the workflow.
+        ContextSerdeError: If the data is not a snapshot, or does not fit the workflow.
     """
     if not isinstance(data, Mapping):
         raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
     version = data.get("version")
     if type(version) is not int or version < 1:
-        raise ContextSerdeError(
-            "$.version", f"expected a version up to {VERSION}, got {short_repr(version)}"
-        )
+        problem = f"expected a version from 1 to {VERSION}, got {short_repr(version)}"
+        raise ContextSerdeError("$.version", problem)
     if version > VERSION:
         problem = (
-            f"it was written by a newer release: version {short_repr(version)}, known is {VERSION}"
+            f"it was written by a newer release, in version {short_repr(version)} of the format; this "
+            f"release reads versions up to {VERSION}"
         )
         raise ContextSerdeError("$.version", problem)
     snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
     for path, problem in _faults(snapshot, graph):
-        raise ContextSerdeError(path, problem)
+        raise ContextSerdeError(
+            path, problem
+        )  # the first one: later checks rely on the earlier ones
     saved = SavedState(graph, types, pending=snapshot.work, failed=snapshot.failed)
     if snapshot.state is not None:
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
@@ -137,12 +140,12 @@ def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:
         state = [] if graph.state_type is None else [graph.state_type]
         declared = [] if graph.owner is None else declared_types(graph.owner)
         given = dict.fromkeys([Snapshot, *ours, *graph.events, *state, *declared, *types])
-        codecs[types] = JsonCodec(given, _in_sight(graph))
+        codecs[types] = JsonCodec(given, _named_in_code(graph))
     return codecs[types]
 
 
-def _in_sight(graph: Graph) -> list[type[Event]]:
-    """Return the event classes that a step may wait for or send: its code names them."""
+def _named_in_code(graph: Graph) -> list[type[Event]]:
+    """Return the event classes that the code of a workflow names, since its steps may wait for or send them."""
     steps = [spec.function for spec in graph.steps.values()]
     return [] if graph.owner is None else named_event_classes(graph.owner, steps)
 
@@ -151,77 +154,84 @@ def _is_event(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Event)
 
 
-# --- What does not fit the workflow ------------------------------------------------------------
+# --- What does not fit the workflow -----------------------------------------------------------------
+#
+# The codec has seen to it that each value is of its type. What is left are values that are no ids, counts or
+# seconds, names of steps, branches and ids that are not there or are there twice, and events that a step does
+# not take. Whatever passes must not break the ledger.
 
 _MOST = 2**53
-"""No id and no count of ours is larger."""
+"""The largest id or count: what every reader of JSON reads exactly, and more than a run can count."""
 
 _LARGEST = sys.float_info.max
 
-Faults = Iterator[tuple[str, str]]
+_Faults = Iterator[tuple[str, str]]
 """The path of each value that does not fit, and what is wrong with it."""
 
 
-def _faults(snapshot: Snapshot, graph: Graph) -> Faults:
+def _faults(snapshot: Snapshot, graph: Graph) -> _Faults:
     wanted = graph.state_type or dict
     if snapshot.state is not None and not isinstance(snapshot.state, wanted):
         yield "$.state", f"expected {wanted.__name__}, got {type(snapshot.state).__name__}"
     if snapshot.work is not None and snapshot.failed is not None:
-        yield "$.failed", "there is work left, so no step has failed"
+        yield "$.failed", "there is work left in 'work', so the run has not failed"
     if snapshot.work is not None:
         yield from _ledger_faults("$.work", snapshot.work, graph)
     if snapshot.failed is not None:
         yield from _ledger_faults("$.failed", snapshot.failed, graph)
 
 
-def _ledger_faults(root: str, record: LedgerRecord, graph: Graph) -> Faults:
+def _ledger_faults(root: str, record: LedgerRecord, graph: Graph) -> _Faults:
     if not 0 < record.next_id <= _MOST:
-        yield f"{root}.next_id", f"numbers count from 1, got {short_repr(record.next_id)}"
+        yield f"{root}.next_id", f"ids count from 1, got {short_repr(record.next_id)}"
     branches: set[int] = set()
     for n, batch in enumerate(record.batches):
         yield from _batch_faults(f"{root}.batches[{n}]", batch, graph, branches)
     ids: set[int] = set()
     for n, work in enumerate(record.work):
         path = f"{root}.work[{n}]"
-        if work.id in ids or not 0 < work.id < record.next_id:
-            problem = f"{short_repr(work.id)} is taken, or not below next_id ({record.next_id})"
+        if work.id in ids:
+            yield f"{path}.id", f"{work.id} is taken by other work"
+        if not 0 < work.id < record.next_id:
+            problem = f"{short_repr(work.id)} is not from 1 to below next_id ({record.next_id})"
             yield f"{path}.id", problem
         ids.add(work.id)
         if work.branch is not None and work.branch not in branches:
-            yield f"{path}.branch", f"there is no branch {short_repr(work.branch)}"
+            yield f"{path}.branch", f"no branch {short_repr(work.branch)} in 'batches'"
         yield from _work_faults(path, work, graph)
     yield from _set_faults(root, record.sets, graph)
     yield from _buffer_faults(root, record.buffers, graph)
     yield from _question_faults(root, record)
 
 
-def _step_faults(path: str, step: str, graph: Graph) -> Faults:
+def _step_faults(path: str, step: str, graph: Graph) -> _Faults:
     if step not in graph.steps:
         yield path, f"{graph.name} has no step {short_repr(step)}, {nearest(step, graph.steps)}"
 
 
-def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> Faults:
+def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> _Faults:
     for name, number in recoveries.items():
         yield from _step_faults(f"{path}.recoveries", name, graph)
         if not 0 < number <= _MOST:
             yield f"{path}.recoveries.{name}", f"expected 1 or more, got {short_repr(number)}"
 
 
-def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> Faults:
+def _event_faults(path: str, events: Iterable[Event], spec: StepSpec) -> _Faults:
     """Check the events that are meant for a step with one event parameter, or a join."""
     for n, event in enumerate(events):
         if not spec.fits(spec.event_params[0], event):
             yield f"{path}[{n}]", f"step {spec.name} does not take {type(event).__name__}"
 
 
-def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int]) -> Faults:
+def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int]) -> _Faults:
     if batch.outer is not None and batch.outer not in branches:
-        yield f"{path}.outer", f"there is no branch {short_repr(batch.outer)} before it"
+        yield f"{path}.outer", f"no branch {short_repr(batch.outer)} in an earlier batch"
     if not batch.branches:
-        yield f"{path}.branches", "a batch that has not ended has a branch"
+        yield f"{path}.branches", "an open batch has at least one branch, got none"
     for n, branch in enumerate(batch.branches):
         if not 0 <= branch.id <= _MOST:
-            yield f"{path}.branches[{n}].id", f"branches count from 0, got {short_repr(branch.id)}"
+            problem = f"branch ids count from 0, got {short_repr(branch.id)}"
+            yield f"{path}.branches[{n}].id", problem
         if branch.id in branches:
             yield f"{path}.branches[{n}].id", f"there is a branch {branch.id} already"
         branches.add(branch.id)
@@ -229,22 +239,27 @@ def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int
     for join, events in batch.arrived.items():
         yield from _step_faults(f"{path}.arrived", join, graph)
         if not graph.steps[join].is_join:
-            yield f"{path}.arrived", f"step {join} joins no batch"
+            yield f"{path}.arrived", f"step {join} joins no batch, since it takes no list of events"
         yield from _event_faults(f"{path}.arrived.{join}", events, graph.steps[join])
     yield from _recovery_faults(path, batch.recoveries, graph)
 
 
-def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> Faults:
+def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> _Faults:
     seen: set[str] = set()
     for n, record in enumerate(sets):
         where = f"{path}.sets[{n}]"
         yield from _step_faults(f"{where}.step", record.step, graph)
         spec = graph.steps[record.step]
-        if len(spec.event_params) < 2 or record.step in seen:
-            yield f"{where}.step", f"step {record.step} takes no sets, or they are there already"
+        if len(spec.event_params) < 2:
+            yield f"{where}.step", f"step {record.step} takes no sets of events"
+        if record.step in seen:
+            yield f"{where}.step", f"the sets of step {record.step} are there already"
         seen.add(record.step)
         if len(record.queues) != len(spec.event_params):
-            yield f"{where}.queues", f"step {record.step} takes {len(spec.event_params)} events"
+            problem = (
+                f"step {record.step} takes {len(spec.event_params)} events at once, got queues "
+            )
+            yield f"{where}.queues", problem + f"for {len(record.queues)}"
         for i, (param, queue) in enumerate(zip(spec.event_params, record.queues, strict=True)):
             for k, kept in enumerate(queue):
                 place = f"{where}.queues[{i}][{k}]"
@@ -254,7 +269,7 @@ def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> Faults:
                 yield from _recovery_faults(place, kept.recoveries, graph)
 
 
-def _question_faults(root: str, record: LedgerRecord) -> Faults:
+def _question_faults(root: str, record: LedgerRecord) -> _Faults:
     if not 0 <= record.events_read <= _MOST:
         yield f"{root}.events_read", f"expected 0 or more, got {short_repr(record.events_read)}"
     for n, question in enumerate(record.questions):
@@ -266,28 +281,28 @@ def _question_faults(root: str, record: LedgerRecord) -> Faults:
             yield f"{path}.event", f"expected an InputRequiredEvent, got {got}"
 
 
-def _buffer_faults(root: str, buffers: list[BufferRecord], graph: Graph) -> Faults:
+def _buffer_faults(root: str, buffers: list[BufferRecord], graph: Graph) -> _Faults:
     seen: set[tuple[str, str | None]] = set()
     for n, buffer in enumerate(buffers):
         path = f"{root}.buffers[{n}]"
         yield from _step_faults(f"{path}.step", buffer.step, graph)
         if (buffer.step, buffer.buffer_id) in seen:
-            yield path, f"there is a buffer {short_repr(buffer.buffer_id)} already"
+            yield path, f"step {buffer.step} has a buffer {short_repr(buffer.buffer_id)} already"
         seen.add((buffer.step, buffer.buffer_id))
         yield from _type_faults(f"{path}.expected", buffer.expected)
         for k, kept in enumerate(buffer.kept):
             yield from _recovery_faults(f"{path}.kept[{k}]", kept.recoveries, graph)
 
 
-def _type_faults(path: str, types: list[type[Event]]) -> Faults:
+def _type_faults(path: str, types: list[type[Event]]) -> _Faults:
     for n, cls in enumerate(types):
         if not _is_event(cls):
             yield f"{path}[{n}]", f"expected an event class, got {cls.__name__}"
 
 
-def _wait_faults(path: str, waits: list[WaitRecord]) -> Faults:
+def _wait_faults(path: str, waits: list[WaitRecord]) -> _Faults:
     seen: set[tuple[str, int]] = set()
-    numbered = any(wait.number for wait in waits)  # in version 1 none is
+    numbered = any(wait.number for wait in waits)  # version 1 has no numbers
     for n, wait in enumerate(waits):
         place = f"{path}.waits[{n}]"
         if not _is_event(wait.event_type):
@@ -301,14 +316,16 @@ def _wait_faults(path: str, waits: list[WaitRecord]) -> Faults:
         if not 0 <= wait.question_number <= _MOST:
             problem = f"expected 0 or more, got {short_repr(wait.question_number)}"
             yield f"{place}.question_number", problem
-        if numbered and (not 0 < wait.number <= _MOST or (wait.label, wait.number) in seen):
-            yield f"{place}.number", f"{short_repr(wait.number)} is taken, or below 1"
+        if numbered and not 0 < wait.number <= _MOST:
+            yield f"{place}.number", f"{short_repr(wait.number)} is below 1 or too large"
+        if numbered and (wait.label, wait.number) in seen:
+            yield f"{place}.number", f"{wait.number} is taken by another wait of that name"
         seen.add((wait.label, wait.number))
         if wait.since.tzinfo is None:
-            yield f"{place}.since", "it lacks the UTC offset"
+            yield f"{place}.since", "the time has no UTC offset, as in '2024-05-01T12:00:00+00:00'"
 
 
-def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
+def _work_faults(path: str, work: WorkRecord, graph: Graph) -> _Faults:
     yield from _step_faults(f"{path}.step", work.step, graph)
     yield from _recovery_faults(path, work.recoveries, graph)
     if not 0 < work.attempt <= _MOST:
@@ -321,32 +338,32 @@ def _work_faults(path: str, work: WorkRecord, graph: Graph) -> Faults:
     if spec.is_join:
         yield from _event_faults(f"{path}.events", work.events, spec)
     elif len(work.events) != len(spec.event_params):
-        problem = f"step {work.step} takes {len(spec.event_params)}, got {len(work.events)}"
-        yield f"{path}.events", problem
+        wanted, got = len(spec.event_params), len(work.events)
+        yield f"{path}.events", f"step {work.step} takes {wanted}, got {got} events"
     else:
         for n, (param, event) in enumerate(zip(spec.event_params, work.events, strict=True)):
             if not spec.fits(param, event):
-                problem = f"step {work.step} does not take {type(event).__name__} there"
+                problem = f"step {work.step} does not take {type(event).__name__} here"
                 yield f"{path}.events[{n}]", problem
     yield from _wait_faults(path, work.waits)
     for n, one in enumerate(work.collected):
         place = f"{path}.collected[{n}]"
         yield from _type_faults(f"{place}.expected", one.expected)
         if one.events is not None and [type(event) for event in one.events] != one.expected:
-            yield f"{place}.events", "they are not of the expected types"
+            yield f"{place}.events", "not of the types in 'expected'"
 
 
 # --- The types that a workflow class declares or names in its code (P4) -----------------------------
 #
-# A step that calls `wait_for_event(Approval)` says so in its code only, and a snapshot of it has to know
-# `Approval`. So the names in the code of the methods are looked up where Python would look them up: in
+# That a step calls `wait_for_event(Approval)` can be seen in its code only, and a snapshot of the wait has to
+# know `Approval`. So the names in the code of the methods are looked up where Python would look them up: in
 # the globals, the closure and the defaults of the method, in the modules and classes that these name
 # (`events.Approval`), and in the workflow class itself (`self.Approval`). Nothing is imported, and only
-# dictionaries are read: no property and no `__getattr__` of anything is executed.
+# dictionaries are read, so that no property and no `__getattr__` is executed.
 
 
 def declared_types(workflow_class: type) -> list[type]:
-    """Return what the `types` attributes of a workflow class and its bases list."""
+    """Return the types in the `types` attributes of a workflow class and its bases."""
     lists = [vars(cls).get("types", ()) for cls in workflow_class.__mro__]
     return list(dict.fromkeys(one for types in lists for one in types))
 
@@ -355,8 +372,8 @@ def named_event_classes(workflow_class: type, free_steps: Iterable[Any] = ()) ->
     """Return the event classes that the code of a workflow class and its bases names.
 
     Args:
-        workflow_class: The class; all its methods count, not only the steps.
-        free_steps: Functions that are steps of it, though no attributes of the class.
+        workflow_class: The class. All its methods count, not only steps.
+        free_steps: Functions that are steps of the workflow but not attributes of the class.
     """
     members = [value for space in _namespaces(workflow_class) for value in space.values()]
     found: dict[type[Event], None] = {}
@@ -386,7 +403,7 @@ def _namespaces(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _functions(members: list[Any]) -> Iterator[FunctionType]:
-    """Yield the functions in some members of a class, with those that they wrap."""
+    """Yield the functions among the members of a class, and those that they wrap."""
     ahead, seen = members, set()
     while ahead:
         value = ahead.pop()
@@ -411,7 +428,7 @@ def _cells(function: FunctionType) -> list[Any]:
     for cell in function.__closure__ or ():
         try:
             found.append(cell.cell_contents)
-        except ValueError:  # not assigned yet
+        except ValueError:  # the variable is not assigned yet
             continue
     return found
 
