@@ -29,3 +29,9 @@ def test_ci_runs_every_session_that_nox_runs_by_default() -> None:
 def test_the_source_distribution_includes_only_what_exists() -> None:
     included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     assert [name for name in included if not (ROOT / name.lstrip("/")).exists()] == []
+
+
+def test_the_readme_names_the_python_version_before_the_first_command() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    needed = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert f"Python {needed}+" in readme.partition("    python3 -m venv")[0]
