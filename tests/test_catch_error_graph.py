@@ -189,7 +189,7 @@ def test_v1_a_plain_step_takes_no_failures(takes: Any):
 def test_v1_catch_error_goes_on_a_function():
     with pytest.raises(WorkflowValidationError) as caught:
         catch_error(type("Rescue", (), {}))
-    assert str(caught.value) == "step Rescue: @catch_error goes on a function, not on a type"
+    assert str(caught.value) == "step Rescue: @catch_error marks a function, not a type"
 
 
 # --- The other checks of the graph --------------------------------------------------------------------

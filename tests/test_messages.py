@@ -476,7 +476,7 @@ def define_found(event: type[Event] = Event) -> Any:
 
 AGAIN = (
     "two classes are named Found, because it was defined again (a notebook cell that was run twice?): "
-    "define the workflow again too, and make its events anew"
+    "define the workflow again too, and make new events"
 )
 
 

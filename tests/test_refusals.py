@@ -250,7 +250,7 @@ def test_v1_markers_in_what_is_returned() -> None:
 def test_v1_a_resource_in_the_place_of_the_event() -> None:
     text = refused(lambda: defined((Workflow,), one=node(Annotated[A, Resource(make)], B)))
     assert text == (
-        "Child: step one: no parameter takes an event: the resource fills 'ev'; take the marker away"
+        "Child: step one: no parameter takes an event: the resource fills 'ev'; remove the marker"
     )
 
 

@@ -350,7 +350,7 @@ def undefined_type(a: Undefined = 3) -> None: ...  # type: ignore[name-defined] 
 
 
 LACKS = (
-    "resource lacks: parameter 'size' is no resource and has no default; annotate it, as in "
+    "resource lacks: parameter 'size' is not a resource and has no default; annotate it, as in "
     "'size: Annotated[T, Resource(make_size)]'"
 )
 
@@ -364,7 +364,7 @@ LACKS = (
         (
             by_position,
             [
-                "resource by_position: parameter 'made' cannot be given by name; take the '/' away",
+                "resource by_position: parameter 'made' cannot be passed by name; remove the '/'",
             ],
         ),
     ],
@@ -423,7 +423,7 @@ def farm(
 def test_v1_circles_are_faults(factory: Any, circles: list[str]) -> None:
     assert faults_of(Annotated[Any, Resource(factory)]) == (
         [
-            f"resources depend on each other: {circle}; let one of them do without the next"
+            f"resources depend on each other: {circle}; remove one of these dependencies"
             for circle in circles
         ],
         [],
@@ -587,9 +587,9 @@ def test_p5_what_does_not_fit_is_named(write: Any, data: Any, fault: str) -> Non
 @pytest.mark.parametrize(
     ("selector", "fault"),
     [
-        ("a.x", "a.x: not there; did you mean 'xy'?"),
-        ("b", "b: not there; known: a"),
-        ("a.xy.z.q", "a.xy.z.q: not there, since it is in 3"),
+        ("a.x", "a.x: not found; did you mean 'xy'?"),
+        ("b", "b: not found; known: a"),
+        ("a.xy.z.q", "a.xy.z.q: not found in 3"),
         ("a.xy.z", "a.xy.z: expected str, got 3 (int)"),
         ("a.xy", "a.xy: expected str, got {'z': 3} (dict)"),
     ],
@@ -604,8 +604,8 @@ def test_p5_the_selector_leads_the_message(write: Any, selector: str, fault: str
 @pytest.mark.parametrize(
     ("name", "text", "fault"),
     [
-        ("a.json", "{", "no valid JSON: Expecting property name enclosed in double quotes"),
-        ("a.toml", "a = ", "no valid TOML: Invalid value"),
+        ("a.json", "{", "not valid JSON: Expecting property name enclosed in double quotes"),
+        ("a.toml", "a = ", "not valid TOML: Invalid value"),
     ],
 )
 def test_p5_broken_files_are_named(write: Any, name: str, text: str, fault: str) -> None:

@@ -125,7 +125,7 @@ async def test_p5_files_are_read_once_per_run(tmp_path: Any) -> None:
         file.write_text("[2")
         assert await hosted.manager.get(dependency) is value
     async with Hosted() as hosted:
-        with pytest.raises(WorkflowConfigurationError, match=r"a\.json: no valid JSON: "):
+        with pytest.raises(WorkflowConfigurationError, match=r"a\.json: not valid JSON: "):
             await hosted.manager.get(dependency)
 
 

@@ -216,7 +216,7 @@ def test_x1_strategy_that_raises_raises_out_of_the_policy() -> None:
 
 def test_x1_wait_that_answers_nothing_does_not_pass_for_giving_up() -> None:
     policy = retry_policy(wait=wait_exception(lambda exc: None))  # type: ignore[arg-type,return-value]
-    with pytest.raises(WorkflowRuntimeError, match="answered None instead of a number of seconds"):
+    with pytest.raises(WorkflowRuntimeError, match="returned None instead of a number of seconds"):
         policy.next(0, 1, ERROR)
 
 
@@ -270,34 +270,38 @@ partial: Any = functools.partial(slow_strategy)
         (
             "retry",
             TimeoutError,
-            "TimeoutError is a class; give an instance, such as "
+            "TimeoutError is a class; use an instance, such as "
             "retry_if_exception_type(TimeoutError)",
         ),
-        ("wait", wait_none, "wait_none is a class; give an instance, such as wait_fixed(5)"),
+        ("wait", wait_none, "wait_none is a class; use an instance, such as wait_fixed(5)"),
         (
             "stop",
             stop_after_attempt,
-            "stop_after_attempt is a class; give an instance, such as stop_after_attempt(3)",
+            "stop_after_attempt is a class; use an instance, such as stop_after_attempt(3)",
         ),
         (
             "retry",
             "always",
-            "'always' is no strategy; give one such as retry_if_exception_type(TimeoutError)",
+            "'always' is not a strategy; use one such as retry_if_exception_type(TimeoutError)",
         ),
         (
             "retry",
             False,
-            "False is no strategy; give one such as retry_if_exception_type(TimeoutError)",
+            "False is not a strategy; use one such as retry_if_exception_type(TimeoutError)",
         ),
-        ("wait", 5, "5 is no strategy; give one such as wait_fixed(5)"),
-        ("wait", timedelta(1), f"{timedelta(1)!r} is no strategy; give one such as wait_fixed(5)"),
-        ("wait", wait_chain(no_strategy), "3 is no strategy; give one such as wait_fixed(5)"),
-        ("wait", wait_none() + no_strategy, "3 is no strategy; give one such as wait_fixed(5)"),
-        ("stop", 3, "3 is no strategy; give one such as stop_after_attempt(3)"),
+        ("wait", 5, "5 is not a strategy; use one such as wait_fixed(5)"),
+        (
+            "wait",
+            timedelta(1),
+            f"{timedelta(1)!r} is not a strategy; use one such as wait_fixed(5)",
+        ),
+        ("wait", wait_chain(no_strategy), "3 is not a strategy; use one such as wait_fixed(5)"),
+        ("wait", wait_none() + no_strategy, "3 is not a strategy; use one such as wait_fixed(5)"),
+        ("stop", 3, "3 is not a strategy; use one such as stop_after_attempt(3)"),
         (
             "stop",
             stop_never | no_strategy,
-            "3 is no strategy; give one such as stop_after_attempt(3)",
+            "3 is not a strategy; use one such as stop_after_attempt(3)",
         ),
         ("retry", slow_strategy, f"{slow_strategy!r} is async; strategies are plain functions"),
         ("wait", slow_strategy, f"{slow_strategy!r} is async; strategies are plain functions"),
@@ -344,15 +348,21 @@ WRAP = "; wrap tenacity's strategies, as in retry_policy(stop=stop_after_attempt
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [
-        (Slowly, "retry_policy must be a policy, not the class Slowly; make one of it"),
-        (wait_fixed, "retry_policy must be a policy, not the class wait_fixed; make one of it"),
-        (ValueError, "retry_policy must be a policy, not the class ValueError; make one of it"),
+        (Slowly, "retry_policy must be a policy, not the class Slowly; use an instance of it"),
+        (
+            wait_fixed,
+            "retry_policy must be a policy, not the class wait_fixed; use an instance of it",
+        ),
+        (
+            ValueError,
+            "retry_policy must be a policy, not the class ValueError; use an instance of it",
+        ),
         (3, f"retry_policy must be a policy, not 3{WRAP}"),
         (True, f"retry_policy must be a policy, not True{WRAP}"),
         (stop_never, f"retry_policy must be a policy, not {stop_never!r}{WRAP}"),
         (retry_policy, f"retry_policy must be a policy, not {retry_policy!r}{WRAP}"),
         (SimpleNamespace(next=5), f"retry_policy must be a policy, not namespace(next=5){WRAP}"),
-        (Slowly(), "next() of Slowly() is async; a policy decides at once"),
+        (Slowly(), "next() of Slowly() is async; a policy is a plain method"),
     ],
 )
 def test_x1_step_refuses_what_is_no_policy(wrong: Any, fault: str) -> None:

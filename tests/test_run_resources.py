@@ -492,7 +492,7 @@ async def test_p5_a_step_is_given_the_contents_of_a_file(kind: str, tmp_path: Pa
     ("text", "fault"),
     [
         (None, "cannot be read: No such file or directory"),
-        ("size = ", "no valid TOML: "),
+        ("size = ", "not valid TOML: "),
         ("size = '5'", "$.size: expected int, got '5' (str)"),
     ],
 )
@@ -548,9 +548,9 @@ def test_v1_faults_of_resources_are_reported_where_the_class_is_defined() -> Non
 
     assert str(caught.value) == (
         "Faulty has 2 faults:\n"
-        "  1. step first: resources depend on each other: chicken -> lay -> chicken; let one of them "
-        "do without the next\n"
-        "  2. step second: resource greedy: parameter 'more' is no resource and has no default; "
+        "  1. step first: resources depend on each other: chicken -> lay -> chicken; remove one of "
+        "these dependencies\n"
+        "  2. step second: resource greedy: parameter 'more' is not a resource and has no default; "
         "annotate it, as in 'more: Annotated[T, Resource(make_more)]'"
     )
 

@@ -111,7 +111,7 @@ def test_v1_unknown_names_in_skip_graph_checks():
 
 @pytest.mark.parametrize("thing", [5, "name", StartEvent()])
 def test_v1_step_goes_on_functions_only(thing: Any):
-    assert "@step goes on a function" in faults(lambda: step(thing))
+    assert "@step marks a function, not a" in faults(lambda: step(thing))
 
 
 def test_unknown_options_are_refused_by_python():
@@ -509,23 +509,23 @@ def yields_plainly(self, ev: StartEvent) -> StopEvent:
         (no_return, "no return annotation"),
         (no_event, "no parameter takes an event"),
         (only_context, "no parameter takes an event"),
-        (list_and_event, "a list of events is joined by a step that takes nothing else; split it"),
-        (two_lists, "a list of events is joined by a step that takes nothing else; split it"),
+        (list_and_event, "a step that joins a list of events takes no other events; split it"),
+        (two_lists, "a step that joins a list of events takes no other events; split it"),
         (overlapping, "parameters 'a' and 'b' share some types"),
         (bad_list, "parameter 'ev' is neither an event nor the context but list[int]"),
         (mixed_list, "'ev' mixes events with int"),
         (list_or_event, "parameter 'ev' takes events one by one and in lists"),
         (returns_stops, "it returns StopEvent in a list; one stop event ends the run"),
-        (returns_ints, "it returns int, which is no event"),
+        (returns_ints, "it returns int, which is not an event"),
         (mixed, "'ev' mixes events with int"),
-        (returns_int, "it returns int, which is no event"),
-        (returns_mixed, "it returns str, which is no event"),
+        (returns_int, "it returns int, which is not an event"),
+        (returns_mixed, "it returns str, which is not an event"),
         (unknown_param, "parameter 'n' is neither an event nor the context but int"),
         (positional_only, "parameter 'ev'"),
         (positional_context, "parameter 'ctx'"),
         (star_event, "parameter 'ev'"),
         (two_contexts, "ctx, ctx2"),
-        (no_self, "lacks 'self'"),
+        (no_self, "has no 'self' parameter"),
         (only_none, "parameter 'ev'"),
         (no_type, "'ev' is annotated with '1 +': it is not a type"),
         (yields, "it yields; return one event, and use ctx.send_event() for more"),

@@ -65,11 +65,11 @@ def read_dependency(annotation: Any, faults: list[str], unresolved: list[str]) -
 
     Args:
         annotation: The annotation, resolved.
-        faults: Takes a sentence for each fault that is found.
-        unresolved: Takes a sentence for each annotation that names something not defined (yet).
+        faults: Gets a sentence for each fault that is found.
+        unresolved: Gets a sentence for each annotation with a name that is not defined, or not yet.
 
     Returns:
-        What the parameter asks for, or `None` if its annotation has no marker of this module.
+        What the parameter asks for; `None` if its annotation has no marker of a resource.
     """
     return _Reader(faults, unresolved).read(annotation)
 
@@ -91,6 +91,14 @@ def _marked(annotation: Any) -> tuple[Resource | ResourceConfig, Any] | None:
 
 @attrs.define(eq=False)
 class _Reader:
+    """Reads a tree of factories.
+
+    Attributes:
+        _known: The dependencies that were read, by key: each factory is read once.
+        _chain: The names of the factories that are being read, outermost first, by key. A key that is
+            in it already closes a circle.
+    """
+
     faults: list[str]
     unresolved: list[str]
     _known: dict[Hashable, Dependency] = attrs.field(factory=dict)
@@ -118,7 +126,7 @@ class _Reader:
             names = [*self._chain.values(), name]
             circle = " -> ".join(names[list(self._chain).index(key) :])
             self.faults.append(
-                f"resources depend on each other: {circle}; let one of them do without the next"
+                f"resources depend on each other: {circle}; remove one of these dependencies"
             )
             return Dependency(key, name, make, cache, is_context_manager)
         self._chain[key] = name
@@ -142,18 +150,18 @@ class _Reader:
             found = len(self.faults) + len(self.unresolved)
             dependency = self.read(self._hint(factory, param, where))
             if dependency is not None and param.kind is param.POSITIONAL_ONLY:
-                self.faults.append(f"{where} cannot be given by name; take the '/' away")
+                self.faults.append(f"{where} cannot be passed by name; remove the '/'")
             elif dependency is not None:
                 dependencies[param.name] = dependency
             elif param.default is param.empty and len(self.faults) + len(self.unresolved) == found:
                 self.faults.append(
-                    f"{where} is no resource and has no default; annotate it, as in "
+                    f"{where} is not a resource and has no default; annotate it, as in "
                     f"'{param.name}: Annotated[T, Resource(make_{param.name})]'"
                 )
         return dependencies
 
     def _hint(self, factory: Callable[..., Any], param: inspect.Parameter, where: str) -> Any:
-        """Resolve an annotation; `None` if there is none, or a fault in it."""
+        """Resolve the annotation of a parameter; `None` if it has none, or a fault."""
         annotation = param.annotation
         if annotation is param.empty:
             return None
@@ -163,7 +171,7 @@ class _Reader:
         resolved = resolve(annotation, home)
         if not isinstance(resolved, Unresolved):
             return resolved
-        # Classes of other people annotate options with what only type checkers import.
+        # Third-party classes annotate options with names that only type checkers import.
         if param.default is not param.empty and "Resource" not in str(annotation):
             return None
         if resolved.name is not None:
@@ -175,14 +183,14 @@ class _Reader:
 
 
 def _identity(factory: Callable[..., Any]) -> Hashable:
-    """Return what tells factories apart; each access to a bound method makes another object."""
+    """Return the identity of a factory; a bound method is a new object at each access."""
     if inspect.ismethod(factory):
         return id(factory.__self__), id(factory.__func__)
     return id(factory)
 
 
 def _bare(factory: Any) -> Any:
-    """Return the function or class that is called in the end, as far as Python itself knows."""
+    """Return the function or class behind partials, bound methods and callable objects."""
     while True:
         if isinstance(factory, functools.partial):
             factory = factory.func
@@ -195,7 +203,7 @@ def _bare(factory: Any) -> Any:
 
 
 def _origin(factory: Any) -> Any:
-    """Return the function or class that a factory was made of, decorators taken off."""
+    """Return the function or class that a factory was made of, without its decorators."""
     factory = _bare(factory)
     while not isinstance(factory, type) and hasattr(factory, "__wrapped__"):
         factory = _bare(factory.__wrapped__)
@@ -208,7 +216,7 @@ def _name_of(factory: Any) -> str:
 
 
 def _maker(factory: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
-    """Return what to call, and whether it may return a context manager that is to be entered."""
+    """Return what to call, and whether it may return a context manager, to be entered."""
     bare, origin = _bare(factory), _origin(factory)
     if inspect.isasyncgenfunction(bare):
         return contextlib.asynccontextmanager(factory), True
@@ -222,7 +230,7 @@ def _maker(factory: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
 
 @attrs.frozen(eq=False)
 class _Contents:
-    """A part of a file, and the type it is structured into."""
+    """A part of a file, and the type that it is read as."""
 
     file: str
     selector: str | None
@@ -251,7 +259,7 @@ class _Contents:
 
     def _load(self) -> Any:
         import json
-        import tomllib  # only those who have such a file pay for the imports
+        import tomllib  # imported here: few workflows read files
 
         is_json = self.file.lower().endswith(".json")
         try:
@@ -262,16 +270,16 @@ class _Contents:
         except OSError as exc:
             raise self._error(f"cannot be read: {exc.strerror}") from exc
         except ValueError as exc:
-            raise self._error(f"no valid {'JSON' if is_json else 'TOML'}: {exc}") from exc
+            raise self._error(f"not valid {'JSON' if is_json else 'TOML'}: {exc}") from exc
 
     def _select(self, data: Any) -> Any:
         keys = self.selector.split(".") if self.selector is not None else []
         for count, key in enumerate(keys, 1):
             path = ".".join(keys[:count])
             if not isinstance(data, dict):
-                raise self._error(f"{path}: not there, since it is in {reprlib.repr(data)}")
+                raise self._error(f"{path}: not found in {reprlib.repr(data)}")
             if key not in data:
-                raise self._error(f"{path}: not there; {nearest(key, data)}")
+                raise self._error(f"{path}: not found; {nearest(key, data)}")
             data = data[key]
         return data
 

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _ShortRepr(reprlib.Repr):
-    """As `reprlib` has it, for integers of any size as well: Python writes no very long ones."""
+    """`reprlib` for integers of any size too: `repr()` refuses very long ones."""
 
     def repr_int(self, x: int, level: int) -> str:
         return super().repr_int(x, level) if x.bit_length() < 1000 else _long_int(x)
@@ -27,7 +27,7 @@ _short_repr = _ShortRepr()
 
 
 def short_repr(value: object) -> str:
-    """Return the `repr()` of a value that may come from anywhere, in a few words."""
+    """Return a short `repr()` of a value from anywhere: bounded in time and length."""
     return _short_repr.repr(value)
 
 
@@ -48,9 +48,9 @@ def text_of(error: BaseException) -> str:
 
 
 class Absent:
-    """A descriptor for an attribute that a class has not, and that says what to use instead.
+    """A descriptor for an attribute that a class does not have: its error names what to use instead.
 
-    `hasattr()` is false, and help() tells.
+    `hasattr()` is false, and `help()` shows the hint.
     """
 
     def __init__(self, name: str, instead: str) -> None:
@@ -69,8 +69,8 @@ _MOST_NAMES = 20
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest of `known`, or all of them.
 
-    Both may come from outside: what is too long to be a name is compared with nothing, since that
-    costs quadratic time, and of many names only the first are listed.
+    Both may come from hostile data: texts that are too long for a name are not compared, since that
+    takes quadratic time, and of many names only the first ones are listed.
     """
     names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
     close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
@@ -82,7 +82,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def await_missing(value: object, in_thread: bool = True) -> str:
-    """Say how to come by what an awaitable is to give, also in a thread, if it may be one."""
+    """Suggest an `await` for a value that is awaitable, and how to do that in a thread, if it may be one."""
     owner, _, method = str(getattr(value, "__qualname__", "")).rpartition(".")
     place = {"Context": "ctx", "StateStore": "ctx.store"}.get(owner)
     remark = "is an 'await' missing?"
@@ -97,7 +97,7 @@ def names_of(classes: Iterable[type]) -> str:
 
 
 def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
-    """Tell two classes of one name apart: one that was given, and another that is known (E8).
+    """Tell two classes with the same name apart: one that was given, and one that is known (E8).
 
     Returns:
         A sentence without a full stop; empty if there are no two such classes.
@@ -112,7 +112,7 @@ def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
             return f"{named}: {_full_name(cls)} and {_full_name(other)}"
         return (
             f"{named}, because it was defined again (a notebook cell that was run twice?): define the "
-            "workflow again too, and make its events anew"
+            "workflow again too, and make new events"
         )
     return ""
 

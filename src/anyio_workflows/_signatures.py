@@ -1,4 +1,4 @@
-"""Read the signatures of steps."""
+"""Read step functions into `StepSpec`s, and find the faults of their signatures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["read_steps", "step_members"]
 
 
 class _UnresolvedNameError(WorkflowValidationError):
-    """An annotation names something that does not exist, or not yet."""
+    """An annotation has a name that is not defined, or not yet: later it may be."""
 
 
 def step_members(cls: type) -> dict[str, Any]:
-    """Return the steps of a class, those of its bases first, as Python's inheritance has it.
+    """Return the steps of a class, inherited ones first.
 
     Free functions that were added to a class are kept in its `_free_steps`, as static methods.
     """
@@ -51,7 +51,7 @@ def _own_members(cls: type) -> dict[str, Any]:
 
 
 def _hidden_steps(cls: type) -> Iterator[str]:
-    """Find members that take the place of an inherited step without being one (V1)."""
+    """Find members that hide an inherited step without being a step (V1)."""
     owners: dict[str, list[tuple[type, Any]]] = {}  # of each name, the nearest first
     for base in cls.__mro__:
         for name, member in _own_members(base).items():
@@ -68,14 +68,14 @@ def _hidden_steps(cls: type) -> Iterator[str]:
 
 
 def _is_settled(member: Any) -> bool:
-    """Tell whether a member is a step, or drops one."""
+    """Return whether a member is a step, or drops one."""
     return member is None or StepConfig.of(member) is not None
 
 
 def read_steps(cls: type, context_type: type) -> tuple[dict[str, StepSpec], list[str]]:
     """Read the signatures of all steps of a class.
 
-    What has been read once is kept in the `_specs` of each class, and not read again.
+    Steps that were read before, kept in the `_specs` of each class, are not read again.
 
     Args:
         cls: A workflow class.
@@ -136,18 +136,18 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
     is_method = not isinstance(member, staticmethod)
     if is_method:
         if not params or params[0].kind is inspect.Parameter.KEYWORD_ONLY:
-            raise WorkflowValidationError(where, ["it is a method and lacks 'self'"])
+            raise WorkflowValidationError(where, ["it is a method, but has no 'self' parameter"])
         params = params[1:]
     hints = _hints(where, function, params, signature.return_annotation, names)
     parameters, faults = _sort_params(where, params, hints, context_type)
     event_params = parameters.event_params
     if not event_params and not faults:
         filled = [name for name in parameters.dependencies if _event_types(hints[name])[0]]
-        why = f": the resource fills {filled[0]!r}; take the marker away" if filled else ""
+        why = f": the resource fills {filled[0]!r}; remove the marker" if filled else ""
         remedy = why or "; annotate one, as in 'ev: StartEvent'"
         faults.append(f"no parameter takes an event{remedy}")
     if len(event_params) > 1 and any(param.policy is not None for param in event_params):
-        faults.append("a list of events is joined by a step that takes nothing else; split it")
+        faults.append("a step that joins a list of events takes no other events; split it")
     faults += _catch_faults(event_params, config)
     faults += _overlaps(event_params, config)
     outputs = _Outputs((), (), False)
@@ -175,7 +175,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
 
 
 def _is_async(function: Any) -> bool:
-    """Tell whether a function is async, or wraps one that is, as decorators do (R5)."""
+    """Return whether a function is async, or wraps one that is, as decorators do (R5)."""
     while function is not None:
         for called in (function, getattr(type(function), "__call__", None)):  # noqa: B004
             if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
@@ -311,7 +311,7 @@ def _catch_faults(params: list[EventParam], config: StepConfig) -> Iterator[str]
 
 
 def _overlaps(params: list[EventParam], config: StepConfig) -> Iterator[str]:
-    """Find parameters that share some of their types: which one should have such an event?"""
+    """Find parameters that share some, but not all, of their types: an event would fit both."""
     for one, other in itertools.combinations(params, 2):
         shared = bool(set(one.accepts) & set(other.accepts))
         if config.accept_event_subclasses:
@@ -328,7 +328,7 @@ _MARKS = (Collect, All, Take, Resource, ResourceConfig)
 
 
 def _marks(annotation: Any, outermost: bool = False) -> Iterator[Any]:
-    """Yield the markers of this library in an annotation, made or (by mistake) as mere classes."""
+    """Yield the markers of this library in an annotation: instances or, by mistake, classes."""
     while hasattr(annotation, "__value__"):  # `type X = ...`, Python 3.12
         annotation = annotation.__value__
     args = typing.get_args(annotation)
@@ -344,14 +344,14 @@ def _marks(annotation: Any, outermost: bool = False) -> Iterator[Any]:
 
 
 def _collect_mark(annotation: Any) -> Collect | None:
-    """Return what says when a list of events is joined."""
+    """Return the marker that says when a list of events is joined."""
     if _element(annotation) is None:
         return None
     return next((m for m in _marks(annotation, outermost=True) if isinstance(m, Collect)), None)
 
 
 def _idle_marks(where: str, annotation: Any, used: object = None) -> Iterator[str]:
-    """Find the markers in an annotation that nothing comes of."""
+    """Find the markers in an annotation that have no effect."""
     shown = inspect.formatannotation(strip(annotation))
     for mark in _marks(annotation):
         if mark is used:
@@ -384,7 +384,7 @@ def _is_class(annotation: Any, cls: type) -> bool:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """Yield the alternatives of a union; anything else is its own only one."""
+    """Yield the members of a union; anything else is its own only member."""
     annotation = strip(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for arg in typing.get_args(annotation):
@@ -394,13 +394,13 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _members(annotation: Any) -> Iterator[Any]:
-    """Yield the alternatives of a union, generic ones as their plain classes."""
+    """Yield the members of a union, generic ones as their plain classes."""
     for member in _alternatives(annotation):
         yield typing.get_origin(member) or member
 
 
 def _event_types(annotation: Any) -> tuple[tuple[EventType, ...], list[str]]:
-    """Return the event types in an annotation and what else is in it, `None` left out."""
+    """Return the event types in an annotation, and the names of other types but `None`."""
     events: list[EventType] = []
     others: list[str] = []
     for member in _members(annotation):
@@ -413,7 +413,7 @@ def _event_types(annotation: Any) -> tuple[tuple[EventType, ...], list[str]]:
 
 @attrs.frozen
 class _Outputs:
-    """What a return annotation declares: single events, events in a list, `None`."""
+    """The result types of a return annotation: single events, events in a list, `None`."""
 
     one: tuple[EventType, ...]
     many: tuple[EventType, ...]
@@ -431,7 +431,7 @@ def _read_outputs(annotation: Any) -> tuple[_Outputs, list[str]]:
     for member in _alternatives(annotation):
         element = _element(member)
         events, others = _event_types(member if element is None else element)
-        faults += [f"it returns {other}, which is no event" for other in others]
+        faults += [f"it returns {other}, which is not an event" for other in others]
         none = none or member in (None, types.NoneType)
         (one if element is None else many).extend(events)
     if stops := [t for t in many if issubclass(t, StopEvent)]:

@@ -1,7 +1,7 @@
 """Markers for parameters: when a join fires.
 
-`events: list[Scored]` waits for the whole batch. To fire earlier, say so:
-`events: Annotated[list[Scored], Collect(Take(3))]`.
+`events: list[Scored]` waits for the whole batch;
+`events: Annotated[list[Scored], Collect(Take(3))]` for three events.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["All", "Collect", "Take"]
 
 @attrs.frozen
 class All:
-    """Fire when every branch of the batch has ended, with what arrived."""
+    """Fire when every branch of the batch has ended, with the events that arrived."""
 
 
 @attrs.frozen
 class Take:
-    """Fire on the n-th arrival, or when the batch ends, with what arrived until then.
+    """Fire at the n-th event, or when the batch ends, with the events that arrived until then.
 
     Args:
         n: How many events to wait for, 1 or more.
-        cancel: Also cancel the branches that are still going on.
+        cancel: Whether to cancel the remaining branches then.
 
     Raises:
-        WorkflowConfigurationError: If `n` is no positive int.
+        WorkflowConfigurationError: If `n` is not a positive int.
     """
 
     n: int
@@ -40,7 +40,7 @@ class Take:
 
 @attrs.frozen
 class Collect:
-    """Say, inside `Annotated`, when a join fires.
+    """Say when a join fires; goes inside `Annotated`.
 
     Raises:
         WorkflowConfigurationError: If `policy` is neither `All()` nor `Take(n)`.

@@ -574,7 +574,7 @@ def _by_position(
         call = ", ".join(f"{keyword}={reprlib.repr(value)}" for keyword, value in named)
     problem = f"events take their fields by keyword, {cls.__name__}({call})"
     if allowed:
-        problem = f"takes nothing but {allowed[0]} by position, and that once"
+        problem = f"takes only {allowed[0]} by position, and that once"
     raise EventValidationError(cls.__name__, name, problem)
 
 

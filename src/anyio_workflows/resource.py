@@ -22,19 +22,19 @@ __all__ = ["Resource", "ResourceConfig"]
 
 @attrs.frozen
 class Resource:
-    """Say, inside `Annotated`, what makes the value of a parameter.
+    """Say which factory makes the value of a parameter; goes inside `Annotated`.
 
     Args:
-        factory: Any callable. Its own parameters may be resources. A generator function, sync or
-            async, bare or under `contextlib`'s decorators, is entered and closed; everything else
-            is called, awaited if it returns an awaitable, and its result handed over as it is.
-            Sync ones are called in the event loop's thread.
-        cache: Keep what was made until the run ends. Otherwise each attempt of a step has its own,
-            one for all that ask for it there, which is closed when that attempt ends. What a cached
-            resource asks for is made for it alone, and closed after it.
+        factory: Any callable. Its parameters may be resources themselves. A generator function, sync
+            or async, bare or with a decorator of `contextlib`, is entered and closed. Any other
+            callable is called, its result awaited if it is awaitable, and passed on as it is. Sync
+            factories are called in the thread of the event loop.
+        cache: Whether to keep the resource until the run ends. Otherwise each attempt of a step gets
+            its own, shared within the attempt and closed when that ends. An uncached resource that a
+            cached one depends on belongs to it alone, and is closed after it.
 
     Raises:
-        WorkflowConfigurationError: If `factory` cannot be called, or `cache` is no bool.
+        WorkflowConfigurationError: If `factory` cannot be called, or `cache` is not a bool.
     """
 
     factory: Callable[..., Any]
@@ -60,18 +60,18 @@ def _path_text(file: object) -> str:
 
 @attrs.frozen
 class ResourceConfig:
-    """Say, inside `Annotated`, which file the value of a parameter is read from, once per run.
+    """Say which file the value of a parameter is read from, once per run; goes inside `Annotated`.
 
-    The annotated type is an attrs class, a dataclass or what JSON is made of. Nothing is converted
-    on the way, save what JSON has no form for: dates, paths, UUIDs and enums come from text.
+    The annotated type is an attrs class, a dataclass, or a type of JSON. Values are not converted,
+    except for those that JSON has no form for: dates, paths, UUIDs and enums are read from text.
 
     Args:
         config_file: A `.json` or `.toml` file; relative to the working directory of the run.
-        path_selector: The dotted keys that lead to the part of the file that is meant.
+        path_selector: Dotted keys of the part of the file to use; without them, the whole file.
 
     Raises:
-        WorkflowConfigurationError: If `config_file` is neither, or a key is empty. Also when the
-            file is read, if it does not hold what the annotation says.
+        WorkflowConfigurationError: If `config_file` is neither, or a key is empty. When the file is
+            read, if it does not have what the annotation says.
     """
 
     config_file: str = attrs.field(converter=_path_text)

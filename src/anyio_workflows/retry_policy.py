@@ -1,7 +1,6 @@
 """Retry policies: `@step(retry_policy=retry_policy(...))`, with tenacity's strategies.
 
-They combine as they do in tenacity: conditions with `|` and `&`, waits with `+`, stops with `|` and
-`&`:
+Strategies are combined as in tenacity: conditions and stops with `|` and `&`, waits with `+`:
 
     retry_policy(
         retry=retry_if_exception_type((TimeoutError, ConnectionError)),
@@ -9,7 +8,7 @@ They combine as they do in tenacity: conditions with `|` and `&`, waits with `+`
         stop=stop_after_attempt(5) | stop_after_delay(60),
     )
 
-`stop_never`, `retry_always` and `retry_never` may be called or not.
+`stop_never`, `retry_always` and `retry_never` may be written with or without a call.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ __all__ = [
 
 
 class _StopNever(stop_base):
-    """Never give up. May be called, as the reference has it, or not, as tenacity has it."""
+    """Never give up. Written `stop_never()` as in llama-index-workflows, or `stop_never` as in tenacity."""
 
     @overload
     def __call__(self) -> Self: ...
@@ -111,7 +110,7 @@ class _StopNever(stop_base):
 
 
 class _RetryWhatever(retry_base):
-    """Retry whatever was raised, or nothing; called or not, like `stop_never`."""
+    """Retry every exception, or none; written with or without a call, like `stop_never`."""
 
     def __init__(self, name: str, answer: bool) -> None:
         self._name = name
@@ -133,7 +132,7 @@ retry_always = _RetryWhatever("retry_always", True)
 retry_never = _RetryWhatever("retry_never", False)
 
 _Strategy = Callable[[RetryCallState], Any]
-"""What tenacity calls to know whether to retry, how long to wait, and when to stop."""
+"""Called by tenacity: whether to retry, how long to wait, or whether to stop."""
 
 
 def retry_policy(
@@ -141,11 +140,11 @@ def retry_policy(
     wait: Callable[[RetryCallState], float] | None = None,
     stop: Callable[[RetryCallState], bool] | None = None,
 ) -> RetryPolicy:
-    """Make a retry policy of tenacity's strategies.
+    """Make a retry policy from tenacity's strategies.
 
     A step that raises `tenacity.TryAgain` is tried again whatever `retry` says, as in tenacity.
-    Strategies of one's own see `attempt_number`, `outcome` and `seconds_since_start` of tenacity's
-    call state; the stops also `upcoming_sleep`.
+    Custom strategies can use `attempt_number`, `outcome` and `seconds_since_start` of tenacity's
+    call state; stops `upcoming_sleep` as well.
 
     Args:
         retry: Which exceptions to retry: any `retry_if_*`; all of them if not given.
@@ -153,7 +152,7 @@ def retry_policy(
         stop: When to give up: any `stop_*`; after 3 attempts if not given.
 
     Raises:
-        WorkflowConfigurationError: If something else is given, an async strategy, or one that
+        WorkflowConfigurationError: If an argument is something else, an async strategy, or one that
             looks at the result of a step (`retry_if_result`): a step retries when it raises.
     """
     policy = _Policy(
@@ -170,7 +169,7 @@ def retry_policy(
 
 @attrs.frozen
 class _Policy:
-    """Asks in tenacity's order: retry, then wait, then stop."""
+    """Calls the strategies in tenacity's order: retry, then wait, then stop."""
 
     retry: _Strategy
     wait: _Strategy
@@ -186,14 +185,14 @@ class _Policy:
         delay: float | None = self.wait(state)
         if delay is None:
             raise WorkflowRuntimeError(
-                f"{self.wait!r} answered None instead of a number of seconds"
+                f"{self.wait!r} returned None instead of a number of seconds"
             )
         state.upcoming_sleep = delay
         return None if self.stop(state) else delay
 
 
 def _parts(strategy: object) -> Iterator[object]:
-    """Yield a strategy and those that it is combined of."""
+    """Yield a strategy, and those that it combines, at any depth."""
     yield strategy
     for combination, attribute in _COMBINATIONS.items():
         if isinstance(strategy, combination):
@@ -226,12 +225,12 @@ def _fault(role: str, strategy: object) -> str | None:
             "raise an exception in the step"
         )
     if isinstance(strategy, type):
-        return f"{strategy.__name__} is a class; give an instance, such as {_EXAMPLES[role]}"
+        return f"{strategy.__name__} is a class; use an instance, such as {_EXAMPLES[role]}"
     for other, base in _BASES.items():
         if other != role and isinstance(strategy, base):
             return f"{type(strategy).__name__} belongs to {other}="
     if not callable(strategy):
-        return f"{strategy!r} is no strategy; give one such as {_EXAMPLES[role]}"
+        return f"{strategy!r} is not a strategy; use one such as {_EXAMPLES[role]}"
     if _is_async(strategy) or _is_async(getattr(strategy, "predicate", None)):
         return f"{strategy!r} is async; strategies are plain functions"
     return None

@@ -1,4 +1,4 @@
-"""`@step` and `@catch_error` mark a function. They read nothing: `graph` does, later."""
+"""The decorators `@step` and `@catch_error`. They only mark a function: its signature is read later."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
 
 
 class RetryPolicy(Protocol):
-    """Anything that can say whether, and when, a step that failed is tried again."""
+    """Decides whether, and when, a failed step is tried again."""
 
     def next(self, elapsed_time: float, attempts: int, error: Exception, /) -> float | None:
         """Decide about the next attempt.
 
-        Asked once per failed attempt; never about a cancellation or after the end of the run.
+        Called once per failed attempt, but never for a cancellation or after the end of the run.
 
         Args:
             elapsed_time: Seconds from the first start of the step to this failure.
-            attempts: How many attempts there have been, from 1.
-            error: What the last one raised.
+            attempts: How many attempts have been made, from 1.
+            error: The exception of the last attempt.
 
         Returns:
             Seconds to wait before the next attempt; `None` to give up.
@@ -46,13 +46,13 @@ class RetryPolicy(Protocol):
 
 @attrs.frozen
 class RetryInfo:
-    """The attempts that an execution has behind it.
+    """The earlier attempts of an execution.
 
     Attributes:
         retry_number: 0 in the first attempt, 1 in the first retry, and so on.
         elapsed_seconds: Seconds from the first start of the step to the start of this attempt.
-        last_exception: What the attempt before raised; `None` in the first one.
-        last_failed_at: When that was, in UTC. For information only: delays run on another clock.
+        last_exception: The exception of the attempt before; `None` in the first one.
+        last_failed_at: When it was raised, in UTC. For information only: delays use another clock.
     """
 
     retry_number: int = 0
@@ -62,7 +62,7 @@ class RetryInfo:
 
 
 GraphCheck = Literal["reachability", "terminal_event", "dead_end"]
-"""A check of the graph that `skip_graph_checks` can turn off."""
+"""The checks of the graph that `skip_graph_checks` can turn off."""
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -78,11 +78,12 @@ class _WorkflowClass(Protocol):
 
 @attrs.frozen
 class Catch:
-    """What `@catch_error(...)` was told.
+    """The arguments of `@catch_error(...)`.
 
     Attributes:
-        for_steps: Names of the steps whose failures it takes; `None` for those that no other takes.
-        max_recoveries: How many failures it takes in one line of descent.
+        for_steps: Names of the steps whose failures it takes, at least one; `None`: of all steps that no
+            other error handler names.
+        max_recoveries: How many failures it takes among an event and its ancestors, 1 or more.
     """
 
     for_steps: tuple[str, ...] | None = None
@@ -91,7 +92,16 @@ class Catch:
 
 @attrs.frozen
 class StepConfig:
-    """What `@step(...)` or `@catch_error(...)` was told."""
+    """The arguments of `@step(...)` or `@catch_error(...)`, already checked.
+
+    Attributes:
+        num_workers: How many executions may be in progress at once in one run, 1 or more.
+        accept_event_subclasses: Whether events of subclasses of the annotated types are taken too.
+        skip_graph_checks: The checks of the graph that are left out for this step.
+        timeout: Seconds for one attempt, more than 0; `None`: no limit.
+        retry_policy: Has a plain method `next()`; `None`: the step is not tried again.
+        catch: Set for the steps marked with `@catch_error`, and only for those.
+    """
 
     num_workers: int = 4
     accept_event_subclasses: bool = False
@@ -144,17 +154,18 @@ def step(
     """Mark a function as a step: it accepts an event and returns one, or a list, or `None`.
 
     The annotations of the function say which: the parameter annotated with an event class (or a
-    union of some) decides what starts the step, the return annotation what it may produce. A
-    parameter annotated `Context`, anywhere in the signature, receives the step's context.
+    union of them) decides what starts the step, the return annotation what it may produce. A
+    parameter annotated with `Context`, anywhere in the signature, gets the context of the step.
 
     Args:
-        func: The function, where `@step` is used without parentheses.
+        func: The function, if `@step` is used without parentheses.
         num_workers: How many executions of this step may be in progress at once in one run.
-        retry_policy: Decides whether a failed step is tried again, and when: what
-            `anyio_workflows.retry_policy.retry_policy()` makes, or anything with a method
-            `next(elapsed_time, attempts, error)` that gives seconds or `None`. `None` never retries.
+        retry_policy: Decides whether a failed step is tried again, and when: the result of
+            `anyio_workflows.retry_policy.retry_policy()`, or any object with a method
+            `next(elapsed_time, attempts, error)` that returns seconds or `None`. Without a policy,
+            the step is not tried again.
         workflow: The workflow class that a free function (not a method) is a step of.
-        skip_graph_checks: Checks of the graph to leave out for this step: `"reachability"`,
+        skip_graph_checks: The checks of the graph to leave out for this step: `"reachability"`,
             `"terminal_event"`, `"dead_end"`.
         accept_event_subclasses: Take events of subclasses of the annotated types as well.
         timeout: Seconds that one attempt may take, not counting the time it waits in
@@ -207,17 +218,17 @@ def catch_error(
     for_steps: Collection[str] | None = None,
     max_recoveries: int = 1,
 ) -> Any:
-    """Mark a function as a step that takes over when another step has failed for good.
+    """Mark a function as an error handler: a step that takes over when another has failed for good.
 
-    It is written like any other step and takes a `StepFailedEvent`. What it returns goes on in the
-    place of what the failed step would have returned; what it raises fails the run.
+    It is written like any other step and takes a `StepFailedEvent`. What it returns takes the place
+    of what the failed step would have returned; an exception that it raises fails the run.
 
     Args:
-        func: The function, where `@catch_error` is used without parentheses.
-        for_steps: Names of the steps whose failures it takes. Without it, those of all steps that
-            no other such step takes.
-        max_recoveries: How many failures it takes among a failed event and its ancestors, so that
-            a step that is returned to and fails again ends the run sometime.
+        func: The function, if `@catch_error` is used without parentheses.
+        for_steps: Names of the steps whose failures it takes. Without it, it takes those of all steps
+            that no other error handler names.
+        max_recoveries: How many failures it takes among a failed event and its ancestors, so that a
+            loop through a failing step eventually fails the run.
 
     Raises:
         WorkflowValidationError: If an argument has a value that cannot work.
@@ -247,14 +258,16 @@ def _function_in(func: Any, decorator: str) -> tuple[str, FunctionType]:
     function = func.__func__ if isinstance(func, staticmethod) else func
     name = getattr(function, "__name__", repr(function))
     if not isinstance(function, FunctionType):
-        fault = f"{decorator} goes on a function, not on a {type(function).__name__}"
+        fault = f"{decorator} marks a function, not a {type(function).__name__}"
         raise WorkflowValidationError(f"step {name}", [fault])
     return name, function
 
 
 def _policy_faults(policy: object) -> list[str]:
     if isinstance(policy, type):
-        return [f"retry_policy must be a policy, not the class {policy.__name__}; make one of it"]
+        return [
+            f"retry_policy must be a policy, not the class {policy.__name__}; use an instance of it"
+        ]
     decide = getattr(policy, "next", None)
     if not callable(decide):
         return [
@@ -262,5 +275,5 @@ def _policy_faults(policy: object) -> list[str]:
             "retry_policy(stop=stop_after_attempt(3))"
         ]
     if inspect.iscoroutinefunction(decide):
-        return [f"next() of {policy!r} is async; a policy decides at once"]
+        return [f"next() of {policy!r} is async; a policy is a plain method"]
     return []
