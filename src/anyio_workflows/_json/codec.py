@@ -16,7 +16,8 @@ from .fields import Registry, tag_of
 from .formats import (
     ANYTHING,
     MAX_DEPTH,
-    TEXTS,
+    TAGGED_TYPES,
+    TEXT_OF_TYPE,
     Encoding,
     check_depth,
     check_hashes,
@@ -28,12 +29,10 @@ from .formats import (
     path_step,
     prepend_path,
 )
-from .reader import TAGGED_TEXTS, TAGGED_TYPES, Reader, RestoredError, builtin_error
+from .reader import Reader, RestoredError, builtin_error
 
 _LONG_INT = 2048
 """In bits. JSON has decimal integers, of which Python refuses to read very long ones; these are tagged."""
-
-_TEXTS = {**TEXTS, int: TAGGED_TEXTS["int"], float: TAGGED_TEXTS["float"]}
 
 
 class JsonCodec:
@@ -137,7 +136,7 @@ class _Writer:
             check_hashes(list(value), keys)
             values = self._write_values(value, ANYTHING).values()
             return "dict", [list(pair) for pair in zip(keys, values, strict=True)]
-        if text := _TEXTS.get(cls):
+        if text := TEXT_OF_TYPE.get(cls):
             try:
                 return text.tag, text.write(value)
             except ValueError as error:

@@ -34,7 +34,7 @@ class Text:
 
     Attributes:
         tag: The tag of such a value.
-        made_type: The exact type of the values.
+        value_type: The exact type of the values.
         write: Return the text of a value, or raise a `ValueError`.
         read: Return the value of a text, or raise any exception.
         longest: The most characters that are read. `None` is for types whose values may be of any size,
@@ -42,7 +42,7 @@ class Text:
     """
 
     tag: str
-    made_type: type
+    value_type: type
     write: Callable[[Any], str]
     read: Callable[[str], Any]
     longest: int | None = 100
@@ -102,7 +102,7 @@ _FORMS = (
     Text("PureWindowsPath", PureWindowsPath, str, PureWindowsPath, None),
 )
 
-TEXTS: dict[Any, Text] = {form.made_type: form for form in _FORMS}
+TEXTS: dict[Any, Text] = {form.value_type: form for form in _FORMS}
 """Type, as an annotation names it, -> its text form."""
 
 TEXTS[Path] = TEXTS[type(Path())]
@@ -240,7 +240,7 @@ def encoding_of(annotation: Any) -> Encoding:
         )
     if cls in TEXTS:
         raw = frozenset[Any]({int, float} if cls is complex else ())
-        return Encoding(annotation, cls, "text", raw=raw, bare=TEXTS[cls].made_type)
+        return Encoding(annotation, cls, "text", raw=raw, bare=TEXTS[cls].value_type)
     if is_enum(cls):
         return Encoding(annotation, cls, "enum", bare=cls)
     if is_record(cls):
@@ -281,6 +281,26 @@ def _class_of(annotation: Any) -> Any:
 ANYTHING = encoding_of(Any)
 
 
+# --- Tags -----------------------------------------------------------------------------------------
+
+_PLAIN_TYPES = (types.NoneType, bool, str, list, tuple, set, frozenset)
+
+TAGGED_TYPES = {cls.__name__: encoding_of(cls) for cls in _PLAIN_TYPES}
+"""Tag -> how the value beside it is read, without a tag of its own."""
+
+# JSON has no NaN and no infinity, and Python reads no very long integers in decimal.
+_NUMBERS = (
+    Text("int", int, hex, lambda text: int(text, 16), None),
+    Text("float", float, repr, float),
+)
+
+TAGGED_TEXTS = {text.tag: text for text in (*_FORMS, *_NUMBERS)}
+"""Tag -> the text form of the value."""
+
+TEXT_OF_TYPE = {text.value_type: text for text in (*_FORMS, *_NUMBERS)}
+"""Exact type of a value -> the text form that it is tagged with."""
+
+
 # --- Errors ---------------------------------------------------------------------------------------
 
 
@@ -302,7 +322,7 @@ def prepend_path(error: ContextSerdeError, path: str) -> None:
 
 
 def path_step(key: object) -> str:
-    """Return how a path goes on to the part at a key or index: `.name`, `['a b']`, `[0]`."""
+    """Return the part of a path that leads to a key or index: `.name`, `['a b']`, `[0]`."""
     is_name = isinstance(key, str) and len(key) <= 100 and key.isidentifier()
     return f".{key}" if is_name else f"[{short_repr(key)}]"
 

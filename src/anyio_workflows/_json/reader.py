@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import itertools
-import types
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -18,6 +17,8 @@ from .fields import Registry, is_open
 from .formats import (
     ANYTHING,
     ATOMS,
+    TAGGED_TEXTS,
+    TAGGED_TYPES,
     TEXTS,
     Encoding,
     Text,
@@ -31,18 +32,6 @@ from .formats import (
     path_step,
     prepend_path,
 )
-
-TAGGED_TYPES = {
-    cls.__name__: encoding_of(cls)
-    for cls in (types.NoneType, bool, str, list, tuple, set, frozenset)
-}
-"""Tag -> what the value is read as."""
-
-TAGGED_TEXTS = {text.tag: text for text in TEXTS.values()} | {
-    "int": Text("int", int, hex, lambda text: int(text, 16), None),
-    "float": Text("float", float, repr, float),
-}
-"""Tag -> the text form of the value."""
 
 _LIST = encoding_of(list)
 _OBJECT = encoding_of(dict)
