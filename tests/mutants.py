@@ -78,7 +78,7 @@ SUITE = [
     "test_ledger_machine.py",
     "test_resource_manager.py",
     "test_resource_manager_end.py",
-    "test_narrator.py",
+    "test_reporting.py",
     "test_snapshot_file.py",
     "test_checkpoint.py",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -558,33 +557,6 @@ async def test_s4_calling_is_asking_and_reading_without_skips_them() -> None:
     assert not [event for event in events if isinstance(event, InternalDispatchEvent)]
     with pytest.raises(WorkflowRuntimeError, match="already been consumed"):
         await anext(internal)
-
-
-@pytest.mark.parametrize("verbose", [False, True])
-@pytest.mark.parametrize("asked", [False, True])
-async def test_s4_they_cost_nothing_while_nobody_asks(
-    asked: bool, verbose: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from anyio_workflows._engine import reporting
-
-    def counting(cls: type[Event]) -> Callable[..., Event]:
-        def make(*args: Any, **kwargs: Any) -> Event:
-            made[cls.__name__] += 1
-            return cls(*args, **kwargs)
-
-        return make
-
-    made: Counter[str] = Counter()
-    for cls in (StepStateChanged, UnhandledEvent, WorkflowIdleEvent):
-        monkeypatch.setattr(reporting, cls.__name__, counting(cls))
-    handler = TakesAnswers(verbose=verbose).run()
-    handler.stream_events(expose_internal=asked)
-    await anyio.sleep(1)
-    await handler.send_event(Item())  # nobody takes it
-    await handler.send_event(Answer(text="x"))
-    await handler
-    expected = {"StepStateChanged": 6, "WorkflowIdleEvent": 1, "UnhandledEvent": 1}
-    assert made == (expected if asked else {})
 
 
 async def test_i3_a_step_that_waits_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows._engine import reporting
 from anyio_workflows._engine.stream import EventStream
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.events import (
@@ -31,6 +33,7 @@ from anyio_workflows.events import (
     StepFailedEvent,
     StepState,
     StepStateChanged,
+    UnhandledEvent,
     WorkflowIdleEvent,
 )
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
@@ -41,7 +44,7 @@ from anyio_workflows.testing._record import Record
 from . import programs, test_testing
 from .conftest import BACKENDS
 from .running import read, texts
-from .samples import Answer, Done, Item, Question
+from .samples import Answer, AsksByReturning, Done, Item, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -576,6 +579,31 @@ async def test_i3_restored_work_is_told_like_fresh_work(seconds: float) -> None:
     assert answered
     assert counts.wrong == []
     assert all(event.step_state is OVER for event in counts.last.values())
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+async def test_s4_they_cost_nothing_while_nobody_asks(
+    asked: bool, verbose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counting(cls: type[Event]) -> Callable[..., Event]:
+        def make(*args: Any, **kwargs: Any) -> Event:
+            made[cls.__name__] += 1
+            return cls(*args, **kwargs)
+
+        return make
+
+    made: Counter[str] = Counter()
+    for cls in (StepStateChanged, UnhandledEvent, WorkflowIdleEvent):
+        monkeypatch.setattr(reporting, cls.__name__, counting(cls))
+    handler = AsksByReturning(verbose=verbose).run()
+    handler.stream_events(expose_internal=asked)
+    await anyio.sleep(1)
+    await handler.send_event(Item())  # nobody takes it
+    await handler.send_event(Answer(text="x"))
+    await handler
+    expected = {"StepStateChanged": 6, "WorkflowIdleEvent": 1, "UnhandledEvent": 1}
+    assert made == (expected if asked else {})
 
 
 async def test_i3_s4_nothing_is_told_that_nobody_asked_for() -> None:
