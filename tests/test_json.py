@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import subprocess
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows._json.codec import MAX_DEPTH, JsonCodec, RestoredError
+from anyio_workflows._json.formats import encoding_of
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.events import Event, StartEvent, StopEvent, WorkflowFailedEvent
 
@@ -651,6 +653,29 @@ def test_p4_hostile_data_takes_no_exponential_time():
 @attrs.define
 class Envelope:
     content: StartEvent
+
+
+class Tree:
+    """A type alias that contains itself, as `type Tree = list[Tree] | dict[str, Tree] | int` makes in 3.12."""
+
+    @functools.cached_property
+    def __value__(self) -> Any:
+        return list[self] | dict[str, self] | int  # type: ignore[valid-type]
+
+
+def test_p4_an_alias_that_contains_itself_is_encoded_once():
+    encoding = encoding_of(Tree())
+    data: Any = 1
+    for n in range(MAX_DEPTH):
+        data = [data] if n % 2 else {"a": data}
+    assert CODEC._reader.read(data, encoding) == data
+    seen, ahead = set[int](), [encoding]
+    while ahead:
+        one = ahead.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            ahead += [one.item, *one.parts]
+    assert len(seen) < 10
 
 
 def test_p4_each_value_is_written_once_however_deep():

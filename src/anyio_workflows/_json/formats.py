@@ -188,17 +188,29 @@ class Encoding:
     part_types: tuple[Any, ...] = ()
     optional: bool = False
 
-    # An alias may contain itself (`type Tree = list[Tree]`): what is inside an annotation is encoded only when
-    # a value gets there. No cache has annotations as its keys: `date | datetime` equals `datetime | date`,
-    # but the first member that fits is taken, and some annotations have no hash.
+    # An alias may contain itself (`type Tree = list[Tree]`). So what is inside an annotation is encoded only when
+    # a value gets there, and only once, or deep data would leave an encoding for each of its levels.
+    #
+    # They are told apart by the identity of their annotations, which are kept alive with them. Equality would not
+    # do: `date | datetime` equals `datetime | date`, but the first member that fits is taken. And some
+    # annotations have no hash.
+    _inside: dict[int, tuple[Any, Encoding]] = attrs.field(factory=dict, repr=False)
 
     @functools.cached_property
     def item(self) -> Encoding:
-        return encoding_of(self.item_type)
+        return self._encoding_inside(self.item_type)
 
     @functools.cached_property
     def parts(self) -> tuple[Encoding, ...]:
-        return tuple(encoding_of(part) for part in self.part_types)
+        return tuple(map(self._encoding_inside, self.part_types))
+
+    def _encoding_inside(self, annotation: Any) -> Encoding:
+        if annotation is Any:
+            return ANYTHING
+        if id(annotation) not in self._inside:
+            found = attrs.evolve(encoding_of(annotation), inside=self._inside)
+            self._inside[id(annotation)] = annotation, found
+        return self._inside[id(annotation)][1]
 
     @functools.cached_property
     def check(self) -> Any:
