@@ -64,7 +64,7 @@ def test_e1_a_subclass_is_an_attrs_class_made_in_place():
         (lambda: Found(Found(url="u")), "Found.url: ... by keyword, Found(**values)"),
         (lambda: Event(5), "Event: events take their fields by keyword, Event(name=5)"),
         (lambda: Finished("u"), "Finished.total: ... by keyword, Finished(total='u')"),
-        (lambda: StopEvent(1, 2), "StopEvent: takes only result by position, and that once"),
+        (lambda: StopEvent(1, 2), "StopEvent: takes only result by position, and only once"),
         (lambda: StopEvent(1, result=2), "StopEvent: takes only result by position, "),
     ],
 )

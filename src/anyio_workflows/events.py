@@ -1,8 +1,8 @@
-"""What travels: events are frozen attrs classes, checked when they are made.
+"""Event classes: frozen attrs classes whose values are checked on construction.
 
 An event class needs no decorator: `class Found(Event): url: str`. A class that declares fields is
-*closed*, it takes those fields and no other keyword. A class that declares none is *open*: it
-takes any keyword, and what it was given reads as attributes.
+*closed*: it takes those fields and no other keyword. A class that declares none is *open*: it takes
+any keyword, and the values are read as attributes.
 """
 
 from __future__ import annotations
@@ -42,13 +42,9 @@ __all__ = [
 ]
 
 
-def _own_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Keep each field's name as its keyword, and give each instance its own mutable default."""
-    return [_own_field(field) for field in fields]
-
-
 def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-    stripped = field.name.lstrip("_")  # what attrs makes of a private name
+    """Let a field keep its name as keyword, and copy a mutable default for each instance."""
+    stripped = field.name.lstrip("_")  # the keyword that attrs gives to a private name
     if getattr(field, "alias_is_default", field.alias in (None, stripped)):
         field = field.evolve(alias=field.name)
     if isinstance(field.default, list | dict | set | bytearray):
@@ -61,12 +57,11 @@ def _keyword(field: attrs.Attribute[Any]) -> str:
 
 
 def _fields(cls: type[Event]) -> tuple[attrs.Attribute[Any], ...]:
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]
-    return fields
+    return attrs.fields(cls)  # type: ignore[arg-type,no-any-return]
 
 
 class _MadeEachTime:
-    """Stands in a signature for a default that a factory makes."""
+    """Shown in a signature for a default that a factory makes."""
 
     def __repr__(self) -> str:
         return "<factory>"
@@ -80,7 +75,9 @@ class _Signature:
     """The signature of an event class for help() and notebooks: its fields (E8)."""
 
     def __get__(self, event: Event | None, cls: type[Event]) -> inspect.Signature:
-        if cls.__init__ is not cls._constructor:  # somebody else's, which `inspect` then looks at
+        if (
+            cls.__init__ is not cls._constructor
+        ):  # a subclass has its own, which `inspect` then shows
             raise AttributeError("__signature__", name="__signature__", obj=cls)
         return _signature(cls, _types(cls))
 
@@ -107,6 +104,7 @@ def _signature(
 
 _TAKEN = "Event itself uses this name; choose another"
 
+# slots=False: open classes keep values in `__dict__`, and generated constructors store there.
 _define = attrs.define(
     slots=False,
     kw_only=True,
@@ -115,7 +113,7 @@ _define = attrs.define(
     init=False,  # `Event.__init__` checks the values, then calls `__attrs_init__`
     repr=False,
     unsafe_hash=False,
-    field_transformer=_own_fields,
+    field_transformer=lambda cls, fields: [_own_field(field) for field in fields],
 )
 
 
@@ -124,9 +122,9 @@ _define = attrs.define(
 class Event:
     """Base of all events.
 
-    Events are immutable, compared by value, always true, and not hashable. They read like a
-    mapping over their fields as well: `ev["url"]`, `ev.get("url")`, `"url" in ev`, `dict(ev)`. A
-    field may be called `get`, `keys`, `values` or `items`; it then takes that method's place.
+    Events are immutable, compared by value, always true, and not hashable. They can also be read
+    like a mapping of their fields: `ev["url"]`, `ev.get("url")`, `"url" in ev`, `dict(ev)`. A field
+    may be called `get`, `keys`, `values` or `items`, and then hides that method.
 
     Raises:
         EventValidationError: On construction, if a field is missing, unknown or of a type that
@@ -143,13 +141,15 @@ class Event:
     """Fields that an open class may have."""
 
     _open: ClassVar[bool] = True
+    """Whether the class takes any keyword (E2)."""
     _local_names: ClassVar[dict[str, Any]] = {}
+    """Names in the annotations that are local to functions, kept while these run: `resolve()`."""
     _checks: ClassVar[Mapping[str, Any] | None] = None
     """Keyword -> the run-time check for it; `None` until the first instance is made."""
     _factories: ClassVar[Mapping[str, tuple[str, Any]]] = {}
     """Keyword -> field and its run-time check, of those whose default is made for each instance."""
     _constructor: ClassVar[Any] = None
-    """The `__init__` of ours, the general one or one that was written for a class."""
+    """Our `__init__` for the class: `Event.__init__`, or the one generated with the first instance."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -159,7 +159,7 @@ class Event:
             if name in _OWN_NAMES and name not in vars(cls):
                 raise EventValidationError(cls.__name__, name, _TAKEN)
         _define(cls)
-        # Those of attrs refuse without a word about what to do instead.
+        # The errors of attrs do not say what to do instead.
         cls.__setattr__, cls.__delattr__ = _refuse_setting, _refuse_deleting  # type: ignore[assignment,method-assign]
         fields = _fields(cls)
         cls._open = all(field.name in cls._open_fields for field in fields)
@@ -201,7 +201,7 @@ class Event:
         declared: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for name, value in values.items():
-            if name == "_extra":  # `attrs.evolve` hands it over
+            if name == "_extra":  # from `attrs.evolve`
                 if not isinstance(value, dict):
                     raise EventValidationError(cls.__name__, name, _TAKEN)
                 extra = {**value, **extra}
@@ -228,7 +228,7 @@ class Event:
         return {**values, **self._extra}
 
     def replace(self, /, **changes: Any) -> Self:
-        """Return a copy with some keywords of the constructor changed; checked as they are there.
+        """Return a copy with some keywords of the constructor changed, and checked again.
 
         Raises:
             EventValidationError: As construction does.
@@ -256,7 +256,7 @@ class Event:
         return True
 
     def __dir__(self) -> list[str]:
-        """Return the names that Python may suggest for one that is misspelt."""
+        """Return the names that Python may suggest for a misspelt one."""
         return [*(name for name in super().__dir__() if name not in _ABSENT), *self._extra]
 
     if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class Event:
 
 
 class FrozenInstanceError(attrs.exceptions.FrozenInstanceError):
-    """That of attrs, with a text."""
+    """The error of attrs for setting an attribute of an event, with a text."""
 
     def __init__(self, text: str) -> None:
         AttributeError.__init__(self, text)
@@ -309,7 +309,7 @@ class FrozenInstanceError(attrs.exceptions.FrozenInstanceError):
 def _refusal(event: Event, name: str, done: str, new: str = "...") -> str:
     cls = type(event)
     text = f"{cls.__name__}.{name} cannot be {done}, because events do not change"
-    if name.startswith("__"):  # Python itself, at each `Box[int](...)`: it wants no advice
+    if name.startswith("__"):  # Python itself tries that at each `Box[int](...)`
         return text
     keywords = {field.name: _keyword(field) for field in _fields(cls) if field.init}
     if name in keywords or cls._open:
@@ -336,18 +336,18 @@ _ABSENT: Mapping[str, str] = {
     **dict.fromkeys(("model_copy", "copy", "_replace", "evolve", "update"), _A_COPY),
     **dict.fromkeys(("model_validate", "model_validate_json", "parse_obj"), _FROM_DICT),
 }
-"""What events of other libraries have -> what is used here."""
+"""Attribute of the model classes of other libraries -> what to use here."""
 
 for _name in ("model_validate", "model_validate_json"):  # asked of classes, not of instances
     setattr(Event, _name, Absent(_name, _ABSENT[_name]))
 _GENERAL = Event._constructor = Event.__init__
-Event._extra = {}  # what an instance has whose constructor was written for its class
+Event._extra = {}  # instances made by a generated constructor have none of their own
 _METHODS = frozenset({"get", "keys", "values", "items", "replace"})
 _OWN_NAMES = {name for name in vars(Event) if name[0] == "_" != name[1]} | {"_extra"}
 
 
 class _OpenEvent(Event):
-    """The typing of events whose extra values are read as attributes."""
+    """Tells type checkers that extra values are read as attributes."""
 
     if TYPE_CHECKING:
 
@@ -363,7 +363,7 @@ class StartEvent(_OpenEvent):
 
 
 class StopEvent(_OpenEvent):
-    """Ends a run. `await handler` gives `result`, or the event itself if it is of a subclass.
+    """Ends a run. `await handler` returns `result`, or the event itself if it is of a subclass.
 
     `StopEvent(result="done")` may be written `StopEvent("done")`, also for a subclass that declares
     no other field.
@@ -379,7 +379,7 @@ class StopEvent(_OpenEvent):
 
 
 class InputRequiredEvent(_OpenEvent):
-    """Asks somebody outside the run for input; goes to the stream when a step returns it."""
+    """Asks for input from outside the run; written to the stream when a step returns it."""
 
     if TYPE_CHECKING:
 
@@ -415,8 +415,8 @@ class WorkflowFailedEvent(StopEvent):
 
     Attributes:
         step_name: Name of the step, or of the resource that failed to close.
-        exception: The exception it raised, the one that `await handler` raises.
-        attempts: How often the step was tried; `None` if no single step is to blame.
+        exception: The exception that it raised, and that `await handler` raises.
+        attempts: How often the step was tried; `None` if the failure is not that of a single step.
         elapsed_seconds: Seconds from the first start of the step to its failure, or `None`.
     """
 
@@ -427,12 +427,12 @@ class WorkflowFailedEvent(StopEvent):
 
 
 class StepFailedEvent(Event):
-    """A step failed for good; starts the `@catch_error` step that takes its failures.
+    """A step failed for good. It starts the `@catch_error` step that takes its failures.
 
     Attributes:
         step_name: Name of the step that failed.
-        input_event: The event that started it, or the list or set of events.
-        exception: What its last attempt raised.
+        input_event: The event that started it: one, a list for a join, a tuple with one per parameter.
+        exception: The exception of its last attempt.
         attempts: How often it was tried.
         elapsed_seconds: Seconds from its first start to its failure.
         failed_at: When it failed, in UTC.
@@ -451,12 +451,12 @@ class InternalDispatchEvent(Event):
 
 
 class UnhandledEvent(InternalDispatchEvent):
-    """An event was sent or returned that no step takes; it is gone.
+    """An event was sent or returned that no step takes; it is dropped.
 
     Attributes:
         event_type: Name of its class.
         qualified_name: Module and qualified name of its class.
-        step_name: The step it was aimed at, if any.
+        step_name: The step that it was sent to, if one was named.
         idle: Whether nothing was queued or running in the run at that moment.
     """
 
@@ -467,47 +467,46 @@ class UnhandledEvent(InternalDispatchEvent):
 
 
 class StepState(enum.Enum):
-    """What an execution of a step is doing from now on."""
+    """The states of an execution of a step."""
 
     PREPARING = "preparing"
     """It is queued."""
 
     RUNNING = "running"
-    """It begins, or goes on after a wait."""
+    """It begins, or continues after a wait."""
 
     WAITING = "waiting"
-    """It waits for an event, or for a worker to go on."""
+    """It waits for an event, or for a worker to continue."""
 
     NOT_RUNNING = "not_running"
-    """It is over. One that is tried again is `PREPARING` anew when its delay is over."""
+    """It is over. If it is tried again, it is `PREPARING` again after the delay."""
 
 
 ExecutionOutcome = Literal["returned", "failed", "retrying", "cancelled", "recovered"]
 """How an execution of a step ended.
 
-`"failed"` is for good, and so is `"recovered"`, where a `@catch_error` step takes over; after `"retrying"`
-another attempt follows. `"cancelled"` are also those that never began.
+`"failed"` and `"recovered"` are final: with `"recovered"`, a `@catch_error` step takes over. After
+`"retrying"`, another attempt follows. Executions that never began are `"cancelled"` too.
 """
 
 
 class StepStateChanged(InternalDispatchEvent):
     """The state of an execution of a step has changed.
 
-    A new listener is told the states of that moment first. So for each state, the number
-    of executions that came to it less those that left it is the number of those in it; it is what
-    `handler.statistics()` counts, and 0 when the run has ended.
+    A new listener gets the present states first. So the executions that entered a state, less those that
+    left it, are those in it: the count in `handler.statistics()`, and 0 when the run has ended.
 
     Attributes:
         name: Name of the step.
         step_state: The state from now on.
-        worker_id: Tells the executions of one run apart; all attempts of one have the same.
+        worker_id: Identifies the execution in its run; the same for all of its attempts.
         input_event_name: Name of the class of the event that starts the step, several separated by
             commas.
         output_event_name: Name of the class of the event that it returned; for a list
             `list[Item | Extra]`, or `[]`.
-        attempt: The attempt that is meant, from 1.
+        attempt: Number of the attempt, from 1.
         outcome: How the attempt ended, if the state is `NOT_RUNNING`.
-        error: Type and message of what it raised, as in `ValueError: no such city`.
+        error: Type and message of its exception, as in `ValueError: no such city`.
     """
 
     name: str
@@ -521,17 +520,17 @@ class StepStateChanged(InternalDispatchEvent):
 
 
 class WorkflowIdleEvent(InternalDispatchEvent):
-    """The run does nothing but wait for an event from outside."""
+    """No step is queued or running; the run waits for an event from outside."""
 
 
 def _prepare(cls: type[Event]) -> Mapping[str, Any]:
-    """Work out how the instances of `cls` are checked, and check what they share: its defaults.
+    """Work out the run-time checks of a class, and check its literal defaults, once.
 
     Returns:
         The run-time check for each keyword.
 
     Raises:
-        EventValidationError: If a literal default is of a wrong type; each time, as nothing is kept.
+        EventValidationError: If a literal default is of a wrong type. The next instance raises it again.
     """
     types = _types(cls)
     checks: dict[str, Any] = {}
@@ -560,7 +559,7 @@ def _prepare(cls: type[Event]) -> Mapping[str, Any]:
 def _by_position(
     cls: type[Event], given: tuple[Any, ...], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what was given by position by its keyword: `StopEvent("done")` (E2)."""
+    """Return the positional values by keyword, as for `StopEvent("done")` (E2)."""
     declared = [_keyword(f) for f in _fields(cls) if f.init and f.name not in Event._open_fields]
     allowed = declared if cls._open else []
     if len(given) <= len(allowed) and not values.keys() & set(allowed[: len(given)]):
@@ -574,12 +573,12 @@ def _by_position(
         call = ", ".join(f"{keyword}={reprlib.repr(value)}" for keyword, value in named)
     problem = f"events take their fields by keyword, {cls.__name__}({call})"
     if allowed:
-        problem = f"takes only {allowed[0]} by position, and that once"
+        problem = f"takes only {allowed[0]} by position, and only once"
     raise EventValidationError(cls.__name__, name, problem)
 
 
 def _types(cls: type[Event]) -> dict[str, Any]:
-    """Return the types of the fields; `Unresolved` where the annotation means nothing."""
+    """Return the types of the fields; `Unresolved` for those that are not checked."""
     fields = (field for field in _fields(cls) if field.name != "_extra")
     return {field.name: resolve_field(cls, field.name, field.type) for field in fields}
 
@@ -601,7 +600,7 @@ def _wrong_type(
 
 
 def _classes_of(value: object) -> list[type]:
-    """Return the class of a value, and those of what it holds if it is a container."""
+    """Return the class of a value, and those of its items if it is a container."""
     held: Any = value.values() if type(value) is dict else value
     inside = map(type, held) if type(value) in (dict, list, tuple, set, frozenset) else ()
     return [type(value), *dict.fromkeys(inside)]
@@ -609,15 +608,15 @@ def _classes_of(value: object) -> list[type]:
 
 # --- Generated constructors -----------------------------------------------------------------------
 #
-# A constructor that takes any keyword and looks up what each may be needs 0.5 us for one field and 0.7
-# for three. Written for one class, with its fields as parameters, it needs 0.35 and 0.5.
-
+# `Event.__init__` takes any keyword and looks up its check: 0.5 us for one field, 0.7 for three; one
+# generated for a class, with its fields as parameters, 0.35 and 0.5. That one has the fast path only,
+# and leaves all that it is in doubt about, and the errors, to `Event.__init__`.
 
 _MISSING = object()
 
 
 class _Copies:
-    """Makes the default of each instance from the one that is written in the class."""
+    """Copies the default that is written in the class, for each instance."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -633,7 +632,7 @@ def _default_of(field: attrs.Attribute[Any]) -> Any:
 
 
 def _stores_only(cls: type) -> bool:
-    """Tell whether attrs makes an instance by storing its fields: no converter, hook or alias."""
+    """Return whether attrs only stores the fields of an instance: no converter, hook or alias."""
     hooks = hasattr(cls, "__attrs_pre_init__") or hasattr(cls, "__attrs_post_init__")
     return not hooks and all(
         field.init
@@ -653,8 +652,8 @@ def _generate_init(
     Args:
         cls: The class.
         checks: The run-time check for each field that the constructor takes, by name.
-        general: The constructor that is called with everything else: missing and unknown keywords,
-            values of a wrong type or by position, instances of subclasses.
+        general: The constructor for everything else: missing and unknown keywords, values of a wrong
+            type or by position, instances of subclasses.
     """
     fields = {field.name: field for field in attrs.fields(cls)}
     names: dict[str, Any] = {
@@ -672,7 +671,7 @@ def _generate_init(
     for name, check in checks.items():
         parameters.append(f"{name}=__missing")
         names[f"__{name}_check"] = check
-        # A coroutine passes for nothing but what is annotated as one: an 'await' was forgotten.
+        # `Any` does not accept a coroutine: an 'await' was forgotten (E3).
         wrong = f"not __isinstance({name}, __{name}_check)"
         if check is ANYTHING:
             wrong = f"__type({name}) is __Coroutine"
@@ -694,7 +693,7 @@ def _generate_init(
         *("    " + store for store in stores),
     ]
     code = compile("\n".join(source), f"<constructor of {cls.__qualname__}>", "exec")
-    exec(code, names)  # the names of fields are the only part that is not ours
+    exec(code, names)  # only the names of fields are not ours
     constructor: Callable[..., None] = names["__init__"]
     constructor.__qualname__ = f"{cls.__qualname__}.__init__"
     constructor.__module__ = cls.__module__

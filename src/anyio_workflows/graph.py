@@ -1,4 +1,4 @@
-"""The steps of a workflow, read from their signatures, and which of them takes which event."""
+"""`StepSpec`, a step as read from its signature, and `Graph`: which step takes which event."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class EventParam:
 
     Attributes:
         name: Name of the parameter.
-        accepts: The event types that it takes.
-        policy: When it fires, if it takes a list of events; `None` if it takes one event.
+        accepts: The event types that it takes, at least one.
+        policy: When the join fires, if it takes a list of events; `None` if it takes one event.
     """
 
     name: str
@@ -41,7 +41,7 @@ class EventParam:
 
 
 Slot = EventParam
-"""The former name of `EventParam`; goes with the next release."""
+"""The former name of `EventParam`; will be removed in the next release."""
 
 
 def _derived(find: Callable[[StepSpec], Any]) -> Any:
@@ -69,18 +69,19 @@ class StepSpec:
         function: The step function as it was written.
         is_method: Whether its first argument is the workflow.
         is_async: Whether it is an `async def`, or wraps one; otherwise it runs in a thread.
-        event_params: The parameters that take events.
+        event_params: The parameters that take events, at least one; exactly one if that takes a list.
+            Two of them have the same types, or none in common.
         returns: The event types it may return.
-        returns_list: The event types it may return in a list.
+        returns_list: The event types it may return in a list; a `StopEvent` is none of them.
         returns_none: Whether its annotation says that it may return `None`.
         context_param: Name of the parameter that takes the context, if there is one.
-        state_type: The class of the state, if the context's annotation says one.
-        dependencies: The resources that other parameters ask for.
-        config: What `@step` was told.
+        state_type: The class of the state, if the annotation of the context has one.
+        dependencies: The resources that other parameters ask for, by parameter.
+        config: The arguments of `@step` or `@catch_error`.
         is_join: Whether it takes the events of a batch, in a list.
         is_plain: Whether one event is enough to start it.
-        is_simple: Whether an execution is nothing but a call: no thread, no timeout, no resources.
-        target: What is called: the function, or a coroutine function that awaits what it returns.
+        is_simple: Whether an execution is only a call: no thread, no timeout, no resources.
+        target: The function to call: the step function, or a coroutine function that wraps it.
         batch_size: How many events start it, if it is a join that does not wait for all.
         cancels_batch: Whether it is a join that cancels what is left of its batch.
         invoke: Calls the function as `call()` does, with the workflow, the context and the event;
@@ -99,6 +100,7 @@ class StepSpec:
     state_type: type | None
     dependencies: Mapping[str, Dependency]
     config: StepConfig
+    # Derived from the fields above, once per spec.
     is_join: bool = _derived(
         lambda spec: any(param.policy is not None for param in spec.event_params)
     )
@@ -129,7 +131,7 @@ class StepSpec:
 
     @property
     def declared(self) -> str:
-        """What its annotation says that it returns, for people."""
+        """The result types as they are shown in messages."""
         declared = [t.__name__ for t in self.returns]
         if self.returns_list:
             declared.append(f"list[{' | '.join(t.__name__ for t in self.returns_list)}]")
@@ -179,7 +181,7 @@ class StepSpec:
         payload: Any,
         resources: Mapping[str, Any] = _NO_RESOURCES,
     ) -> Any:
-        """Call the step function with the event, the list of events or the set that it takes."""
+        """Call the step function with its event, its list of events, or one event per parameter."""
         if type(payload) is list:
             payload = payload.copy()  # each attempt gets the same (X3)
         if len(self.event_params) == 1:
@@ -251,12 +253,13 @@ def _takes_by_position(function: Callable[..., Any], is_method: bool, names: lis
 
 @attrs.frozen(eq=False, slots=False)
 class Graph:
-    """The steps of a workflow and the ways of events between them.
+    """The steps of a workflow, and the routes of events between them. It never changes.
 
     Attributes:
         name: Name of the workflow class.
         steps: The steps by name, in the order of their definition.
         owner: The workflow class, if there is one.
+        _routes: The steps that were found for each event type so far, in the order of `steps`.
     """
 
     name: str
@@ -328,7 +331,7 @@ class Graph:
         return found
 
     def error_handler_of(self, spec: StepSpec) -> StepSpec | None:
-        """Return the `@catch_error` step that takes the failures of a step, if there is one (X4)."""
+        """Return the `@catch_error` step for the failures of a step; it has none itself (X4)."""
         if spec.config.catch is not None:
             return None
         return self._error_handlers.get(spec.name, self._error_handlers.get(None))
