@@ -1,8 +1,8 @@
 """The store: a state that the steps of a run share, by reference (P1).
 
-A value is handed over as it is, as a dict would: what is changed inside it is changed for everybody.
-The state itself, the object that holds the values, never leaves the store: those who ask get a
-shallow copy, so that assigning to a copy changes nothing until it is committed.
+Values are shared, as in a dict: a change inside a value is a change for every step. The state itself,
+the object that holds the values, never leaves the store: callers get a shallow copy, so that assigning
+to it changes nothing until it is committed.
 """
 
 from __future__ import annotations
@@ -101,16 +101,16 @@ class DictState(MutableMapping[str, Any]):
 #   loop ended in the middle of an edit.
 # - A wait for it ends when the attempt that waits is over, although its thread is not (T7). For the same
 #   reason nothing here asks AnyIO whether the task is cancelled: in a call from a thread that has
-#   outlived its cancel scope, asyncio would look for the answer for ever.
-# - Taking it when it is free costs 1 us less, and is no checkpoint.
+#   outlived its cancel scope, asyncio would look for the answer forever.
+# - Taking it when it is free costs 1 us less, and is not a checkpoint.
 
 
 class _Writer:
     """A task that writes, or waits to.
 
     Attributes:
-        check: Raises if it may no longer use the store.
-        granted: Set when its wait is over: it has the lock, or is not to get it any more.
+        check: Raises if the task may no longer use the store.
+        granted: Set when its wait is over: it has the lock, or will not get it; `None` if it never waited.
     """
 
     __slots__ = ("check", "granted", "loop", "task")
@@ -133,7 +133,7 @@ class _WriteLock:
     """Lets one task at a time write: first come, first served.
 
     Attributes:
-        holder: Who has the lock; nobody waits as long as that is `None`.
+        holder: The writer that has the lock; while it is `None`, no writer waits.
     """
 
     __slots__ = ("_waiting", "holder")
@@ -193,7 +193,7 @@ class _WriteLock:
             self.release(self.holder)
 
     def statistics(self) -> tuple[bool, int]:
-        """Return whether somebody holds it, and how many wait."""
+        """Return whether the lock is held, and how many writers wait for it."""
         return self.holder is not None, len(self._waiting)
 
 
@@ -205,7 +205,7 @@ class StateStoreStatistics:
     """A store at one moment.
 
     Attributes:
-        writing: Whether somebody is writing or editing.
+        writing: Whether a task is writing or editing.
         writers_waiting: How many wait for their turn to write.
     """
 
@@ -215,14 +215,14 @@ class StateStoreStatistics:
 
 @attrs.define(eq=False)
 class _Shared:
-    """What all who use a state have in common."""
+    """The state and its lock, shared by all stores that `_guarded()` returns."""
 
     state: Any
     lock: _WriteLock = attrs.field(factory=_WriteLock)
 
 
 class _Edit(AbstractAsyncContextManager[Any]):
-    """One edit. No async generator: one that is left open would want to be closed in its task."""
+    """One edit. Not an async generator: an unfinished one would have to be closed in its task."""
 
     __slots__ = ("_state", "_store", "_writer")
 
@@ -254,17 +254,17 @@ class _Edit(AbstractAsyncContextManager[Any]):
                     raise ContextStateError(
                         "this edit comes too late, its event loop has ended; it is dropped"
                     )
-                # Another copy: what is still written to the edit's own is for nobody.
+                # Another copy, so that later writes to the copy of the edit have no effect.
                 shared.state = _shallow_copy(self._state)
         finally:
             shared.lock.release(self._writer)
 
 
 class StateStore(Generic[StateT]):
-    """What the steps of a run share: `ctx.store`.
+    """The state that the steps of a run share: `ctx.store`.
 
     Values are shared, as in a dict: `get()` returns the very object that `set()` was given. Change a
-    list, a chat memory or a client where you like: everybody who has it sees the change at once. Only
+    list, a chat memory or a client where you like: every step sees the change at once. Only
     the state as a whole is copied, and not its values: by `get_state()`, `set_state()`, and for the
     block of `edit_state()`.
 
@@ -291,7 +291,7 @@ class StateStore(Generic[StateT]):
         self._check: Callable[[], None] = lambda: None
 
     def _guarded(self, check: Callable[[], None]) -> StateStore[StateT]:
-        """Return the same store for somebody who may not always use it.
+        """Return the same store for a user that may lose the right to use it.
 
         Args:
             check: Called before everything that is done with the store; raises if it may not be.
@@ -396,11 +396,11 @@ class StateStore(Generic[StateT]):
         await self._write("clear()", lambda _: self._blank())
 
     def edit_state(self) -> AbstractAsyncContextManager[StateT]:
-        """Change the state in a block; nobody else writes meanwhile.
+        """Change the state in a block, while all other writers wait.
 
         The block gets a shallow copy of the state. What it *assigns* is committed when it ends, all at
         once, and dropped if it raises or is cancelled. What it changes *inside* a value is changed at
-        once, for everybody, and stays:
+        once, for every step, and stays:
 
             async with ctx.store.edit_state() as state:
                 state.count += 1  # seen by others when the block has ended; undone if it raises
@@ -427,7 +427,7 @@ class StateStore(Generic[StateT]):
             shared.lock.release(writer)
 
     def _snapshot(self) -> StateT:
-        """Return the state itself, which nobody may change or keep."""
+        """Return the state itself; the caller must not change or keep it."""
         return cast(StateT, self._shared.state)
 
     def _restore(self, state: StateT) -> None:
