@@ -1,4 +1,4 @@
-"""What is told of a run: the states of its executions (I3)."""
+"""What is told of a run: the states of its executions (rules I3, S4)."""
 
 from __future__ import annotations
 
