@@ -234,7 +234,7 @@ class Flaky(Workflow[int]):
     """A step that fails `failures` times, one second apart, and then returns how often it failed."""
 
     def __init__(self, failures: int = 2, **options: Any) -> None:
-        super().__init__(**{"timeout": None, **options})
+        super().__init__(**options)
         self.failures = failures
 
     @step(retry_policy=retry_policy(wait=wait_fixed(1), stop=stop_after_attempt(10)))

@@ -37,7 +37,7 @@ from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_
 
 from .bare import BARE_RUNNERS, PATIENCE, call_in_loop, run_bare
 from .running import check_ending, read, run_script, texts
-from .samples import Answer, Done, Item, Joined, Note, Other, Part, Question
+from .samples import Answer, Asks, Done, Item, Joined, Note, Other, Part, Question
 
 SHORT = 0.01
 
@@ -125,17 +125,11 @@ def test_o1_many_runs_at_once(runner: Runner) -> None:
     run_bare(runner, main)
 
 
-class Asks(Workflow):
+class AsksThrice(Workflow):
     @step
     async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
         words = [(await ctx.wait_for_event(Answer, Question(text=word))).text for word in "abc"]
         return StopEvent(result=words)
-
-
-class AsksOnce(Workflow):
-    @step
-    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        return StopEvent(result=(await ctx.wait_for_event(Answer, Question())).text)
 
 
 class AsksInThread(Workflow):
@@ -147,7 +141,7 @@ class AsksInThread(Workflow):
 
 
 @each_runner
-@pytest.mark.parametrize("workflow", [Asks, AsksInThread])
+@pytest.mark.parametrize("workflow", [AsksThrice, AsksInThread])
 def test_w1_questions_and_answers(runner: Runner, workflow: type[Workflow]) -> None:
     async def main() -> None:
         handler = workflow().run()
@@ -363,7 +357,7 @@ def test_p5_resources(runner: Runner) -> None:
 @each_runner
 def test_p3_a_run_goes_on_from_its_snapshot(runner: Runner) -> None:
     async def main() -> Any:
-        workflow = AsksOnce()
+        workflow = Asks()
         handler = workflow.run()
         async for event in handler.stream_events():
             if isinstance(event, Question):

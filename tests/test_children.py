@@ -15,7 +15,6 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     Context,
-    Event,
     StartEvent,
     StopEvent,
     Workflow,
@@ -33,7 +32,7 @@ from anyio_workflows.errors import (
 
 from .conftest import BACKENDS
 from .running import check_ending, read, run_script, run_virtually, texts
-from .samples import Answer, Note, OneStep, Question, Total
+from .samples import Answer, Item, Note, OneStep, Question, Total
 
 pytestmark = pytest.mark.anyio
 
@@ -702,9 +701,6 @@ async def test_o5_cancel_while_a_block_inside_a_step_is_open() -> None:
 
 
 async def test_o5_fan_out_over_children() -> None:
-    class Item(Event):
-        n: int
-
     class Squares(Workflow):
         @step
         async def fork(self, ev: StartEvent) -> list[Item]:

@@ -28,6 +28,7 @@ from .samples import (
     FanOut,
     Item,
     Joined,
+    Next,
     Note,
     Numbers,
     Other,
@@ -501,20 +502,16 @@ async def test_f3_two_joins_each_get_everything() -> None:
     assert await Twice().run(items=[]) == [0, 0]
 
 
-class Request(Event):
-    n: int
-
-
 class Concurrent(FanOut):
     """The producer runs several times at once; its batches overlap in time."""
 
     @step
     async def begin(self, ctx: Context, ev: StartEvent) -> None:
         for n in range(5):
-            ctx.send_event(Request(n=n))
+            ctx.send_event(Next(n=n))
 
     @step
-    async def split(self, ev: Request) -> list[Item]:
+    async def split(self, ev: Next) -> list[Item]:
         await checkpoint()
         return [Item(n=10 * i + ev.n) for i in range(ev.n)]
 

@@ -43,7 +43,7 @@ from anyio_workflows.testing._record import Record
 
 from . import programs, test_testing
 from .conftest import BACKENDS
-from .running import read, texts
+from .running import read, read_all, texts
 from .samples import Answer, AsksByReturning, Done, Item, Question
 
 pytestmark = pytest.mark.anyio
@@ -227,7 +227,7 @@ class Extra(Item):
 
 async def told(handler: WorkflowHandler[Any], name: str = "work") -> list[StepStateChanged]:
     """Read a run to its end; return what was told of a step."""
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     assert isinstance(events[-1], StopEvent)
     return [event for event in events if isinstance(event, StepStateChanged) and event.name == name]
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
-from anyio_workflows import Context, WorkflowFailedEvent
+from anyio_workflows import Context, Event, WorkflowFailedEvent
+from anyio_workflows.testing import check_termination
 
+from .conftest import BACKENDS
 from .running import check_ending, read, texts
-from .samples import Answer, Asks, FanOut, Flaky, Loop, Note, Numbers, OneStep, Question
+from .samples import (
+    Answer,
+    Asks,
+    AsksByReturning,
+    Ends,
+    FanOut,
+    Flaky,
+    Job,
+    Loop,
+    Note,
+    Numbers,
+    OneStep,
+    Question,
+    Total,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -55,3 +73,37 @@ async def test_the_flaky_step_gives_up_after_ten_attempts() -> None:
     _, last = await check_ending(Flaky(failures=10).run())
     assert isinstance(last, WorkflowFailedEvent)
     assert str(last.exception) == "attempt 10"
+
+
+async def test_a_question_that_is_returned_is_answered_by_an_event() -> None:
+    handler = AsksByReturning().run()
+    await handler.send_event(Answer(text="quite"))
+    assert await read(handler) == [Question(text="well?"), await handler.stop_event_result()]
+    assert await handler == "quite"
+
+
+@pytest.mark.parametrize("how", ["return", "send", "subclass", "send subclass"])
+async def test_the_step_that_ends_its_run_does_so_as_it_is_told(how: str) -> None:
+    assert await Ends().run(how=how) == (Total(total=3) if "subclass" in how else 7)
+
+
+def reply(event: Event) -> Answer | None:
+    return Answer() if isinstance(event, Question) else None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("workflow", "options"),
+    [
+        (Job, {}),
+        (Loop, {}),
+        (FanOut, {"start": Numbers(items=[2, -1, 3])}),
+        (Asks, {"answer": reply}),
+        (AsksByReturning, {"answer": reply}),
+        (Flaky, {}),
+    ],
+)
+def test_v2_the_workflows_end_as_promised_whatever_happens(
+    workflow: Any, options: dict[str, Any], backend: str
+) -> None:
+    check_termination(workflow, **options, max_examples=20, backends=[backend])

@@ -30,7 +30,7 @@ from anyio_workflows.events import (
     WorkflowIdleEvent,
 )
 
-from .running import check_ending, hog, read, texts
+from .running import check_ending, hog, read, read_all, texts
 from .samples import Answer, Item, Note, Other, Part, Question
 
 pytestmark = pytest.mark.anyio
@@ -205,7 +205,7 @@ async def test_t9_unhandled_event_then_stalled(caplog: pytest.LogCaptureFixture)
             return Item()
 
     handler = Returns().run()
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     unhandled = [event for event in events if isinstance(event, UnhandledEvent)]
     assert [(event.event_type, event.idle) for event in unhandled] == [("Item", True)]
     assert events.index(unhandled[0]) < len(events) - 1
@@ -294,7 +294,7 @@ async def test_t9_stalled_child_fails_for_itself() -> None:
 async def test_t9_stall_check_false_waits_for_the_deadline() -> None:
     handler = Forgets(timeout=7, stall_check=False).run()
     began = anyio.current_time()
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     assert anyio.current_time() - began == pytest.approx(7)
     assert isinstance(events[-1], WorkflowTimedOutEvent)
     assert events[-1].active_steps == []
@@ -365,7 +365,7 @@ async def test_t9_run_that_has_asked_for_input_idles(how: str) -> None:
             return None
 
     handler = Asks(timeout=9).run()
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     assert isinstance(events[-1], WorkflowTimedOutEvent)
     kinds = [type(event) for event in events]
     assert kinds.count(Question) == 1
@@ -431,7 +431,7 @@ def states(events: list[Event], name: str) -> list[StepStateChanged]:
 
 async def test_s4_states_of_a_step_with_their_names() -> None:
     handler = Chain().run()
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     assert [
         (event.step_state, event.input_event_name, event.output_event_name)
         for event in states(events, "fork")
@@ -464,7 +464,7 @@ async def test_s4_states_of_a_step_with_their_names() -> None:
 
 async def test_s4_worker_id_follows_one_execution() -> None:
     handler = Chain().run()
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     lives: dict[str, list[StepState]] = {}
     for event in events:
         if isinstance(event, StepStateChanged):
@@ -514,7 +514,7 @@ async def test_s4_step_that_takes_several_events_names_them() -> None:
         async def pair(self, a: Part, b: Other) -> StopEvent:
             return StopEvent()
 
-    events = [event async for event in Pairs().run().stream_events(expose_internal=True)]
+    events = await read_all(Pairs().run())
     assert [event.input_event_name for event in states(events, "pair")] == ["Part, Other"] * 3
 
 
@@ -525,7 +525,7 @@ async def test_s4_public_events_keep_their_place_among_the_internal_ones() -> No
             ctx.write_event_to_stream(Note(text="in between"))
             return StopEvent()
 
-    events = [event async for event in Writes().run().stream_events(expose_internal=True)]
+    events = await read_all(Writes().run())
     assert [type(event) for event in events] == [
         StepStateChanged,
         StepStateChanged,
@@ -538,7 +538,7 @@ async def test_s4_public_events_keep_their_place_among_the_internal_ones() -> No
 async def test_s4_i3_asking_later_tells_first_what_is_going_on() -> None:
     handler = Chain().run()
     await anyio.sleep(1.5)
-    events = [event async for event in handler.stream_events(expose_internal=True)]
+    events = await read_all(handler)
     found = [(event.worker_id, event.step_state) for event in states(events, "work")]
     second, third = found[0][0], found[1][0]
     assert found == [

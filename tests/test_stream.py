@@ -36,7 +36,7 @@ from anyio_workflows.events import (
 
 from .conftest import BACKENDS
 from .running import hog, read, run_virtually, texts
-from .samples import Note, Other
+from .samples import Next, Note, Other, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -82,9 +82,6 @@ async def test_s1_same_objects_in_the_order_of_the_writes() -> None:
 
 
 async def test_s1_order_holds_across_steps() -> None:
-    class Next(Event):
-        pass
-
     class Chain(Workflow):
         @step
         async def one(self, ctx: Context, ev: StartEvent) -> Next:
@@ -562,9 +559,6 @@ async def test_s5_input_required_event_goes_to_the_stream_and_to_its_takers() ->
 async def test_s5_input_that_nobody_accepts_is_no_unhandled_event(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Question(InputRequiredEvent):
-        text: str
-
     class Ask(Workflow):
         @step
         async def ask(self, ev: StartEvent) -> Question | StopEvent:
