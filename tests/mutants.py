@@ -237,11 +237,11 @@ MUTANTS = [
     ),
     Mutant(
         "close the stream early",
-        "Run.decide",
+        "Decision.decide",
         "self._settle(self._earlier_cause() or outcome)",
         """
             self._settle(self._earlier_cause() or outcome)
-            self.stream.close(self.outcome.event)
+            self.run.stream.close(self.outcome.event)
         """,
         "T6, T7: what steps write while they clean up is lost",
     ),
@@ -250,12 +250,12 @@ MUTANTS = [
         "Run._host",
         """
             await self._wait_until_quiet(group)
-            if self.resources is not None:
-                await self._close_resources(self.resources)
+            if resources is not None:
+                await self._close_resources(resources)
             self.close()
         """,
         """
-            pool, resources, self._pool.size = self._pool, self.resources, self._pool.size + 1
+            pool, self._pool.size = self._pool, self._pool.size + 1
             self.close()
             pool.size -= 1
             await self._wait_until_quiet(group)
@@ -267,9 +267,8 @@ MUTANTS = [
     Mutant(
         "publish before the resources are closed",
         "Run._host",
-        "await self._close_resources(self.resources)",
+        "await self._close_resources(resources)",
         """
-            resources = self.resources
             self.close()
             await self._close_resources(resources)
         """,
@@ -291,21 +290,21 @@ MUTANTS = [
     ),
     Mutant(
         "let the last cause win",
-        "Run.decide",
+        "Decision.decide",
         "self.outcome is None",
         "not self.ended",
         "T4: a second stop event replaces the first",
     ),
     Mutant(
         "forget that the deadline may have passed unnoticed",
-        "Run._earlier_cause",
-        "(now := self.loop.current_time()) >= self.deadline",
+        "Decision._earlier_cause",
+        "(now := loop.current_time()) >= self.deadline",
         "False",
         "T4: a step that hogs the processor past the deadline still succeeds",
     ),
     Mutant(
         "forget the deadline",
-        "Run._open",
+        "Decision.start_clock",
         "group.cancel_scope.deadline = self.deadline",
         "",
         "T2: a run does not time out",
@@ -319,7 +318,7 @@ MUTANTS = [
     ),
     Mutant(
         "do not wake the host",
-        "Run._settle",
+        "Decision._settle",
         "self.wake_host()",
         "",
         "T1: the run is decided, and waits for ever",
@@ -347,8 +346,8 @@ MUTANTS = [
     ),
     Mutant(
         "take no notice of idleness",
-        "Dispatch._end",
-        "if not self._ledger.queues.granted: self.note_if_idle()",
+        "Dispatch._finish",
+        "if not self._ledger.queues.granted: self.check_idle()",
         "",
         "T9: a run that can never end waits for its deadline",
     ),
@@ -361,14 +360,14 @@ MUTANTS = [
     ),
     Mutant(
         "swallow a stray cancellation",
-        "WorkerPool._hand_over_exception",
-        "desk.settle_error(work, _stray_cancellation(work, exc), now)",
-        'desk._end(work, "returned")',
+        "WorkerPool._settle_exception",
+        "dispatch.settle_error(work, _stray_cancellation(work, exc), now)",
+        'dispatch._finish(work, "returned")',
         "T8: a step that leaks a cancellation ends without a word",
     ),
     Mutant(
         "raise a failure in a group",
-        "WorkerPool._hand_over_exception",
+        "WorkerPool._settle_exception",
         "_name_stop_iteration(exc)",
         'BaseExceptionGroup("unhandled", [exc])',
         "T5: `await handler` raises another object than the step did",
@@ -397,7 +396,7 @@ MUTANTS = [
     Mutant(
         "go on after the deadline",
         "WorkerPool._execute_steps",
-        "now >= run.deadline",
+        "now >= decision.deadline",
         "False",
         "T4: a step begins after the deadline has passed",
     ),
@@ -466,15 +465,15 @@ MUTANTS = [
     ),
     Mutant(
         "forget a retry delay",
-        "Dispatch._retry",
-        "self.pool.watch_delays()",
-        "",
+        "WorkerPool._settle_exception",
+        "self.watch_delays()",
+        "pass",
         "X1: the next attempt never comes",
     ),
     Mutant(
         "oversleep a retry that is due earlier",
         "WorkerPool.watch_delays",
-        "self._clock_changed.set()",
+        "self._delays_changed.set()",
         "pass",
         "X1: a delay that begins later waits for the end of the ones before",
     ),
@@ -487,7 +486,7 @@ MUTANTS = [
     ),
     Mutant(
         "never spend a recovery",
-        "Dispatch._give_up",
+        "Dispatch._recover_or_fail",
         "work.recoveries.get(error_handler.name, 0) + 1",
         "work.recoveries.get(error_handler.name, 0)",
         "X4: a step that fails each time is recovered for ever",
@@ -509,7 +508,7 @@ MUTANTS = [
     Mutant(
         "keep returned questions out of snapshots",
         "Dispatch._ask",
-        "self._ledger.ask(question, stream.written, stream.delivered)",
+        "self._ledger.ask(question, self.stream.written, self.stream.delivered)",
         "self._ledger.input_asked = True",
         "W4: the same, when a step returned the question",
     ),
@@ -529,8 +528,8 @@ MUTANTS = [
     ),
     Mutant(
         "owe nothing after a timeout",
-        "Run._settle",
-        "self.saved.pending = record",
+        "SavedState.keep",
+        "self.pending = record",
         "pass",
         "P3: a run that timed out or was cancelled cannot go on",
     ),
@@ -721,14 +720,14 @@ MUTANTS = [
     ),
     Mutant(
         "let the last run that waits begin first",
-        "_Line.move_up",
+        "_Queue.grant",
         "self.waiting.popleft()",
         "self.waiting.pop()",
         "R7: a run never gets its turn while others come",
     ),
     Mutant(
         "count the time of an attempt while it waits",
-        "AttemptClock.suspended",
+        "_AttemptClock.suspended",
         "self.scope.deadline = math.inf",
         "",
         "R8: a step that waits for a person times out",

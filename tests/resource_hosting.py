@@ -34,14 +34,16 @@ class Hosted:
     async def __aenter__(self) -> Self:
         loop = find_loop()
         assert loop is not None
-        context = contextvars.copy_context()
         self.group = await anyio.create_task_group().__aenter__()
+        create_task = self.group.create_task
 
-        def start(coroutine: Any) -> None:
+        def counting(*args: Any, **kwargs: Any) -> Any:
             self.started += 1
-            self.group.create_task(coroutine, context=context)
+            return create_task(*args, **kwargs)
 
-        self.manager = ResourceManager("run x", start, loop.uncancel_current_task)
+        self.group.create_task = counting  # type: ignore[method-assign]
+        variables = contextvars.copy_context()
+        self.manager = ResourceManager("run x", loop, self.group, variables, "resources")
         return self
 
     async def __aexit__(self, *exc_info: object) -> bool | None:

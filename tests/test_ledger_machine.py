@@ -442,7 +442,7 @@ class KitchenMachine(RuleBasedStateMachine):
         work = inbox.popleft()
         assert work is naive.real, "not the oldest work of its step"
         work.started = 0.0
-        work.stop = lambda: self.stopped.append(naive)
+        work.cancel = lambda: self.stopped.append(naive)
 
     @precondition(lambda self: self.books.calls)
     @rule(data=st.data(), number=st.integers(1, 5))
@@ -472,7 +472,7 @@ class KitchenMachine(RuleBasedStateMachine):
         works = [w for w in self.started() if not w.dropped and (leaves_tasks or self.may_end(w))]
         if works:
             work = works[choice % len(works)]
-            work.real.stop = None
+            work.real.cancel = None
             self.ledger.delay(work.real, self.now + seconds)
             self.books.delay(work, self.now + seconds)
 
@@ -489,7 +489,7 @@ class KitchenMachine(RuleBasedStateMachine):
         return work.dropped or not (work.waits or work.answered)
 
     def end_with_result(self, work: NaiveWork, data: st.DataObject) -> None:
-        work.real.stop = None
+        work.real.cancel = None
         spec = work.real.queue.spec
         kinds = ["one"] * len(spec.returns) + ["list"] * 2 * bool(spec.returns_list) + ["none"]
         kind = "none" if work.dropped else data.draw(st.sampled_from(kinds), label="returns")
@@ -503,7 +503,7 @@ class KitchenMachine(RuleBasedStateMachine):
         self.end(work)
 
     def emit_list(self, work: NaiveWork, events: list[Event]) -> None:
-        work.real.stop = None
+        work.real.cancel = None
         batch, naive_batch = self.ledger.open_batch(work.real), self.books.open_batch(work)
         self.batches.append((batch, naive_batch))
         for event in events:
@@ -664,7 +664,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 self.let_time_pass(3)
             else:
                 work = next(work for work in self.started() if not work.answered)
-                work.real.stop = None
+                work.real.cancel = None
                 self.end(work)
             self.no_place_is_free_while_it_is_wanted()
         assert self.ledger.idle

@@ -1,6 +1,7 @@
 """How the resource manager closes: at the end, early when a resource fails, with the loop (P5, O2)."""
 
 import asyncio
+import contextvars
 import gc
 import math
 import warnings
@@ -394,7 +395,7 @@ LOOP_ENDS = """
 
     async def host():
         async with anyio.create_task_group() as group:
-            manager = ResourceManager("run x", group.create_task, loop.uncancel_current_task)
+            manager = ResourceManager("run x", loop, group, copy_context(), "resources")
             async def step():
                 try:
                     print("got", await manager.get(dependency))
@@ -454,18 +455,19 @@ def test_o2_the_loop_ends_while_the_manager_begins(backend: str, ticks: int) -> 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_o2_a_manager_that_asyncio_throws_away_is_not_waited_for() -> None:
-    event_loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
 
-    def start(coroutine: Any) -> None:
-        tasks.append(event_loop.create_task(coroutine))
-        tasks[-1].cancel()
+    class Group:
+        def create_task(self, coroutine: Any, **kwargs: Any) -> None:
+            tasks.append(asyncio.create_task(coroutine))
+            tasks[-1].cancel()
 
     loop = find_loop()
     assert loop is not None
-    manager = ResourceManager("run x", start, loop.uncancel_current_task)
+    group: Any = Group()
+    manager = ResourceManager("run x", loop, group, contextvars.copy_context(), "resources")
     dependency = dependency_on(Thing)
-    asker = event_loop.create_task(manager.get(dependency))
+    asker = asyncio.create_task(manager.get(dependency))
     await asyncio.sleep(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

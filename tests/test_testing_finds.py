@@ -23,13 +23,13 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     step,
 )
-from anyio_workflows._engine.outcome import Outcome
+from anyio_workflows._engine.outcome import Decision, Outcome
 from anyio_workflows._engine.run import Run
 from anyio_workflows._engine.stream import EventIterator, EventStream
 from anyio_workflows._engine.workers import WorkerPool
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.work import StepQueues
-from anyio_workflows.context import StepContext, current_context, enter_run
+from anyio_workflows.context import _current_context, _enter_run, _StepContext
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler
 from anyio_workflows.testing import (
@@ -120,11 +120,10 @@ def a_timeout_tells_of_a_cancellation(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T2")
 def the_deadline_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def open_group(self: Run, group: Any) -> None:
+    def start_clock(self: Decision, group: Any) -> None:
         self._group = group
-        self._pool.open(group)
 
-    patch.setattr(Run, "_open", open_group)
+    patch.setattr(Decision, "start_clock", start_clock)
 
 
 @breaks("T2", "T6")
@@ -143,30 +142,29 @@ def waiting_ends_with_the_decision(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T4")
 def the_last_cause_wins(patch: pytest.MonkeyPatch) -> None:
-    def decide(self: Run, outcome: Outcome) -> None:
+    def decide(self: Decision, outcome: Outcome) -> None:
         self._settle(self._earlier_cause() or outcome)
 
-    patch.setattr(Run, "decide", decide)
+    patch.setattr(Decision, "decide", decide)
 
 
 @breaks("T4")
 def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
     async def execute_steps(self: WorkerPool) -> None:
         run = self._run
-        enter_run(run)
+        _enter_run(run)
         while run.ledger.queues.granted:
-            _, inbox = self._inboxes[run.ledger.queues.take_slot()]
-            work = inbox.receive_nowait()
+            work = self._inboxes.receive(run.ledger.queues.take_slot())
             work.started = run.loop.current_time()
             self.spawn_worker()
             try:
-                context = StepContext(run, work)
-                current_context.set(ref(context))
-                result = await work.queue.spec.invoke(run.workflow, context, work.payload)
+                context = _StepContext(run, work)
+                _current_context.set(ref(context))
+                result = await work.queue.spec.invoke(self._workflow, context, work.payload)
             except BaseException as exc:
-                self._hand_over_exception(work, exc, run.loop.current_time())
+                self._settle_exception(work, exc, run.loop.current_time())
             else:
-                self._hand_over_result(work, result, run.loop.current_time())
+                self._settle_result(work, result, run.loop.current_time())
 
     patch.setattr(WorkerPool, "_execute_steps", execute_steps)
 
@@ -232,13 +230,13 @@ def cleaning_up_in_silence(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("T8")
 def a_stray_cancellation_passes_for_one_of_the_run(patch: pytest.MonkeyPatch) -> None:
-    def hand_over(self: WorkerPool, work: Any, exc: BaseException, now: float) -> None:
+    def settle_exception(self: WorkerPool, work: Any, exc: BaseException, now: float) -> None:
         if isinstance(exc, anyio.get_cancelled_exc_class()):
-            self._run.dispatch.settle_cancellation(work)
+            self._dispatch.settle_cancellation(work)
         else:
-            self._run.dispatch.settle_error(work, exc, now)
+            self._dispatch.settle_error(work, exc, now)
 
-    patch.setattr(WorkerPool, "_hand_over_exception", hand_over)
+    patch.setattr(WorkerPool, "_settle_exception", settle_exception)
 
 
 @breaks("S1")

@@ -26,7 +26,6 @@ import attrs
 
 from ._annotations import is_positive_number
 from ._backend import find_loop, is_cancellation
-from ._engine.run import Run
 from ._messages import add_note, shortened
 from ._snapshot_file import SnapshotFile, replace
 from .context import Context
@@ -235,7 +234,7 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
                 await _in_thread(self._file.close)
             raise
         assert loop is not None
-        self._saver = _Saver(ctx, self._handler._run, self._file, self._every, self._types)
+        self._saver = _Saver(ctx, self._handler, self._file, self._every, self._types)
         self._handler._watch(self._saver.note_change)
         # In a task of the loop: the block holds no cancel scope open, and can be left anywhere.
         loop.start(self._saver.serve, self._saver.ended.set)
@@ -265,7 +264,7 @@ class _Saver:
     """
 
     _ctx: Context[Any]
-    _run: Run
+    _handler: WorkflowHandler[Any]
     _file: SnapshotFile
     _every: float
     _types: tuple[type, ...]
@@ -306,7 +305,7 @@ class _Saver:
 
     def _run_failed(self) -> bool:
         """Return whether the run ended by a failure of its own, and not for a save that failed."""
-        outcome = self._run.outcome
+        outcome = self._handler._run.outcome
         return outcome is not None and outcome.error is not None and not outcome.is_cancellation
 
     async def serve(self) -> None:
@@ -347,4 +346,4 @@ class _Saver:
         except Exception as error:
             if self._error is None:
                 self._error = error
-                self._run.cancel(f"its snapshot could not be saved: {error}")
+                self._handler._run.cancel(f"its snapshot could not be saved: {error}")

@@ -1,4 +1,4 @@
-"""What a step may do."""
+"""The `Context` passed to steps, and what outlives a run: its state, and pending work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import re
 import reprlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -18,26 +18,17 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from ._annotations import is_positive_number
+from ._backend import LoopHandle
 from ._ledger.pending import RunPort, SavedState
 from ._ledger.work import OpenWait, Wait, Work
 from ._messages import Absent, namesakes
-from .errors import ContextStateError, WorkflowRuntimeError
+from .errors import ContextStateError, WorkflowConfigurationError, WorkflowRuntimeError
 from .events import Event, StopEvent
 from .graph import Graph
 from .state import DictState, StateStore
 from .steps import RetryInfo
 
-__all__ = [
-    "Context",
-    "Relayable",
-    "StepContext",
-    "check_event",
-    "context_of",
-    "current_context",
-    "current_run",
-    "current_step",
-    "enter_run",
-]
+__all__ = ["Context"]
 
 if TYPE_CHECKING:
     import typing_extensions
@@ -49,36 +40,10 @@ else:
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
-ResultT_co = TypeVar("ResultT_co", covariant=True)
+ResultT = TypeVar("ResultT")
 
 _SETTING = re.compile("'StepContext' object (?:has no )?attribute '([^']*)'")
 """The text of Python for an attribute that cannot be set, as the class has slots."""
-
-
-class Relayable(Protocol[ResultT_co]):
-    """The handler of a run whose events can be relayed."""
-
-    @property
-    def ctx(self) -> Context[Any]:
-        """The context of the run."""
-        ...
-
-    def stream_events(self) -> AsyncIterator[Event]:
-        """Return an iterator over the events of the run."""
-        ...
-
-    def __await__(self) -> Generator[Any, Any, ResultT_co]:
-        """Wait for the result of the run."""
-        ...
-
-
-class Declared(Protocol):
-    """A workflow, as far as a context needs it."""
-
-    @property
-    def graph(self) -> Graph:
-        """The steps."""
-        ...
 
 
 class Context(Generic[StateT]):
@@ -94,15 +59,19 @@ class Context(Generic[StateT]):
 
     Args:
         workflow: The workflow whose runs it is for.
+
+    Raises:
+        WorkflowConfigurationError: If `workflow` is no workflow.
     """
 
     __slots__ = ("__weakref__", "_saved")
     _saved: SavedState
     _work: Work | None = None
     _given_up: bool = False
+    _clock: _AttemptClock | None = None
 
-    def __init__(self, workflow: Declared) -> None:
-        self._saved = SavedState(workflow.graph)
+    def __init__(self, workflow: object) -> None:
+        self._saved = SavedState(_graph_of(workflow, "Context()"))
 
     @staticmethod
     def get_step_context() -> Context[Any]:
@@ -111,14 +80,14 @@ class Context(Generic[StateT]):
         Raises:
             WorkflowRuntimeError: Outside a step.
         """
-        context = current_step()
+        context = _current_step()
         if context is None:
             raise WorkflowRuntimeError("get_step_context() was called outside a step")
         return context
 
     @classmethod
     def from_dict(
-        cls, workflow: Declared, data: Mapping[str, Any], types: Iterable[type] = ()
+        cls, workflow: object, data: Mapping[str, Any], types: Iterable[type] = ()
     ) -> Context[Any]:
         """Make a context from what `to_dict()` gave; `workflow.run(ctx=...)` goes on from there.
 
@@ -129,13 +98,15 @@ class Context(Generic[StateT]):
                 mention, the code of the methods names (event classes), and `Workflow.types` lists.
 
         Raises:
+            WorkflowConfigurationError: If `workflow` is no workflow.
             ContextSerdeError: If the data is no snapshot of a run of this workflow, or of a newer
                 version; with the path of the bad value, and with a text of at most 1000
                 characters, whatever is in the data.
         """
         from ._snapshot import load
 
-        return context_of(load(workflow.graph, data, tuple(types)))
+        graph = _graph_of(workflow, "Context.from_dict()")
+        return _context_of(load(graph, data, tuple(types)))
 
     def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
         """Return a snapshot of the run, which `json.dumps` takes; at any moment (P3).
@@ -338,7 +309,7 @@ class Context(Generic[StateT]):
             WorkflowRuntimeError: Outside a step, if `ev` is no event, or if the end of the run is
                 decided.
         """
-        check_event(ev, "collected")
+        _check_event(ev, "collected")
         work = self._own_work("collect events")
         return self._in_loop(self._collect, work, ev, list(expected), buffer_id)
 
@@ -368,7 +339,7 @@ class Context(Generic[StateT]):
         Args:
             event_type: The type to wait for; subclasses too, if the step says
                 `accept_event_subclasses=True`.
-            waiter_event: Written to the stream once, when the wait begins: the question.
+            waiter_event: Published once when the wait begins, typically an `InputRequiredEvent`.
             waiter_id: Names the wait. Needed where one execution waits for equal things at once.
             requirements: Attributes that the event must have, with their values.
             timeout: Seconds to wait; `None` for no limit.
@@ -393,30 +364,37 @@ class Context(Generic[StateT]):
         if not isinstance(waiter_id, str | None):
             raise WorkflowRuntimeError(f"waiter_id must be a str, or None, not {waiter_id!r}")
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
-        await suspend(self._run, wait, waiter_event, timeout)
+        await _suspend(self._run, wait, waiter_event, timeout, self._clock)
         if wait.answer is None:
             assert timeout is not None
             name = event_type.__name__
             raise TimeoutError(f"no {name} that was waited for came within {timeout:g} s")
         return cast(EventT, wait.answer)
 
-    async def relay_events(self, child: Relayable[ResultT_co]) -> ResultT_co:
-        """Pass the events of a run that this step started on to the own stream.
+    async def relay_events(self, child: Awaitable[ResultT]) -> ResultT:
+        """Forward the events of a child run, except its terminal event, to this run's stream.
 
-        All but its terminal event.
+        Args:
+            child: The handler of the child run.
 
         Returns:
             The result of the child run.
 
         Raises:
-            WorkflowRuntimeError: If it is the step's own run, or one that waits for it.
+            WorkflowRuntimeError: If `child` is no handler, or the one of the step's own run, or of a run
+                that waits for it.
             BaseException: As `await child` does.
         """
-        mine = current_step()
-        if mine is not None and mine.belongs_to(child.ctx._run):
+        run, stream_events = getattr(child, "_run", None), getattr(child, "stream_events", None)
+        if run is None or stream_events is None:
+            raise WorkflowRuntimeError(
+                f"relay_events() takes the handler of a run, not {reprlib.repr(child)}"
+            )
+        mine = _current_step()
+        if mine is not None and mine._belongs_to(run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
         with self._until_given_up():
-            async for event in child.stream_events():
+            async for event in stream_events():
                 if not isinstance(event, StopEvent):
                     self.write_event_to_stream(event)
             return await child
@@ -487,7 +465,7 @@ for _name in ("get", "set", "get_state", "set_state", "edit_state", "clear", "da
     setattr(Context, _name, Absent(_name, _instead(_name)))
 
 
-def advice(error: BaseException) -> str:
+def _advice(error: BaseException) -> str:
     """Say what to do instead of asking a step's context for an attribute that it does not have.
 
     Returns:
@@ -502,12 +480,12 @@ def advice(error: BaseException) -> str:
     return f"a context takes no attributes; {_instead(found[1])}" if found else ""
 
 
-class StepContext(Context[Any]):
+class _StepContext(Context[Any]):
     """The context of one attempt of a step."""
 
     # Written for each step: a Python function here would cost 0.4 us. See `advice`.
     __setattr__ = object.__setattr__
-    __slots__ = ("_given_up", "_number", "_run", "_work")
+    __slots__ = ("_clock", "_given_up", "_number", "_run", "_work")
     _run: RunPort  # not a property as in `Context`: it is read for each event that is written
 
     def __init__(self, run: RunPort, work: Work | None = None) -> None:
@@ -516,11 +494,7 @@ class StepContext(Context[Any]):
         self._work = work
         self._number = 1 if work is None else work.attempt
         self._given_up = False
-
-    @property
-    def run(self) -> RunPort:
-        """The run that the step belongs to."""
-        return self._run
+        self._clock = None  # set while the attempt is bounded by a timeout
 
     def _give_up(self) -> None:
         """Note that the attempt was cancelled and has ended, though its thread may go on.
@@ -553,7 +527,7 @@ class StepContext(Context[Any]):
         if self._given_up:
             self._check_alive()
 
-    def belongs_to(self, run: RunPort) -> bool:
+    def _belongs_to(self, run: RunPort) -> bool:
         """Return whether this is the context of a step of `run`, or of a run started in one."""
         mine: RunPort | None = self._run
         while mine is not None and mine is not run:
@@ -584,7 +558,18 @@ class StepContext(Context[Any]):
             )
 
 
-def context_of(saved: SavedState) -> Context[Any]:
+# What Python says about a step's context, in errors for example, has the name that the docs have.
+_StepContext.__name__ = _StepContext.__qualname__ = "StepContext"
+
+
+def _graph_of(workflow: object, where: str) -> Graph:
+    graph = getattr(workflow, "graph", None)
+    if not isinstance(graph, Graph):
+        raise WorkflowConfigurationError(f"{where} takes a workflow, not {reprlib.repr(workflow)}")
+    return graph
+
+
+def _context_of(saved: SavedState) -> Context[Any]:
     """Return a context that stands outside of the steps."""
     context: Context[Any] = Context.__new__(Context)
     object.__setattr__(context, "_saved", saved)  # 0.4 us less
@@ -598,34 +583,34 @@ def _nothing() -> None:
 # Where the current task is: in which run, and in which step. Whatever copies the context variables
 # keeps their values: asyncio's timers, also cancelled ones, and tasks that a step starts in somebody
 # else's task group. So these refer weakly, or an ended run would live as long as those (O6).
-current_run: ContextVar[Callable[[], RunPort | None]] = ContextVar(
+_current_run: ContextVar[Callable[[], RunPort | None]] = ContextVar(
     "anyio_workflows.current_run", default=_nothing
 )
-current_context: ContextVar[Callable[[], StepContext | None]] = ContextVar(
+_current_context: ContextVar[Callable[[], _StepContext | None]] = ContextVar(
     "anyio_workflows.current_context", default=_nothing
 )
 
 
-def enter_run(run: RunPort) -> None:
+def _enter_run(run: RunPort) -> None:
     """Note that the current task belongs to a run, and executes no step yet."""
-    current_run.set(weakref.ref(run))
-    current_context.set(_nothing)
+    _current_run.set(weakref.ref(run))
+    _current_context.set(_nothing)
 
 
-def current_step() -> StepContext | None:
+def _current_step() -> _StepContext | None:
     """Return the context of the step that the current task belongs to; `None` outside of runs.
 
     A task that outlives its step gets a context of the run, until the run ends.
     """
-    if (find_run := current_run.get()) is _nothing:
+    if (find_run := _current_run.get()) is _nothing:
         return None
-    context = current_context.get()()
+    context = _current_context.get()()
     if context is None and (run := find_run()) is not None and not run.ended:
-        context = StepContext(run)
+        context = _StepContext(run)
     return context
 
 
-_waits: weakref.WeakKeyDictionary[StepContext, list[anyio.CancelScope]] = (
+_waits: weakref.WeakKeyDictionary[_StepContext, list[anyio.CancelScope]] = (
     weakref.WeakKeyDictionary()
 )
 """The waits in progress that end when the attempt is given up. Not in the context: few have any."""
@@ -638,7 +623,7 @@ def _elsewhere() -> WorkflowRuntimeError:
     )
 
 
-def check_event(value: object, done: str) -> None:
+def _check_event(value: object, done: str) -> None:
     """Raise if something that is to be written, sent or collected is no event."""
     if not isinstance(value, Event):
         raise _no_event(value, done)
@@ -663,16 +648,16 @@ def _not_writable(value: object) -> WorkflowRuntimeError:
 
 
 @attrs.define(eq=False, repr=False)
-class AttemptClock:
+class _AttemptClock:
     """The clock of an attempt that is bounded by a timeout (R8).
 
     Attributes:
         scope: The scope that bounds it.
-        current_time: The clock.
+        loop: The event loop, whose time it goes by.
     """
 
     scope: anyio.CancelScope
-    current_time: Callable[[], float]
+    loop: LoopHandle
     _suspensions: int = 0
     _remaining: float = math.inf
 
@@ -680,7 +665,7 @@ class AttemptClock:
     def suspended(self) -> Generator[None]:
         """Stop the clock while the step waits for an event, unless it has run out."""
         if not self._suspensions:
-            self._remaining = self.scope.deadline - self.current_time()
+            self._remaining = self.scope.deadline - self.loop.current_time()
         if self._remaining <= 0:
             yield
             return
@@ -691,18 +676,25 @@ class AttemptClock:
         finally:
             self._suspensions -= 1
             if not self._suspensions:
-                self.scope.deadline = self.current_time() + self._remaining
+                self.scope.deadline = self.loop.current_time() + self._remaining
 
 
-async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float | None) -> None:
-    """Suspend an execution until its wait is over, and it has a place to go on (W1-W3).
+async def _suspend(
+    run: RunPort,
+    wait: Wait,
+    question: Event | None,
+    timeout: float | None,
+    clock: _AttemptClock | None,
+) -> None:
+    """Suspend an execution until its wait is over, and it has a slot to continue (W1-W3).
 
     Args:
         run: The run.
         wait: What is waited for; its `answer` is there afterwards, unless the time is over.
-        prompt: Written to the stream, unless that was done before: by an earlier attempt, or in an
-            earlier run, if somebody read it there (W4).
+        question: Written to the stream, unless that was done before: by an earlier attempt, or in an
+            earlier run, if it was read there (W4).
         timeout: Seconds to wait; `None` for no limit.
+        clock: The clock of the attempt, which stands still meanwhile, if it has a timeout.
 
     Raises:
         WorkflowRuntimeError: If an equal wait is open in this execution, or the end of the run is
@@ -717,20 +709,19 @@ async def suspend(run: RunPort, wait: Wait, prompt: Event | None, timeout: float
     if wait.over:
         await checkpoint()
         return
-    clock = wait.work.clock
     try:
-        if prompt is not None and not wait.asked:
-            wait.question, wait.question_number = prompt, run.ask(prompt)
+        if question is not None and not wait.asked:
+            wait.question, wait.question_number = question, run.ask(question)
             wait.asked = True
         run.note_wait(wait)
         with clock.suspended() if clock is not None else nullcontext():
             with anyio.move_on_after(timeout):
                 await signal.wait()
             if not signal.is_set():
-                waits.end(wait)  # without an answer; a place is wanted to go on
+                waits.end(wait)  # without an answer; the execution requests a slot to continue
                 await signal.wait()
     finally:
-        run.notice_cancellation()  # while the ledger still knows that the step was waiting
+        run.check_cancellation()  # while the ledger still knows that the step was waiting
         waits.abandon(wait)  # if it was cancelled; else it is over
     if wait.refused:
         run.check_open(what)

@@ -1,4 +1,4 @@
-"""The caller's grip on a run."""
+"""The handle of a running workflow: await, stream, cancel, inspect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from ._engine.run import Run
 from ._engine.stream import EventIterator
 from ._ledger.work import OpenWait, StepStatistics
-from .context import Context, context_of, current_step
+from .context import Context, _context_of, _current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, InputRequiredEvent, StopEvent
 
@@ -90,7 +90,7 @@ class WorkflowHandler(Generic[ResultT]):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._context = context_of(run.saved)
+        self._context = _context_of(run.saved)
         self._cancelled_by_owner = self._failure_raised = False
         self._on_change: Callable[[], None] | None = None
 
@@ -286,8 +286,8 @@ class WorkflowHandler(Generic[ResultT]):
             )
 
     def _check_not_own_step(self) -> None:
-        context = current_step()
-        if not self._run.ended and context is not None and context.belongs_to(self._run):
+        context = _current_step()
+        if not self._run.ended and context is not None and context._belongs_to(self._run):
             raise WorkflowRuntimeError(
                 "a step cannot wait for the end of its own run; return an event instead"
             )

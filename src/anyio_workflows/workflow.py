@@ -1,4 +1,4 @@
-"""The thin door: declare a workflow, validate it, run it."""
+"""The `Workflow` base class: configure, validate and start runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._ledger.pending import SavedState
 from ._messages import namesakes
 from ._signatures import read_steps, step_members
 from ._validation import find_faults
-from .context import Context, current_step
+from .context import Context, _current_step
 from .errors import (
     ContextStateError,
     WorkflowConfigurationError,
@@ -234,7 +234,10 @@ class Workflow(Generic[ResultT]):
         Raises:
             WorkflowValidationError: With every fault of the graph.
         """
-        if faults := find_faults(self.graph, self._config.skip_graph_checks):
+        self._check(self._compiled())
+
+    def _check(self, graph: Graph) -> None:
+        if faults := find_faults(graph, self._config.skip_graph_checks):
             raise WorkflowValidationError(self.workflow_name, faults)
 
     def run(
@@ -267,16 +270,17 @@ class Workflow(Generic[ResultT]):
             EventValidationError: If the keywords do not make a start event.
             WorkflowRuntimeError: Outside an asyncio or trio event loop.
         """
+        graph = self._compiled()
         if not self._config.disable_validation:
-            self.validate()
-        saved = self._saved(ctx)
+            self._check(graph)
+        saved = SavedState(graph) if ctx is None else _saved_state(ctx, graph)
         event = None
         if saved.pending is None:
-            event = self._start_event(start_event, kwargs)
+            event = self._start_event(graph, start_event, kwargs)
         elif start_event is not None or kwargs:
             raise ContextStateError(
-                "the context has work left to do; call run(ctx=...) without a start event to go on "
-                "with it, or ctx.discard_work() to drop it"
+                "the context has work left to do; call run(ctx=...) without a start event to continue "
+                "it, or ctx.discard_work() to drop it"
             )
         loop = find_loop()
         if loop is None:
@@ -285,48 +289,47 @@ class Workflow(Generic[ResultT]):
                 "function under asyncio or trio, or, from a worker thread, through "
                 "anyio.from_thread.run_sync()"
             )
-        context = current_step()
-        parent = None if context is None or context.run.ended else context.run
+        context = _current_step()
+        parent = None if context is None or context._run.ended else context._run
         run = Run(
             self,
             saved,
-            event,
             loop,
             self._settings or RunSettings(self.workflow_name),
-            run_id=run_id,
-            parent=parent if parent is not None and parent.loop.is_here() else None,
-            limiter=self._config.limiter,
+            run_id,
+            parent if parent is not None and parent.loop.is_here() else None,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
-        run.start()
+        run.start(event, self._config.limiter)
         return handler
 
-    def _saved(self, ctx: Context[Any] | None) -> SavedState:
-        if ctx is None:
-            return SavedState(self.graph)
-        if not isinstance(ctx, Context):
-            raise WorkflowConfigurationError(f"run(ctx=...) takes a Context, not {ctx!r}")
-        saved = ctx._saved
-        saved.check_free()
-        if saved.graph is not self.graph:
-            text = f"the context is for runs of {saved.graph.name}, not of {self.graph.name}"
-            if saved.graph.name == self.graph.name:
-                text = (
-                    f"the context is for runs of another class {self.graph.name}, from before it was "
-                    "defined again; Context.from_dict(workflow, ctx.to_dict()) makes one for this class"
-                )
-            raise ContextStateError(text)
-        return saved
-
-    def _start_event(self, given: StartEvent | None, fields: dict[str, Any]) -> Event:
+    def _start_event(self, graph: Graph, given: StartEvent | None, fields: dict[str, Any]) -> Event:
+        start_class = self._only(graph.start_event_types, "no step accepts a StartEvent")
         if given is None:
-            return self.start_event_class(**fields)
+            return start_class(**fields)
         if fields:
             raise WorkflowConfigurationError(
                 f"run() takes a start_event or its fields, not both; got {', '.join(fields)} as well"
             )
-        if not isinstance(given, StartEvent) or not self.graph.takers(type(given)):
-            text = f"{self.workflow_name} starts with {self.start_event_class.__name__}, not with "
-            remark = namesakes([type(given)], [self.start_event_class])
+        if not isinstance(given, StartEvent) or not graph.takers(type(given)):
+            text = f"{self.workflow_name} starts with {start_class.__name__}, not with "
+            remark = namesakes([type(given)], [start_class])
             raise WorkflowConfigurationError(f"{text}{given!r}{remark and f'; {remark}'}")
         return given
+
+
+def _saved_state(ctx: Context[Any], graph: Graph) -> SavedState:
+    """Return what a run with this context continues from."""
+    if not isinstance(ctx, Context):
+        raise WorkflowConfigurationError(f"run(ctx=...) takes a Context, not {ctx!r}")
+    saved = ctx._saved
+    saved.check_free()
+    if saved.graph is graph:
+        return saved
+    text = f"the context is for runs of {saved.graph.name}, not of {graph.name}"
+    if saved.graph.name == graph.name:
+        text = (
+            f"the context is for runs of another class {graph.name}, from before it was defined again; "
+            "Context.from_dict(workflow, ctx.to_dict()) makes one for this class"
+        )
+    raise ContextStateError(text)

@@ -11,20 +11,20 @@ import attrs
 
 
 class RunLimiter:
-    """The places for concurrent runs of one workflow instance, in each event loop (R7)."""
+    """The slots for concurrent runs of one workflow instance, in each event loop (R7)."""
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._lines: WeakKeyDictionary[Any, _Line] = WeakKeyDictionary()
+        self._queues: WeakKeyDictionary[Any, _Queue] = WeakKeyDictionary()
 
-    def ask(self, loop: object) -> RunSlot:
-        """Ask for a slot in an event loop; first come, first served."""
-        line = self._lines.get(loop)
-        if line is None:
-            line = self._lines[loop] = _Line(self._number)
-        slot = RunSlot(line)
-        line.waiting.append(slot)
-        line.move_up()
+    def request(self, loop: object) -> RunSlot:
+        """Request a slot in an event loop; first come, first served."""
+        queue = self._queues.get(loop)
+        if queue is None:
+            queue = self._queues[loop] = _Queue(self._number)
+        slot = RunSlot(queue)
+        queue.waiting.append(slot)
+        queue.grant()
         return slot
 
 
@@ -33,40 +33,42 @@ class RunSlot:
     """A slot that a run has, or waits for.
 
     Attributes:
-        taken: Whether it has it.
+        granted: Whether the run has it.
     """
 
-    _line: _Line
-    taken: bool = attrs.field(default=False, init=False)
-    _turn: anyio.Event | None = attrs.field(default=None, init=False)
+    _queue: _Queue
+    granted: bool = attrs.field(default=False, init=False)
+    _grant: anyio.Event | None = attrs.field(default=None, init=False)
 
-    def take(self) -> None:
-        """Note that the turn has come."""
-        self.taken = True
-        if self._turn is not None:
-            self._turn.set()
+    def grant(self) -> None:
+        """Give the slot to the run that waits for it."""
+        self.granted = True
+        if self._grant is not None:
+            self._grant.set()
 
     async def wait(self) -> None:
-        """Wait until the turn has come."""
-        if not self.taken:
-            self._turn = anyio.Event()
-            await self._turn.wait()
+        """Wait until the slot is granted."""
+        if not self.granted:
+            self._grant = anyio.Event()
+            await self._grant.wait()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the slot back, or give up waiting for it."""
-        if self.taken:
-            self._line.free += 1
-            self._line.move_up()
+        if self.granted:
+            self._queue.free += 1
+            self._queue.grant()
         else:
-            self._line.waiting.remove(self)
+            self._queue.waiting.remove(self)
 
 
 @attrs.define(eq=False)
-class _Line:
+class _Queue:
+    """The slots of one event loop: none is free while a run waits for one."""
+
     free: int
     waiting: deque[RunSlot] = attrs.field(factory=deque)
 
-    def move_up(self) -> None:
+    def grant(self) -> None:
         while self.free and self.waiting:
             self.free -= 1
-            self.waiting.popleft().take()
+            self.waiting.popleft().grant()

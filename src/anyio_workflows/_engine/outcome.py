@@ -1,14 +1,28 @@
-"""How a run can end: the terminal event, the error, and the words for it (T2)."""
+"""How a run can end (T2), and the decision how it does (T4)."""
 
 from __future__ import annotations
 
+import logging
+import math
 from types import TracebackType
 from typing import Literal
 
+import anyio
 import attrs
+from anyio.abc import TaskGroup
 
-from ..errors import WorkflowCancelledByUser, WorkflowStalledError, WorkflowTimeoutError
+from .._ledger.pending import RunPort
+from .._messages import text_of
+from ..errors import (
+    WorkflowCancelledByUser,
+    WorkflowRuntimeError,
+    WorkflowStalledError,
+    WorkflowTimeoutError,
+)
 from ..events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
+from .reporting import busy_steps, count_executions, describe_activities
+
+logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
@@ -96,6 +110,119 @@ class Outcome:
         if _ends_the_program(error):
             return cls(event, error, summary, error.__traceback__, "work")
         return cls(event, error, summary, error.__traceback__, "failed work", work)
+
+
+@attrs.define(eq=False, repr=False)
+class Decision:
+    """The decision how one run ends: made once, synchronously; the first cause wins (T4).
+
+    The deadline counts from the moment it passed, not from when it was noticed.
+
+    Attributes:
+        run: The run.
+        timeout: Seconds that the run may take; `None` for no limit.
+        outcome: How the run ends, once that is decided.
+        deadline: When the run times out, on the loop's clock; infinite before its task group is open.
+        later_failures: What failed after the decision, in words.
+        waiting_scope: The scope in which the host waits for a slot (R7); left by the decision.
+    """
+
+    run: RunPort
+    timeout: float | None
+    outcome: Outcome | None = None
+    deadline: float = math.inf
+    later_failures: list[str] = attrs.field(factory=list)
+    waiting_scope: anyio.CancelScope | None = None
+    _group: TaskGroup | None = None
+    _host_wakeup: anyio.Event | None = None
+
+    def start_clock(self, group: TaskGroup) -> None:
+        """Note that the task group is open; from now on the deadline counts."""
+        self._group = group
+        if self.timeout is not None:
+            self.deadline = self.run.loop.current_time() + self.timeout
+            group.cancel_scope.deadline = self.deadline
+
+    def decide(self, outcome: Outcome) -> None:
+        """Settle the outcome, unless there is an earlier cause; what comes later is logged."""
+        if self.outcome is None:
+            self._settle(self._earlier_cause() or outcome)
+        if self.outcome is not outcome and not outcome.is_cancellation:
+            level = logging.WARNING if outcome.error else logging.INFO
+            text = "%s: ignored, because the outcome was already decided: %s"
+            logger.log(level, text, self.run, outcome.summary, exc_info=outcome.error)
+            if outcome.error is not None:
+                self.later_failures.append(f"{outcome.summary}: {text_of(outcome.error)}")
+
+    def decide_cancellation(self) -> None:
+        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
+        if self.outcome is not None:
+            return
+        step = self.run.ledger.last_finished or "?"
+        error = WorkflowRuntimeError(
+            f"a step, probably {step}, left a cancel scope or task group open, which broke the run's "
+            "task group; leave them where you entered them, with 'with'"
+        )
+        self._settle(self._earlier_cause() or Outcome.failed(step, error))
+
+    def check_cancellation(self) -> None:
+        """Settle the outcome if the run is being cancelled and the host has not noticed yet."""
+        if self.outcome is None and self.is_being_cancelled():
+            self.decide_cancellation()
+
+    def is_being_cancelled(self) -> bool:
+        """Return whether a cancellation in one of the run's tasks comes from outside the step."""
+        return self._group_cancelled() or self.run.loop.host_cancelled()
+
+    def decide_loop_ended(self) -> None:
+        """Settle the outcome of a run whose host has been thrown away with its loop."""
+        if self.outcome is None:
+            self.decide(self._loop_ended())
+
+    def wake_host(self) -> None:
+        """Have the host look whether the outcome is decided, and all pending work has a worker."""
+        if self._host_wakeup is not None:
+            self._host_wakeup.set()
+
+    async def wait_for_news(self) -> None:
+        """Let the host wait until it is woken; a cancellation there decides the outcome."""
+        self._host_wakeup = anyio.Event()
+        try:
+            await self._host_wakeup.wait()
+        except anyio.get_cancelled_exc_class():
+            self.decide_cancellation()
+
+    def _settle(self, outcome: Outcome) -> None:
+        if outcome.leaves is not None:
+            self.run.saved.keep(outcome.leaves, outcome.failed_work)
+        self.outcome = outcome
+        if self.waiting_scope is not None:
+            self.waiting_scope.cancel()
+        self.wake_host()
+
+    def _earlier_cause(self) -> Outcome | None:
+        """Return the outcome that has not been noticed yet, if there is one."""
+        loop, ledger = self.run.loop, self.run.ledger
+        if (now := loop.current_time()) >= self.deadline:
+            assert self.timeout is not None
+            error = WorkflowTimeoutError(
+                self.timeout,
+                ledger.queues.active_steps(),
+                describe_activities(ledger, self.deadline),
+                count_executions(ledger),
+                now - self.deadline,
+                busy_steps(ledger),
+            )
+            return Outcome.timed_out(error)
+        if loop.host_cancelled() and not self._group_cancelled():
+            return self._loop_ended()
+        return None
+
+    def _loop_ended(self) -> Outcome:
+        return Outcome.loop_ended(self.run.ledger.queues.active_steps())
+
+    def _group_cancelled(self) -> bool:
+        return self._group is not None and self._group.cancel_scope.cancel_called
 
 
 def _ends_the_program(error: BaseException) -> bool:

@@ -32,15 +32,17 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import Context as ContextVars
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any
 
 import anyio
 import attrs
+from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from .._backend import is_cancellation
+from .._backend import LoopHandle, is_cancellation
 from .._dependencies import Dependency
 from ..errors import WorkflowRuntimeError
 
@@ -78,24 +80,18 @@ class ResourceManager:
     """Supplies the steps of one run with resources.
 
     Args:
-        owner: Names the run in logs.
-        start: Runs a coroutine in a task of the run's task group, with the context variables that
-            the factories are to see. Called once at most, when the first resource is asked for.
-        uncancel_current_task: Takes back the native cancellations pending on the current task.
-        loop_ends: Tells whether the event loop is ending.
+        run: The run, to be named in logs.
+        loop: Its event loop.
+        group: Its task group, in which the one task runs, from the first resource that is asked for.
+        variables: The context variables that the factories see.
+        name: The name of the task.
     """
 
     def __init__(
-        self,
-        owner: object,
-        start: Callable[[Coroutine[Any, Any, None]], object],
-        uncancel_current_task: Callable[[], Awaitable[None]],
-        loop_ends: Callable[[], bool] = lambda: False,
+        self, run: object, loop: LoopHandle, group: TaskGroup, variables: ContextVars, name: str
     ) -> None:
-        self._owner = owner
-        self._start = start
-        self._uncancel_current_task = uncancel_current_task
-        self._loop_ends = loop_ends
+        self._run, self._loop = run, loop
+        self._group, self._variables, self._name = group, variables, name
         self._shed = False
         self._entries: dict[Dependency, _ResourceEntry] = {}
         self._queue: deque[_ResourceEntry] = deque()
@@ -181,7 +177,7 @@ class ResourceManager:
             raise _error(dependency, _TOO_LATE)
         if self._gone is None:
             self._coroutine = self._keep()
-            self._start(self._coroutine)
+            self._group.create_task(self._coroutine, name=self._name, context=self._variables)
             self._gone = anyio.Event()
         entry = self._entries[dependency] = _ResourceEntry(dependency)
         self._queue.append(entry)
@@ -214,7 +210,7 @@ class ResourceManager:
         open_ones = (entry.dependency.name for entry in reversed(self._open) if entry.stack)
         logger.warning(
             "%s: cancelled its resources, which did not close within %g seconds: %s",
-            self._owner,
+            self._run,
             timeout,
             ", ".join(filter(None, (self._busy_with, *open_ones))),
         )
@@ -274,7 +270,7 @@ class ResourceManager:
                     await self._unwind(exc)
                 else:
                     self._shed = True
-                    await self._uncancel_current_task()
+                    await self._loop.uncancel_current_task()
 
     async def _build(self, entry: _ResourceEntry) -> None:
         """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
@@ -326,7 +322,7 @@ class ResourceManager:
             self._interrupted.append(entry)
         else:
             self._fail(entry, _error(dependency, _STRAY, error))
-            await self._uncancel_current_task()
+            await self._loop.uncancel_current_task()
 
     async def _value_of(self, dependency: Dependency) -> Any:
         return self._entries[dependency].value
@@ -347,7 +343,7 @@ class ResourceManager:
             return
         logger.warning(
             "%s: resource %s failed while it was open; closed because of that: %s",
-            self._owner,
+            self._run,
             lost[-1],
             ", ".join(lost),
         )
@@ -367,11 +363,11 @@ class ResourceManager:
         self._busy_with = None
         if error is None or (is_cancellation(error) and _scope_is_cancelled()):
             return
-        if is_cancellation(error) and self._loop_ends():
+        if is_cancellation(error) and self._loop.host_cancelled():
             return  # it cancels the closing as well, which is nobody's failure
         if is_cancellation(error):
             error = _error(dependency, _STRAY if cancellation is None else _FROM_WITHIN, error)
-            await self._uncancel_current_task()
+            await self._loop.uncancel_current_task()
         self._note(dependency.name, error)
 
     def _note(self, name: str, error: BaseException) -> None:
@@ -380,7 +376,9 @@ class ResourceManager:
             self._log_late(name, error)
 
     def _log_late(self, name: str, error: BaseException) -> None:
-        logger.warning("%s: too late: resource %s failed", self._owner, name, exc_info=error)
+        logger.warning(
+            "%s: resource %s failed after the run had ended", self._run, name, exc_info=error
+        )
 
 
 def _scope_is_cancelled() -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Any
 
 import anyio
 import attrs
@@ -17,18 +15,18 @@ from anyio.lowlevel import checkpoint
 from .._backend import LoopHandle, is_cancellation
 from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
-from .._ledger.pending import RunPort, SavedState, restore, take
+from .._ledger.pending import RunPort, SavedState, restore
 from .._ledger.work import Wait, Work
-from .._messages import add_note, short_repr, text_of
-from ..context import check_event, enter_run
-from ..errors import WorkflowRuntimeError, WorkflowTimeoutError
+from .._messages import add_note, short_repr
+from ..context import _check_event
+from ..errors import WorkflowRuntimeError
 from ..events import Event, InputRequiredEvent
 from .limiter import RunLimiter, RunSlot
-from .outcome import Outcome
-from .reporting import Reporter, busy_steps, count_executions, describe_activities
+from .outcome import Decision, Outcome
+from .reporting import Reporter
 from .resources import ResourceManager
 from .stream import EventStream
-from .workers import Dispatch, WorkerPool
+from .workers import Dispatch, Inboxes, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -52,103 +50,77 @@ class RunSettings:
     stall_check: bool = True
 
 
-@attrs.define(eq=False, init=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class Run:
     """One run of a workflow, from its start event to its terminal event.
 
     Attributes:
         workflow: The workflow instance whose steps are executed.
+        saved: What one run leaves to the next.
         loop: The event loop the run lives in.
-        stream: The public event stream.
-        saved: What goes on from one run to the next.
-        ledger: Who is owed what.
-        outcome: How the run ends, once that is decided.
-        ended: Whether the terminal event has been published.
-        observed: Whether somebody has seen the outcome.
-        deadline: When the run times out, on the loop's clock.
         parent: The run whose step started this one, if any (O5).
-        reporter: Tells what happens, to those who asked.
-        dispatch: Where events, results and failures go.
-        resources: Supplies the steps with resources, if they ask for any.
+        stream: The public event stream.
+        ledger: What is pending, who has a slot, who gets an event.
+        ended: Whether the terminal event has been published; set by `close()` alone.
+        observed: Whether the outcome has been seen by anybody, so that it need not be logged (O6).
     """
 
     workflow: object
-    loop: LoopHandle
-    stream: EventStream
     saved: SavedState
-    ledger: Ledger
-    outcome: Outcome | None
-    ended: bool
-    observed: bool
-    deadline: float
-    parent: RunPort | None
-    reporter: Reporter
-    dispatch: Dispatch
-    resources: ResourceManager | None
-    _run_id: str | None
+    loop: LoopHandle
     _settings: RunSettings
-    _slot: RunSlot | None
-    _children: dict[Run, None]
-    _pool: WorkerPool
-    _group: TaskGroup | None
-    _starting: bool
-    _handler_gone: bool
-    _later_failures: list[str]
-    _queueing: anyio.CancelScope | None
-    _news: anyio.Event | None
-    _done: anyio.Event | None
+    _run_id: str | None = None
+    parent: RunPort | None = None
+    ended: bool = False
+    observed: bool = False
+    stream: EventStream = attrs.field(init=False)
+    ledger: Ledger = attrs.field(init=False)
+    _decision: Decision = attrs.field(init=False)
+    _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
+    _reporter: Reporter = attrs.field(init=False)
+    _dispatch: Dispatch = attrs.field(init=False)
+    _pool: WorkerPool = attrs.field(init=False)
+    _slot: RunSlot | None = attrs.field(default=None, init=False)
+    _starting: bool = attrs.field(default=True, init=False)
+    _handler_gone: bool = attrs.field(default=False, init=False)
 
-    def __init__(
-        self,
-        workflow: object,
-        saved: SavedState,
-        start_event: Event | None,
-        loop: LoopHandle,
-        settings: RunSettings,
-        *,
-        run_id: str | None = None,
-        parent: RunPort | None = None,
-        limiter: RunLimiter | None = None,
-    ) -> None:
-        self.workflow = workflow
-        self.loop = loop
-        self._run_id = run_id
-        self.stream = EventStream(loop)
-        self.saved = saved
-        self.ledger = Ledger(saved.graph)
+    _children: dict[Run, None] = attrs.field(factory=dict, init=False)
+    """The runs that its steps started and that have not ended: it ends after them (O5)."""
+
+    _done: anyio.Event | None = attrs.field(default=None, init=False)
+    """Set when the run has ended, once a task waits for that."""
+
+    def __attrs_post_init__(self) -> None:
+        saved, settings = self.saved, self._settings
+        self.stream = EventStream(self.loop)
         restored: list[Work] = []
-        if (left := saved.pending_work()) is not None:
-            self.ledger, restored = restore(left, saved.graph, loop.current_time())
+        if (pending := saved.pending_work()) is None:
+            self.ledger = Ledger(saved.graph)
+        else:
+            self.ledger, restored = restore(pending, saved.graph, self.loop.current_time())
             for _, question in self.ledger.questions or ():
                 self.stream.write(question)
-        self.outcome = None
-        self.ended = self.observed = False
-        self.deadline = math.inf
-        self.parent = parent
-        self._settings = settings
-        self._slot = limiter.ask(loop.token) if limiter and not self._has_kin(workflow) else None
-        self._children = {}
-        self.reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
-        self._pool = WorkerPool(self, settings.name)
-        self.dispatch = Dispatch(self, self._pool, self.reporter, settings.stall_check)
-        self.resources = None
-        if saved.graph.uses_resources:
-            self.resources = ResourceManager(
-                self, self._start_keeper, loop.uncancel_current_task, loop.host_cancelled
-            )
-        self._group = None
-        self._starting = True
-        self._handler_gone = False
-        self._later_failures = []
-        self._queueing = self._news = self._done = None
+        self._decision = Decision(self, settings.timeout)
+        self._reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
+        self._dispatch = Dispatch(
+            self, self._decision, self.stream, self._inboxes, self._reporter, settings.stall_check
+        )
+        self._pool = WorkerPool(
+            self, self.workflow, settings.name, self._decision, self._dispatch, self._inboxes
+        )
         saved.begin(self)
-        self._pool.deliver(restored)
-        if start_event is not None:
-            self.dispatch.emit(start_event)
+        self._inboxes.deliver(restored)
 
-    def start(self) -> None:
-        """Start the host in the background. No step begins inside this call (O1)."""
+    def start(self, event: Event | None, limiter: RunLimiter | None) -> None:
+        """Route the start event, if there is one, and start the host in the background.
+
+        No step begins inside this call (O1).
+        """
         try:
+            if limiter is not None and not self._has_kin():
+                self._slot = limiter.request(self.loop.token)
+            if event is not None:
+                self._dispatch.emit(event)
             if self.parent is not None:
                 self.parent.adopt(self)
             self.loop.start(self._host, self.close)
@@ -168,11 +140,20 @@ class Run:
         return self._run_id
 
     @property
+    def outcome(self) -> Outcome | None:
+        """How the run ends, once that is decided."""
+        return self._decision.outcome
+
+    @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
         if self.loop.is_here():  # else in the thread of a sync step
-            self.notice_cancellation()
-        return self.outcome is None
+            self._decision.check_cancellation()
+        return self._decision.outcome is None
+
+    def check_cancellation(self) -> None:
+        """Decide the outcome if the run is being cancelled and the host has not noticed yet."""
+        self._decision.check_cancellation()
 
     @property
     def events_read(self) -> int:
@@ -202,7 +183,7 @@ class Run:
         self, event: Event, step: str | None = None, sender: Work | None = None
     ) -> tuple[str, ...]:
         """Route an event that is sent; returns the names of the steps that took it (R3)."""
-        check_event(event, "sent")
+        _check_event(event, "sent")
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
@@ -210,32 +191,32 @@ class Run:
             logger.info("%s: %s was sent too late and dropped", self, type(event).__name__)
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
-        taken_by = self.dispatch.send(event, target, recoveries)
-        self.reporter.changed()  # an answer is no step that begins
+        taken_by = self._dispatch.send(event, target, recoveries)
+        self._reporter.changed()  # an answer is no step that begins
         self._pool.spawn_worker()
         return taken_by
 
     def answer(self, event: Event, wait_id: str, step: str | None) -> tuple[str, ...]:
         """Answer one open wait; returns the name of the step that waits (W5)."""
-        check_event(event, "sent")
+        _check_event(event, "sent")
         self.check_open(f"{type(event).__name__} cannot be sent")
         if not isinstance(wait_id, str):
             what = short_repr(wait_id)
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
         waiting = self.ledger.answer(event, wait_id, step)
         self._pool.spawn_worker()
-        self.reporter.changed()
+        self._reporter.changed()
         return (waiting,)
 
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""
         if not self.ended:
-            self.reporter.listen()
+            self._reporter.listen()
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call a function whenever something has happened that a snapshot would tell (C2)."""
         if not self.ended:
-            self.reporter.watch(on_change)
+            self._reporter.watch(on_change)
 
     def check_open(self, what: str) -> None:
         """Refuse what makes no sense once the outcome is decided."""
@@ -243,11 +224,11 @@ class Run:
             raise self._refusal(what)
 
     def note_wait(self, wait: Wait) -> None:
-        """Take note that an execution waits: its slot is free, and perhaps nothing goes on."""
-        if self.reporter.is_active:
-            self.reporter.step_waiting(wait)
+        """Take note that an execution waits: its slot is free, and the run may be idle."""
+        if self._reporter.is_active:
+            self._reporter.step_waiting(wait)
         self._pool.spawn_worker()
-        self.dispatch.note_if_idle()
+        self._dispatch.check_idle()
 
     def adopt(self, child: RunPort) -> None:
         """Take charge of a run that one of the steps starts (O5)."""
@@ -258,7 +239,7 @@ class Run:
     def cancel(self, reason: str) -> None:
         """Decide that the run is cancelled, unless its outcome is decided already (T10)."""
         if self.outcome is None:
-            self.decide(Outcome.cancelled(reason))
+            self._decision.decide(Outcome.cancelled(reason))
 
     async def wait_until_ended(self) -> None:
         """Wait until the terminal event has been published."""
@@ -278,64 +259,12 @@ class Run:
         state = "has ended" if self.ended else "is ending"
         return WorkflowRuntimeError(f"{what}: the run {state}, {self.outcome.summary}")
 
-    def _has_kin(self, workflow: object) -> bool:
+    def _has_kin(self) -> bool:
         """Return whether an ancestor is a run of the same workflow instance (R7)."""
         ancestor = self.parent
-        while isinstance(ancestor, Run) and ancestor.workflow is not workflow:
+        while isinstance(ancestor, Run) and ancestor.workflow is not self.workflow:
             ancestor = ancestor.parent
         return ancestor is not None
-
-    # --- The decision -------------------------------------------------------------------------
-
-    def decide(self, outcome: Outcome) -> None:
-        """Settle the outcome; the first cause wins (rule 1), what comes later is logged."""
-        if self.outcome is None:
-            self._settle(self._earlier_cause() or outcome)
-        if self.outcome is not outcome and not outcome.is_cancellation:
-            level = logging.WARNING if outcome.error else logging.INFO
-            logger.log(level, "%s: too late: %s", self, outcome.summary, exc_info=outcome.error)
-            if outcome.error is not None:
-                self._later_failures.append(f"{outcome.summary}: {text_of(outcome.error)}")
-
-    def _settle(self, outcome: Outcome) -> None:
-        if outcome.leaves:
-            record = take(self.ledger, self.loop.current_time(), self.stream.delivered)
-            if outcome.leaves == "work":
-                self.saved.pending = record
-            elif record.work:
-                self.saved.failed = record.repeating(outcome.failed_work)
-        self.outcome = outcome
-        if self._queueing is not None:
-            self._queueing.cancel()
-        self.wake_host()
-
-    def wake_host(self) -> None:
-        """Have the host look whether the outcome is decided, and all that is owed has a worker."""
-        if self._news is not None:
-            self._news.set()
-
-    def _earlier_cause(self) -> Outcome | None:
-        """Return the outcome that nobody has noticed yet, if there is one."""
-        if (now := self.loop.current_time()) >= self.deadline:
-            assert self._settings.timeout is not None
-            error = WorkflowTimeoutError(
-                self._settings.timeout,
-                self.ledger.queues.active_steps(),
-                describe_activities(self.ledger, self.deadline),
-                count_executions(self.ledger),
-                now - self.deadline,
-                busy_steps(self.ledger),
-            )
-            return Outcome.timed_out(error)
-        if self.loop.host_cancelled() and not self._group_cancelled():
-            return self._loop_ended()
-        return None
-
-    def _loop_ended(self) -> Outcome:
-        return Outcome.loop_ended(self.ledger.queues.active_steps())
-
-    def _group_cancelled(self) -> bool:
-        return self._group is not None and self._group.cancel_scope.cancel_called
 
     # --- The host ---------------------------------------------------------------------------
 
@@ -344,41 +273,32 @@ class Run:
             if self._starting:  # an eager task factory is still inside `Workflow.run()`
                 await checkpoint()
             if self._slot is not None:
-                await self._take_slot(self._slot)
+                await self._wait_for_slot(self._slot)
             if self.outcome is None:
                 async with anyio.create_task_group() as group:
-                    self._open(group)
+                    self._decision.start_clock(group)
+                    resources = self._pool.open(group)
+                    self._dispatch.check_idle()  # a restored run may have nothing to do
                     await self._wait_until_decided()
                     await self._wait_until_quiet(group)
-                    if self.resources is not None:
-                        await self._close_resources(self.resources)
+                    # Last, because steps that are cleaning up still use them (P5).
+                    if resources is not None:
+                        await self._close_resources(resources)
                     self.close()
         except BaseException as exc:
             if not is_cancellation(exc):
                 logger.error("%s: its task group broke", self, exc_info=exc)
 
-    async def _take_slot(self, slot: RunSlot) -> None:
-        """Wait for a slot among the concurrent runs of the workflow (R7)."""
+    async def _wait_for_slot(self, slot: RunSlot) -> None:
+        """Wait for a slot among the concurrent runs of the workflow, or the decision (R7)."""
         if self.outcome is None:
-            with anyio.CancelScope() as self._queueing:
+            with anyio.CancelScope() as self._decision.waiting_scope:
                 await slot.wait()
-            self._queueing = None
-
-    def _open(self, group: TaskGroup) -> None:
-        self._group = group
-        if self._settings.timeout is not None:
-            self.deadline = self.loop.current_time() + self._settings.timeout
-            group.cancel_scope.deadline = self.deadline
-        self._pool.open(group)
-        self.dispatch.note_if_idle()  # a run that goes on from a snapshot may have nothing to do
+            self._decision.waiting_scope = None
 
     async def _wait_until_decided(self) -> None:
         while self.outcome is None:
-            self._news = anyio.Event()
-            try:
-                await self._news.wait()
-            except anyio.get_cancelled_exc_class():
-                self.decide_cancellation()
+            await self._decision.wait_for_news()
             if self.outcome is None:
                 self._pool.ensure_workers()
 
@@ -397,7 +317,7 @@ class Run:
                         break
         if self._pool.size:
             logger.warning(
-                "%s: gave up waiting for steps that go on %g seconds after being cancelled: %s",
+                "%s: gave up waiting for steps that are still running %g seconds after being cancelled: %s",
                 self,
                 self._settings.cleanup_timeout,
                 ", ".join(self.ledger.queues.active_steps()),
@@ -411,47 +331,38 @@ class Run:
         for name, error in await resources.close(self._settings.cleanup_timeout):
             assert self.outcome is not None
             if self.outcome.error is None:
-                self.outcome = Outcome.not_closed(name, error)
+                # The one case in which a decided outcome changes, before it is published.
+                self._decision.outcome = Outcome.not_closed(name, error)
             else:
                 logger.warning("%s: resource %s failed to close", self, name, exc_info=error)
-
-    def _start_keeper(self, resources: Coroutine[Any, Any, None]) -> None:
-        assert self._group is not None
-        variables = self._pool.variables()
-        variables.run(enter_run, self)
-        self._group.create_task(
-            resources, name=f"{self._settings.name} resources", context=variables
-        )
 
     def close(self) -> None:
         """Publish the terminal event and end the run (rule 2)."""
         if self.ended:
             return
-        if self.outcome is None:
-            self.decide(self._loop_ended())
+        self._decision.decide_loop_ended()  # unless it has been decided: then the host was thrown away
         assert self.outcome is not None
-        if self.outcome.error is not None and self._later_failures:
-            add_note(self.outcome.error, "\n  ".join(["after that:", *self._later_failures]))
+        if self.outcome.error is not None and (later := self._decision.later_failures):
+            add_note(self.outcome.error, "\n  ".join(["after that:", *later]))
         self.ended = True
-        self.reporter.end_states()
+        self._reporter.end_states()
         self.stream.close(self.outcome.event)
-        self._pool.close()
+        self._inboxes.close()
         self.ledger.close()
         self.saved.drop_dead_writers()
         if self._slot is not None:
-            self._slot.leave()
+            self._slot.release()
         if isinstance(self.parent, Run):
             self.parent._children.pop(self, None)
         if self._done is not None:
             self._done.set()
-        self.reporter.log("Run ended: %s", self.outcome.summary)
+        self._reporter.log("Run ended: %s", self.outcome.summary)
         self._report_if_forgotten(self.outcome)
         self._report_if_unseen()
         if not self._pool.size:
-            # Nobody asks for these any more, and they refer to the run. Without them it is no cycle:
+            # These are not asked for any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
-            del self.saved, self.reporter, self.dispatch, self._pool
-            self.resources = None
+            del self.saved, self._reporter, self._dispatch, self._pool, self._decision.run
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
         """Log that the event loop ended before anybody awaited the run; its parent does (O8)."""
@@ -461,33 +372,17 @@ class Run:
             logger.info("%s: %s; active steps: %s", self, what, steps)
 
     def _report_if_unseen(self) -> None:
-        """Log a failure that nobody can see any more, once (O6)."""
+        """Log a failure that can no longer be retrieved, once (O6)."""
         if not (self.ended and self._handler_gone) or self.observed or self.stream.consumed:
             return
         assert self.outcome is not None
         if self.outcome.error and not self.outcome.is_cancellation:
             self.observed = True
-            logger.error("%s: nobody saw its failure", self, exc_info=self.outcome.error)
-
-    def notice_cancellation(self) -> None:
-        """Settle the outcome if the run is being cancelled and the host has not looked yet."""
-        if self.outcome is None and self.is_being_cancelled():
-            self.decide_cancellation()
-
-    def decide_cancellation(self) -> None:
-        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
-        if self.outcome is not None:
-            return
-        step = self.ledger.last_finished or "?"
-        error = WorkflowRuntimeError(
-            f"a step, probably {step}, left a cancel scope or task group open, which broke the run's "
-            "task group; leave them where you entered them, with 'with'"
-        )
-        self._settle(self._earlier_cause() or Outcome.failed(step, error))
-
-    def is_being_cancelled(self) -> bool:
-        """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
-        return self._group_cancelled() or self.loop.host_cancelled()
+            logger.error(
+                "%s: failed, and the exception was never retrieved",
+                self,
+                exc_info=self.outcome.error,
+            )
 
     def __repr__(self) -> str:
         return f"run {self.run_id} of {self._settings.name}"

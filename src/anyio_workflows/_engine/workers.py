@@ -6,11 +6,11 @@ import inspect
 import logging
 import math
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context as ContextVars
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal
 from weakref import ref
 
 import anyio
@@ -26,11 +26,18 @@ from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort
 from .._ledger.work import StepQueue, Work
 from .._messages import add_note
-from ..context import AttemptClock, StepContext, advice, current_context, current_run, enter_run
+from ..context import (
+    _advice,
+    _AttemptClock,
+    _current_context,
+    _current_run,
+    _enter_run,
+    _StepContext,
+)
 from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
-from .outcome import Outcome
+from .outcome import Decision, Outcome
 from .reporting import Reporter, describe_failure, describe_last_results, describe_result
 from .resources import ResourceManager
 from .stream import EventStream
@@ -41,272 +48,255 @@ _STEPS_PER_CHECKPOINT = 64
 _SECONDS_PER_CHECKPOINT = 0.0005
 """A worker whose steps never wait lets others run this often (R6); each time takes 5 us."""
 
+Duty = Literal["steps", "delays"]
+"""What a task of the pool does: execute steps, or watch the retry delays."""
+
 _UNSET = object()
 """What a context variable has that has no value."""
 
-Inbox = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
+
+@attrs.define(eq=False, repr=False)
+class Inboxes:
+    """The memory object streams that carry work to its steps, made when a step first gets some."""
+
+    _streams: dict[
+        StepQueue, tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
+    ] = attrs.field(factory=dict)
+
+    def deliver(self, work: list[Work]) -> None:
+        """Put work into the inboxes of its steps; to be followed by `WorkerPool.spawn_worker()`."""
+        for item in work:
+            ends = self._streams.get(item.queue)
+            if ends is None:
+                ends = self._streams[item.queue] = anyio.create_memory_object_stream(math.inf)
+            ends[0].send_nowait(item)
+
+    def receive(self, queue: StepQueue) -> Work:
+        """Take the oldest work of a step, for which a slot has been taken; skip what was dropped."""
+        inbox = self._streams[queue][1]
+        work = inbox.receive_nowait()
+        while work.dropped:
+            work = inbox.receive_nowait()
+        return work
+
+    def close(self) -> None:
+        """Throw away the work that no worker will take any more."""
+        for send, receive in self._streams.values():
+            send.close()
+            receive.close()
+        self._streams.clear()
 
 
-class Desk(Protocol):
-    """Where the workers hand over what their steps did, once for each execution."""
-
-    def settle_result(self, work: Work, result: Any, now: float) -> None:
-        """Take what a step returned."""
-        ...
-
-    def settle_error(self, work: Work, error: BaseException, now: float) -> None:
-        """Take what a step raised."""
-        ...
-
-    def fail(self, work: Work, error: BaseException, now: float) -> None:
-        """Take an error that fails the run."""
-        ...
-
-    def settle_cancellation(self, work: Work) -> None:
-        """Take note that an execution was cancelled, with the run or with its batch."""
-        ...
-
-    def end_delays(self) -> None:
-        """Deliver the work whose retry delay is over."""
-        ...
-
-
-class Employer(RunPort, Protocol):
-    """A run, as far as its workers can see it."""
-
-    workflow: object
-    deadline: float
-    outcome: Outcome | None
-    reporter: Reporter
-    resources: ResourceManager | None
-
-    @property
-    def dispatch(self) -> Desk:
-        """Where the workers hand over what their steps did."""
-        ...
-
-    def is_being_cancelled(self) -> bool:
-        """Tell whether a cancellation in one of the run's tasks comes from outside the step."""
-        ...
-
-    def wake_host(self) -> None:
-        """Have the host look whether all that is owed has a worker."""
-        ...
-
-    def decide_cancellation(self) -> None:
-        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
-        ...
-
-
-@attrs.define(eq=False, init=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class WorkerPool:
-    """The workers of one run, and the inboxes that they take their work from.
+    """The worker tasks of one run.
 
     Attributes:
         size: Number of its tasks that are alive.
     """
 
-    size: int
-    _run: Employer
+    _run: RunPort
+    _workflow: object
     _name: str
-    _drops_work: bool
-    _context: ContextVars
-    _group: TaskGroup | None
-    _inboxes: dict[StepQueue, Inbox]
-    _recruits: dict[Callable[[], Awaitable[None]], Coroutine[Any, Any, None]]
-    _clock_changed: anyio.Event | None
-    _gone: anyio.Event | None
+    _decision: Decision
+    _dispatch: Dispatch
+    _inboxes: Inboxes
+    size: int = attrs.field(default=0, init=False)
+    _context: ContextVars = attrs.field(factory=copy_context, init=False)
+    _group: TaskGroup | None = attrs.field(default=None, init=False)
+    _resources: ResourceManager | None = attrs.field(default=None, init=False)
 
-    def __init__(self, run: Employer, name: str) -> None:
-        self.size = 0
-        self._run = run
-        self._name = name
-        self._drops_work = run.ledger.graph.cancels_branches
-        self._context = copy_context()
-        self._group = None
-        self._inboxes = {}
-        self._recruits = {}
-        self._clock_changed = None
-        self._gone = None
+    _cancels_branches: bool = attrs.field(init=False)
+    """Whether a step may have to be cancelled with its batch, and so needs a scope of its own (F4)."""
 
-    def deliver(self, work: list[Work]) -> None:
-        """Put work into the inboxes of its steps; to be followed by `spawn_worker()`."""
-        for item in work:
-            inbox = self._inboxes.get(item.queue)
-            if inbox is None:
-                inbox = anyio.create_memory_object_stream(math.inf)
-                self._inboxes[item.queue] = inbox
-            inbox[0].send_nowait(item)
+    _starting: dict[Duty, Coroutine[Any, Any, None]] = attrs.field(factory=dict, init=False)
+    """The tasks that have been created and have not begun: one of each duty at most."""
 
-    def open(self, group: TaskGroup) -> None:
-        """Begin work, in the run's task group."""
+    _delays_changed: anyio.Event | None = attrs.field(default=None, init=False)
+    """Set to have the task that watches the retry delays look again; `None` if there is none."""
+
+    _gone: anyio.Event | None = attrs.field(default=None, init=False)
+    """Set when the last task has ended, once the host waits for that."""
+
+    def __attrs_post_init__(self) -> None:
+        self._cancels_branches = self._run.ledger.graph.cancels_branches
+
+    def open(self, group: TaskGroup) -> ResourceManager | None:
+        """Begin work, in the run's task group; returns what opens and closes the resources."""
         self._group = group
+        if self._run.ledger.graph.uses_resources:
+            variables = self._variables()
+            variables.run(_enter_run, self._run)
+            self._resources = ResourceManager(
+                self._run, self._run.loop, group, variables, f"{self._name} resources"
+            )
         self.ensure_workers()
+        return self._resources
 
     def ensure_workers(self) -> None:
-        """See to it that all that is owed has a worker."""
+        """See to it that all pending work has a worker, and retry delays are watched."""
         self.spawn_worker()
         if self._run.ledger.queues.next_due < math.inf:
             self.watch_delays()
 
-    def variables(self) -> ContextVars:
+    def _variables(self) -> ContextVars:
         """Return the caller's context variables, for a task of the run (O7)."""
         return self._context.copy()
 
     def spawn_worker(self) -> None:
-        """See to it that a worker comes for the calls, if there are any (rule 1)."""
-        if self._run.ledger.queues.granted and self._execute_steps not in self._recruits:
-            self._spawn(self._execute_steps)
+        """Start a worker for the granted slots, if there are any and none is about to begin."""
+        if self._run.ledger.queues.granted and "steps" not in self._starting:
+            self._spawn("steps")
 
     def watch_delays(self) -> None:
         """See to it that work whose retry delay is over is delivered."""
-        if self._clock_changed is not None:
-            self._clock_changed.set()
-        elif self._watch_delays not in self._recruits:
-            self._spawn(self._watch_delays)
+        if self._delays_changed is not None:
+            self._delays_changed.set()
+        elif "delays" not in self._starting:
+            self._spawn("delays")
 
-    def _spawn(self, duty: Callable[[], Awaitable[None]]) -> None:
-        """Start a task of the pool, unless the run is ending.
+    def _spawn(self, duty: Duty) -> None:
+        """Start a task, unless the run is ending.
 
         Called in a callback of asyncio's loop, it has the host do so: AnyIO may refuse to start tasks
         there, since it sees no current task.
         """
-        run = self._run
-        if self._group is None or run.outcome is not None or run.is_being_cancelled():
+        decision = self._decision
+        if self._group is None or decision.outcome is not None or decision.is_being_cancelled():
             return
-        recruit = self._recruits[duty] = self._run_task(duty)
+        task = self._starting[duty] = self._run_task(duty)
         self.size += 1
         try:
-            self._group.create_task(recruit, name=self._name, context=self.variables())
+            self._group.create_task(task, name=self._name, context=self._variables())
         except BaseException as exc:
-            recruit.close()
-            del self._recruits[duty]
+            task.close()
+            del self._starting[duty]
             self.size -= 1
             if not isinstance(exc, anyio.NoEventLoopError):
                 raise
-            run.wake_host()
+            decision.wake_host()
 
     async def wait_until_gone(self) -> None:
-        """Wait until no worker is alive, when the run's task group has been cancelled."""
+        """Wait until no task is alive, when the run's task group has been cancelled."""
         for _ in range(2):  # trio runs the tasks of one batch in any order
             await cancel_shielded_checkpoint()
-        for recruit in self._recruits.values():
+        for task in self._starting.values():
             # It would have begun by now: asyncio threw its task away, cancelled before the start.
-            recruit.close()
+            task.close()
             self.size -= 1
-        self._recruits.clear()
+        self._starting.clear()
         if self.size:
             self._gone = anyio.Event()
             await self._gone.wait()
 
-    def close(self) -> None:
-        """Throw away the work that no worker will take any more."""
-        for send, receive in self._inboxes.values():
-            send.close()
-            receive.close()
-        self._inboxes.clear()
-
-    async def _run_task(self, duty: Callable[[], Awaitable[None]]) -> None:
-        del self._recruits[duty]
+    async def _run_task(self, duty: Duty) -> None:
+        del self._starting[duty]
         try:
-            await duty()
+            await (self._execute_steps() if duty == "steps" else self._watch_delays())
         except anyio.get_cancelled_exc_class():  # between two steps
-            if self._run.is_being_cancelled():
-                self._run.decide_cancellation()
+            if self._decision.is_being_cancelled():
+                self._decision.decide_cancellation()
                 raise
             await self._run.loop.uncancel_current_task()
         finally:
             self.size -= 1
             if self._gone is not None and not self.size:
                 self._gone.set()
-            self.spawn_worker()
+            self.spawn_worker()  # a step may have ended this worker while slots are granted
 
     async def _watch_delays(self) -> None:
-        run, queues = self._run, self._run.ledger.queues
-        self.spawn_worker()  # the others left it to this recruit
+        queues, loop = self._run.ledger.queues, self._run.loop
+        self.spawn_worker()  # a worker spawns none while a task is about to begin: this one was
         try:
-            while run.outcome is None and queues.next_due < math.inf:
-                self._clock_changed = anyio.Event()
+            while self._decision.outcome is None and queues.next_due < math.inf:
+                self._delays_changed = anyio.Event()
                 with anyio.CancelScope(deadline=queues.next_due):
-                    await self._clock_changed.wait()
-                run.dispatch.end_delays()
+                    await self._delays_changed.wait()
+                self._inboxes.deliver(queues.end_delays(loop.current_time()))
                 self.spawn_worker()
         finally:
-            self._clock_changed = None
-            if queues.next_due < math.inf:  # somebody cancelled this very task
-                self._spawn(self._watch_delays)
+            self._delays_changed = None
+            if queues.next_due < math.inf:  # this very task was cancelled, by a step
+                self._spawn("delays")
 
     async def _execute_steps(self) -> None:
         run, queues, loop = self._run, self._run.ledger.queues, self._run.loop
-        enter_run(run)
-        own = (current_context, current_run)
+        decision, reporter = self._decision, self._dispatch.reporter
+        _enter_run(run)
+        own = (_current_context, _current_run)
         given = [(var, value) for var, value in copy_context().items() if var not in own]
         number = len(given) + len(own)
         native_cancellations = loop.cancellation_counter()
         current_time, inboxes = loop.current_time, self._inboxes
         now = rested = current_time()
         steps = 0
-        while queues.granted and run.outcome is None:
-            if now >= run.deadline:
-                run.decide_cancellation()
+        while queues.granted and decision.outcome is None:
+            # The deadline has passed, and the host has not been told yet: no step starts any more.
+            if now >= decision.deadline:
+                decision.decide_cancellation()
                 return
-            _, inbox = inboxes[queues.take_slot()]
-            work = inbox.receive_nowait()
-            while work.dropped:
-                work = inbox.receive_nowait()
+            work = inboxes.receive(queues.take_slot())
             work.started = now
-            if queues.granted and not self._recruits:
+            # The next worker begins while this step waits. It spawns the one after it.
+            if queues.granted and not self._starting:
                 self.spawn_worker()
-            context = StepContext(run, work)
-            current_context.set(ref(context))  # `context` keeps it alive until the next step
+            context = _StepContext(run, work)
+            _current_context.set(ref(context))  # `context` keeps it alive until the next step
             try:
-                if run.reporter.is_active:
-                    run.reporter.step_started(work)
+                if reporter.is_active:
+                    reporter.step_started(work)
                 spec = work.queue.spec
-                if spec.is_simple and (work.branch is None or not self._drops_work):
-                    result = await spec.invoke(run.workflow, context, work.payload)
+                # Most steps are just awaited; the others need a thread, a timeout, resources, or a
+                # scope by which their batch can cancel them.
+                if spec.is_simple and (work.branch is None or not self._cancels_branches):
+                    result = await spec.invoke(self._workflow, context, work.payload)
                 else:
                     result = await self._call_bounded(work, context)
             except BaseException as exc:
                 now = current_time()
-                self._hand_over_exception(work, exc, now)
+                self._settle_exception(work, exc, now)
             else:
                 now = current_time()
-                self._hand_over_result(work, result, now)
-            if native_cancellations() and not run.is_being_cancelled():
+                self._settle_result(work, result, now)
+            # A native cancellation that the step swallowed or requested must not hit the next one.
+            if native_cancellations() and not decision.is_being_cancelled():
                 await loop.uncancel_current_task()
-            # Rule 4. By identity: equal values may be different objects, and `==` may raise. It
-            # stands here since a call would make it 0.3 us instead of 0.15.
+            # The step has changed context variables: this worker ends (O7). By identity: equal values
+            # may be different objects, and `==` may raise. It stands here since a call would make it
+            # 0.3 us instead of 0.15.
             if len(copy_context()) != number:
                 return
             for var, value in given:
                 if var.get(_UNSET) is not value:
                     return
+            # Steps that never wait must not starve other tasks, or the reader (R6).
             steps += 1
             if steps % _STEPS_PER_CHECKPOINT == 0 or now - rested > _SECONDS_PER_CHECKPOINT:
                 await checkpoint()
                 now = rested = current_time()
 
-    def _hand_over_result(self, work: Work, result: Any, now: float) -> None:
-        run, desk = self._run, self._run.dispatch
-        if now >= run.deadline:
-            run.decide_cancellation()  # while the ledger still knows that the step was active
+    def _settle_result(self, work: Work, result: Any, now: float) -> None:
+        if now >= self._decision.deadline:
+            # While the ledger still knows that the step was active: the error of the timeout names it.
+            self._decision.decide_cancellation()
         assert work.started is not None
         if now - work.started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
-            desk.fail(work, _scope_error(work), now)
+            self._dispatch.fail(work, _scope_error(work), now)
         else:
-            desk.settle_result(work, result, now)
+            self._dispatch.settle_result(work, result, now)
 
-    def _hand_over_exception(self, work: Work, exc: BaseException, now: float) -> None:
-        run, desk = self._run, self._run.dispatch
-        if now >= run.deadline:
-            run.decide_cancellation()
+    def _settle_exception(self, work: Work, exc: BaseException, now: float) -> None:
+        decision, dispatch = self._decision, self._dispatch
+        if now >= decision.deadline:
+            decision.decide_cancellation()
         if not is_cancellation(exc):
-            desk.settle_error(work, _name_stop_iteration(exc), now)
-        elif work.dropped or run.is_being_cancelled():
-            desk.settle_cancellation(work)
+            dispatch.settle_error(work, _name_stop_iteration(exc), now)
+        elif work.dropped or decision.is_being_cancelled():
+            dispatch.settle_cancellation(work)
         else:
-            desk.settle_error(work, _stray_cancellation(work, exc), now)
+            dispatch.settle_error(work, _stray_cancellation(work, exc), now)
+        if self._run.ledger.queues.next_due < math.inf:  # it may be retried
+            self.watch_delays()
 
     def _scope_left_open(self, result: object) -> bool:
         """Tell whether the step just executed left its worker in a cancel scope of its own.
@@ -314,53 +304,52 @@ class WorkerPool:
         It would bound or shield the steps after it. Sees scopes that have a deadline or a shield;
         asked only after steps that took some time.
         """
-        run = self._run
         if isinstance(result, StopEvent):
             return False
-        return anyio.current_effective_deadline() != run.deadline and not run.is_being_cancelled()
+        deadline = anyio.current_effective_deadline()
+        return deadline != self._decision.deadline and not self._decision.is_being_cancelled()
 
-    async def _call_bounded(self, work: Work, context: StepContext) -> Any:
+    async def _call_bounded(self, work: Work, context: _StepContext) -> Any:
         """Call a step that is not simple, or may be dropped with its batch (F4)."""
-        run = self._run
-        spec = work.queue.spec
+        spec, loop = work.queue.spec, self._run.loop
         timeout = math.inf if spec.config.timeout is None else spec.config.timeout
         result = None
-        with anyio.CancelScope(deadline=run.loop.current_time() + timeout) as scope:
-            work.clock = AttemptClock(scope, run.loop.current_time)
-            work.stop = scope.cancel
+        with anyio.CancelScope(deadline=loop.current_time() + timeout) as scope:
+            context._clock = _AttemptClock(scope, loop)
+            work.cancel = scope.cancel
             try:
                 if spec.dependencies:
-                    assert run.resources is not None
-                    async with run.resources.supply(spec.dependencies) as resources:
+                    assert self._resources is not None
+                    async with self._resources.supply(spec.dependencies) as resources:
                         await self._check_undecided()
                         result = await self._call_function(work, context, resources)
                 else:
                     result = await self._call_function(work, context, {})
             finally:
-                work.stop = work.clock = None
+                work.cancel = context._clock = None
                 if scope.cancel_called:
                     context._give_up()
         if work.dropped:
             return None
-        if scope.cancelled_caught or run.loop.current_time() >= scope.deadline:
+        if scope.cancelled_caught or loop.current_time() >= scope.deadline:
             raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
         return result
 
     async def _check_undecided(self) -> None:
-        """Begin no step if the run was decided, or its deadline passed, since `take_start()`."""
-        if self._run.loop.current_time() >= self._run.deadline:
-            self._run.decide_cancellation()
-        if self._run.outcome is not None:
+        """Begin no step if the run was decided, or its deadline passed, while resources were opened."""
+        if self._run.loop.current_time() >= self._decision.deadline:
+            self._decision.decide_cancellation()
+        if self._decision.outcome is not None:
             await anyio.sleep_forever()  # the host is about to cancel it
 
     async def _call_function(
-        self, work: Work, context: StepContext, resources: Mapping[str, Any]
+        self, work: Work, context: _StepContext, resources: Mapping[str, Any]
     ) -> Any:
         """Call the step function; a sync one in a thread of its own.
 
-        The ledger bounds the number of threads, and one that is abandoned holds no place.
+        The ledger bounds the number of threads, and one that is abandoned holds no slot.
         """
-        spec, workflow = work.queue.spec, self._run.workflow
+        spec, workflow = work.queue.spec, self._workflow
 
         def call() -> Any:
             if resources:
@@ -418,34 +407,23 @@ _told_of_none: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 """The functions of the steps that have returned `None` undeclared, in any run of this process."""
 
 
-class Decider(RunPort, Protocol):
-    """A run, as far as it decides how it ends."""
-
-    stream: EventStream
-    outcome: Outcome | None
-
-    def decide(self, outcome: Outcome) -> None:
-        """Settle the outcome, unless there is an earlier cause."""
-        ...
-
-    def decide_cancellation(self) -> None:
-        """Settle the outcome, if that is open, of a run that is being cancelled or out of time."""
-        ...
-
-
 @attrs.define(eq=False, repr=False)
 class Dispatch:
-    """The way of events into the ledger, and of work from there to the pool.
+    """The way of events into the ledger, and of work from there to the inboxes.
 
     Attributes:
         run: The run.
-        pool: Its workers.
-        reporter: Tells what happens, to those who asked.
+        decision: How it ends.
+        stream: Where questions are published.
+        inboxes: Where work goes.
+        reporter: Told what happens.
         stall_check: Whether to fail when nothing can happen any more (T9).
     """
 
-    run: Decider
-    pool: WorkerPool
+    run: RunPort
+    decision: Decision
+    stream: EventStream
+    inboxes: Inboxes
     reporter: Reporter
     stall_check: bool
     _ledger: Ledger = attrs.field(init=False)
@@ -471,14 +449,14 @@ class Dispatch:
             recoveries: How often its ancestors have been recovered.
         """
         if isinstance(event, StopEvent):
-            self.run.decide(Outcome.stopped(event))
+            self.decision.decide(Outcome.stopped(event))
             return
         asks = isinstance(event, InputRequiredEvent)
         if asks:
             self._ask(event)
         work = self._ledger.route(event, target, branch, recoveries)
         if work:
-            self.pool.deliver(work)
+            self.inboxes.deliver(work)
         elif work is None and not asks:
             self.reporter.unhandled(event, idle=self._ledger.is_quiet(besides=source))
 
@@ -491,22 +469,21 @@ class Dispatch:
             The names of the steps that took it (R3).
         """
         if isinstance(event, StopEvent):
-            self.run.decide(Outcome.stopped(event))
+            self.decision.decide(Outcome.stopped(event))
             return ()
         asks = isinstance(event, InputRequiredEvent)
         if asks:
             self._ask(event)
         taken_by, work = self._ledger.send(event, target, recoveries)
-        self.pool.deliver(work)
+        self.inboxes.deliver(work)
         if not taken_by and not asks:
             self.reporter.unhandled(event, idle=self._ledger.is_quiet())
         return taken_by
 
     def _ask(self, question: Event) -> None:
         """Publish a question (S5), which is asked again after a restore if nobody reads it (W4)."""
-        stream = self.run.stream
-        stream.write(question)
-        self._ledger.ask(question, stream.written, stream.delivered)
+        self.stream.write(question)
+        self._ledger.ask(question, self.stream.written, self.stream.delivered)
 
     def _emit_list(self, events: list[Event], source: Work) -> None:
         """Open a batch with a branch for each event (F1)."""
@@ -515,45 +492,46 @@ class Dispatch:
             branch = self._ledger.open_branch(batch)
             self.emit(event, None, source, branch, source.recoveries)
             if branch.ended:
-                self.pool.deliver(self._ledger.seal_branch(branch))
-        self.pool.deliver(self._ledger.seal_batch(batch))
+                self.inboxes.deliver(self._ledger.seal_branch(branch))
+        self.inboxes.deliver(self._ledger.seal_batch(batch))
 
-    def end_delays(self) -> None:
-        """Hand over the work whose retry delay is over."""
-        self.pool.deliver(self._ledger.queues.end_delays(self.run.loop.current_time()))
-
-    def note_if_idle(self) -> None:
-        """See whether anything is going on, and if not, whether anything can (T9)."""
-        if self.run.outcome is not None or not self._ledger.is_quiet():
+    def check_idle(self) -> None:
+        """Report that the run is idle, or fail it if nothing can happen any more (T9)."""
+        if self.decision.outcome is not None or not self._ledger.is_quiet():
             return
         ledger = self._ledger
         if not ledger.idle or ledger.input_asked or ledger.graph.takes_outside_events:
             self.reporter.idle()
         elif self.stall_check:
             error = WorkflowStalledError(describe_last_results(ledger), ledger.missing())
-            self.run.decide(Outcome.stalled(ledger.last_finished, error))
+            self.decision.decide(Outcome.stalled(ledger.last_finished, error))
 
-    # --- What the pool hands over -------------------------------------------------------------
+    # --- The end of an execution ----------------------------------------------------------------
 
     def settle_result(self, work: Work, result: Any, now: float) -> None:
-        """Take what a step returned: route it, or fail the step for it (R4)."""
+        """Route what a step returned, or fail the step for it (R4)."""
         if work.dropped:
             self.settle_cancellation(work)
             return
         spec = work.queue.spec
         if type(result) not in spec.returns and (fault := spec.result_fault(result)):
-            self._give_up(work, WorkflowRuntimeError(fault), now)
+            self._recover_or_fail(work, WorkflowRuntimeError(fault), now)
             return
-        if self.run.outcome is not None and not isinstance(result, StopEvent):
+        if self.decision.outcome is not None and not isinstance(result, StopEvent):
             what = describe_result(type(result), spec)
-            logger.info("%s: too late, step %s %s", self.run, spec.name, what)
+            logger.info(
+                "%s: ignored, because the outcome was already decided: step %s %s",
+                self.run,
+                spec.name,
+                what,
+            )
         elif isinstance(result, Event):
             self.emit(result, None, work, work.branch, work.recoveries)
         elif result is not None:
             self._emit_list(result, work)
         elif not spec.returns_none:
             self._warn_of_none(spec)
-        self._end(work, "returned", result)
+        self._finish(work, "returned", result)
 
     def _warn_of_none(self, spec: StepSpec) -> None:
         """Tell, once, that a step returns `None` though its annotation does not say so (R4)."""
@@ -569,7 +547,7 @@ class Dispatch:
             )
 
     def settle_error(self, work: Work, error: BaseException, now: float) -> None:
-        """Take what a step raised: try it again, or give up (rule 2)."""
+        """Retry a step that raised, let an error handler take over, or fail the run."""
         if isinstance(error, Exception) and not work.dropped and self.run.is_running:
             try:
                 delay = _ask_policy(work, error, now)
@@ -579,10 +557,10 @@ class Dispatch:
             if delay is not None:
                 self._retry(work, error, now, delay)
                 return
-        self._give_up(work, error, now)
+        self._recover_or_fail(work, error, now)
 
     def fail(self, work: Work, error: BaseException, now: float) -> None:
-        """Take an error that can neither be tried again nor be taken by a step; it fails the run."""
+        """Fail the run with an error that is neither retried nor taken by an error handler."""
         name = work.queue.spec.name
         if work.dropped and isinstance(error, Exception):
             words = describe_result(type(error), work.queue.spec)
@@ -590,14 +568,14 @@ class Dispatch:
         else:
             elapsed = _elapsed(work, now)
             _annotate(error, work, elapsed)
-            self.run.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
-        self._end(work, "failed", error)
+            self.decision.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
+        self._finish(work, "failed", error)
 
     def settle_cancellation(self, work: Work) -> None:
-        """Take note that an execution was cancelled, with the run or with its batch."""
+        """End an execution that was cancelled, with the run or with its batch."""
         if not work.dropped:
-            self.run.decide_cancellation()
-        self._end(work, "cancelled")
+            self.decision.decide_cancellation()
+        self._finish(work, "cancelled")
 
     def _retry(self, work: Work, error: Exception, now: float, delay: float) -> None:
         past = work.past
@@ -606,9 +584,8 @@ class Dispatch:
         if self.reporter.is_active:
             self.reporter.step_retried(work, error, delay)
         self._ledger.delay(work, now + delay)
-        self.pool.watch_delays()
 
-    def _give_up(self, work: Work, error: BaseException, now: float) -> None:
+    def _recover_or_fail(self, work: Work, error: BaseException, now: float) -> None:
         """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
         error_handler = self._ledger.graph.error_handler_of(work.queue.spec)
         recoverable = isinstance(error, Exception) and not work.dropped and self.run.is_running
@@ -635,19 +612,19 @@ class Dispatch:
             error_handler.name: work.recoveries.get(error_handler.name, 0) + 1,
         }
         self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
-        self._end(work, "recovered", error)
+        self._finish(work, "recovered", error)
         self.reporter.step_recovered(work, error, error_handler.name)
 
-    def _end(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
+    def _finish(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
         """Finish work whose execution returned or raised `result`, or was cancelled."""
         if self.reporter.is_active:
             self.reporter.step_ended(work, outcome, result)
         result_type = None if outcome == "cancelled" else type(result)
         failed = outcome != "returned" and outcome != "cancelled"
         if joins := self._ledger.finish(work, result_type, failed):
-            self.pool.deliver(joins)
+            self.inboxes.deliver(joins)
         if not self._ledger.queues.granted:
-            self.note_if_idle()
+            self.check_idle()
 
 
 def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
@@ -693,5 +670,5 @@ def _has_recoveries_left(error_handler: StepSpec, work: Work) -> bool:
 def _annotate(error: BaseException, work: Work, elapsed: float) -> None:
     """Say with an error which step failed on what, and what to do about it if that is known."""
     add_note(error, describe_failure(work, elapsed))
-    if hint := advice(error):
+    if hint := _advice(error):
         add_note(error, hint)

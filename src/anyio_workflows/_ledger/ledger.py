@@ -422,8 +422,8 @@ class Ledger:
     def _drop(self, work: Work, branch: Branch) -> list[Work]:
         work.dropped = True
         if work.started is not None:
-            if work.stop is not None:
-                work.stop()
+            if work.cancel is not None:
+                work.cancel()
             return []
         del self.pending[work.id]
         self.waits.forget(work)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -422,8 +422,8 @@ class RunPort(Protocol):
         """Whether the outcome is still open."""
         ...
 
-    def notice_cancellation(self) -> None:
-        """Settle the outcome if the run is being cancelled and nobody has noticed."""
+    def check_cancellation(self) -> None:
+        """Decide the outcome if the run is being cancelled and the host has not noticed yet."""
         ...
 
     def write(self, event: Event) -> None:
@@ -455,6 +455,10 @@ class RunPort(Protocol):
     def adopt(self, child: RunPort) -> None:
         """Take charge of a run that one of the steps starts."""
         ...
+
+
+def _record_of(run: RunPort) -> LedgerRecord:
+    return take(run.ledger, run.loop.current_time(), run.events_read)
 
 
 @attrs.define(eq=False, repr=False)
@@ -497,7 +501,7 @@ class SavedState:
         """Record what is owed now; `None` if nothing is, and a new run has to start anew."""
         run = self.run
         if run is not None and run.is_running:
-            return take(run.ledger, run.loop.current_time(), run.events_read)
+            return _record_of(run)
         return self._up_to_date(self.pending)
 
     def failed_work(self) -> LedgerRecord | None:
@@ -520,6 +524,20 @@ class SavedState:
         else:
             ledger, _ = restore(self.pending, self.graph, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
+
+    def keep(self, what: Literal["work", "failed work"], failed: int | None) -> None:
+        """Keep what the run leaves, at the moment when its end is decided.
+
+        Args:
+            what: Work to continue with, or work that `retry_failed()` makes pending again.
+            failed: The number of the work whose execution failed.
+        """
+        assert self.run is not None
+        record = _record_of(self.run)
+        if what == "work":
+            self.pending = record
+        elif record.work:
+            self.failed = record.repeating(failed)
 
     def begin(self, run: RunPort) -> None:
         """Note that a run goes on from here."""

@@ -6,9 +6,8 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -45,14 +44,6 @@ class StepStatistics:
     retried: int = 0
 
 
-class Clock(Protocol):
-    """The clock of an attempt that is bounded by a timeout."""
-
-    def suspended(self) -> AbstractContextManager[None]:
-        """Stop it, while the step waits for an event."""
-        ...
-
-
 @attrs.define(eq=False, repr=False)
 class Work:
     """What is owed to one step: an event, the events of a batch, or a set of events.
@@ -70,8 +61,7 @@ class Work:
         waits: The events that the execution waits for.
         answered: The waits that are over, while the execution wants its place back.
         dropped: Whether it was taken back, with its branch.
-        stop: Cancels the execution, while there is one that can be cancelled on its own.
-        clock: Bounds the attempt in progress, if it has a timeout.
+        cancel: Cancels the execution, while there is one that can be cancelled on its own.
     """
 
     id: int
@@ -86,8 +76,7 @@ class Work:
     waits: tuple[Wait, ...] = ()
     answered: tuple[Wait, ...] = ()
     dropped: bool = False
-    stop: Callable[[], None] | None = None
-    clock: Clock | None = None
+    cancel: Callable[[], None] | None = None
 
     @property
     def suspended(self) -> bool:
