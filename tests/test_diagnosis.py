@@ -355,7 +355,7 @@ async def test_x6_later_failures_are_listed_in_a_note_and_logged(
     [record] = warnings_in(caplog)
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        "run r1 of Several: too late: step other failed with LookupError"
+        "run r1 of Several: ignored, because the outcome was already decided: step other failed with LookupError"
     )
     assert record.exc_info is not None
     assert record.exc_info[1] is second
@@ -408,7 +408,8 @@ async def test_t4_a_failure_in_finally_after_success_is_logged_only(
     assert last == StopEvent(result="fine")
     [record] = warnings_in(caplog)
     assert (
-        record.getMessage() == "run r1 of Several: too late: step other failed with ProviderError"
+        record.getMessage()
+        == "run r1 of Several: ignored, because the outcome was already decided: step other failed with ProviderError"
     )
     assert "ProviderError: late" in caplog.text
 

@@ -460,7 +460,10 @@ async def test_t7_sending_while_steps_clean_up_is_logged(caplog: pytest.LogCaptu
     handler = Acts(act).run(run_id="r1")
     await anyio.sleep(1)
     await handler.cancel_run()
-    assert "run r1 of Acts: Answer was sent too late and dropped" in caplog.messages
+    assert (
+        "run r1 of Acts: Answer was dropped, because it was sent after the outcome was decided"
+        in caplog.messages
+    )
 
 
 # --- 11. A class is defined twice, as when a notebook cell is run again ----------------------------------

@@ -123,7 +123,7 @@ async def test_t4_what_a_cancelled_build_raises_is_logged(
         with anyio.move_on_after(1):
             await hosted.get(fails)
     assert hosted.errors == []
-    assert warned(caplog) == ["run x: too late: resource fails failed"]
+    assert warned(caplog) == ["run x: resource fails failed after the run had ended"]
 
 
 async def test_p5_who_still_waits_at_the_end_gets_an_error() -> None:
@@ -209,7 +209,7 @@ async def test_p5_closing_that_cannot_be_cancelled_is_left_behind(
     assert anyio.current_time() - begun == pytest.approx(100, abs=0.1)
     first, last = warned(caplog)
     assert first == "run x: cancelled its resources, which did not close within 3 seconds: hangs"
-    assert last == "run x: too late: resource hangs failed"
+    assert last == "run x: resource hangs failed after the run had ended"
 
 
 async def test_p5_a_build_that_cannot_be_cancelled_is_left_behind(

@@ -192,7 +192,7 @@ async def test_r3_too_late_is_taken_by_nobody(caplog: pytest.LogCaptureFixture) 
     with anyio.CancelScope(shield=True):
         await handler
     assert got[:2] == [(), ()]
-    assert "Item was sent too late and dropped" in caplog.text
+    assert "Item was dropped, because it was sent after the outcome was decided" in caplog.text
     with pytest.raises(WorkflowRuntimeError, match="has ended"):
         await handler.send_event(Item())
 

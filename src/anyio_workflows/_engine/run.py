@@ -188,7 +188,11 @@ class Run:
             raise self._refusal(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
         if not self.is_running:
-            logger.info("%s: %s was sent too late and dropped", self, type(event).__name__)
+            logger.info(
+                "%s: %s was dropped, because it was sent after the outcome was decided",
+                self,
+                type(event).__name__,
+            )
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
         taken_by = self._dispatch.send(event, target, recoveries)
