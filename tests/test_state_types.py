@@ -220,7 +220,7 @@ def test_v1_unrelated_types_are_a_fault() -> None:
     assert str(caught.value) == (
         "Unrelated has 2 faults:\n"
         "  1. its steps name classes of the state that are unrelated (step count: ColouredCount, "
-        "step name: NamedCount, step lost: Count); let one of them derive from all others\n"
+        "step name: NamedCount, step lost: Count); derive one of them from all others\n"
         "  2. step lost accepts Done, which no step returns; return it from a step, or derive it "
         "from HumanResponseEvent if it comes from outside"
     )
