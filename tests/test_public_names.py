@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 import tenacity
 
 import anyio_workflows
+from anyio_workflows import Context, Workflow, WorkflowHandler
+from anyio_workflows.state import StateStore
 
 PACKAGE = Path(anyio_workflows.__file__).parent
 NAMES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), "testing"])
@@ -103,6 +108,52 @@ def test_s2_the_reference_names_are_where_users_look_for_them():
     }
     for module, names in wanted.items():
         assert set(names.split()) <= set(load(module).__all__)
+
+
+MEMBERS = {
+    Context: "collect_events discard_work drain from_dict get_step_context has_work_left is_running "
+    "open_waits relay_events retry_failed retry_info run_id running_steps send_event store to_dict "
+    "wait_for_event write_event_to_stream",
+    Workflow: "add_step events graph run start_event_class stop_event_class types validate "
+    "workflow_name",
+    WorkflowHandler: "cancel_run ctx get_stop_event is_done open_waits run_id send_event statistics "
+    "stop_event_result stream_events",
+    StateStore: "clear edit_state get get_state set set_state statistics",
+}
+"""What users find on the objects that they hold. A method for the library itself has an underscore."""
+
+
+@pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
+def test_s2_users_find_only_what_is_for_them(cls: type):
+    found = [name for name in dir(cls) if name[0] != "_" and hasattr(cls, name)]
+    assert found == MEMBERS[cls].split()
+
+
+def defined_in(path: Path) -> Iterator[str]:
+    """Yield the names of the classes and functions that a module defines."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_s2_what_a_public_module_defines_is_public_or_has_an_underscore(name: str):
+    module = load(name)
+    defined = defined_in(Path(module.__file__))
+    assert [one for one in defined if one[0] != "_" and one not in module.__all__] == []
+
+
+def is_private(path: Path) -> bool:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return any(part.startswith("_") and part != "__init__" for part in parts)
+
+
+PRIVATE = [path for path in sorted(PACKAGE.rglob("*.py")) if is_private(path)]
+
+
+@pytest.mark.parametrize("path", PRIVATE, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_s2_private_modules_list_no_public_names(path: Path):
+    assert not re.search(r"^__all__\b", path.read_text("utf-8"), re.MULTILINE)
 
 
 PASSED_ON = {

@@ -18,8 +18,6 @@ import anyio
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["LoopHandle", "find_loop", "is_cancellation", "running_task"]
-
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to its tasks."""
 

@@ -22,8 +22,6 @@ from .handler import WorkflowHandler
 from .steps import step
 from .workflow import Workflow
 
-__all__ = ["ENDINGS", "run_demo"]
-
 ENDINGS: Mapping[str, type[StopEvent]] = {
     "stop": StopEvent,
     "timeout": WorkflowTimedOutEvent,

@@ -24,8 +24,6 @@ from .resource import Resource, ResourceConfig
 from .state import DictState
 from .steps import StepConfig
 
-__all__ = ["read_steps", "step_members"]
-
 
 class _UnresolvedNameError(WorkflowValidationError):
     """An annotation has a name that is not defined, or not yet: later it may be."""

@@ -36,8 +36,6 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["SnapshotFile", "replace"]
-
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)

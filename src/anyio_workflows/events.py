@@ -299,8 +299,8 @@ class Event:
             return self._values().items()
 
 
-class FrozenInstanceError(attrs.exceptions.FrozenInstanceError):
-    """The error of attrs for setting an attribute of an event, with a text."""
+class _FrozenInstanceError(attrs.exceptions.FrozenInstanceError):
+    """The error that attrs raises for setting an attribute, with a message of ours."""
 
     def __init__(self, text: str) -> None:
         AttributeError.__init__(self, text)
@@ -319,11 +319,11 @@ def _refusal(event: Event, name: str, done: str, new: str = "...") -> str:
 
 
 def _refuse_setting(self: Event, name: str, value: Any) -> None:
-    raise FrozenInstanceError(_refusal(self, name, "set", reprlib.repr(value)))
+    raise _FrozenInstanceError(_refusal(self, name, "set", reprlib.repr(value)))
 
 
 def _refuse_deleting(self: Event, name: str) -> None:
-    raise FrozenInstanceError(_refusal(self, name, "deleted"))
+    raise _FrozenInstanceError(_refusal(self, name, "deleted"))
 
 
 _AS_DICT = "dict(ev) gives the fields of an event"
