@@ -606,7 +606,7 @@ MUTANTS = [
     Mutant(
         "tell nothing of what goes on at the end",
         "Reporter.end_states",
-        "self._going_on()",
+        "self._in_progress()",
         "()",
         "I3: what is queued at the end is counted for ever",
     ),
@@ -620,7 +620,7 @@ MUTANTS = [
     Mutant(
         "tell nothing of what was going on before",
         "Reporter.listen",
-        "self._going_on()",
+        "self._in_progress()",
         "()",
         "I3: who listens to a restored run counts below zero",
     ),
@@ -679,7 +679,7 @@ MUTANTS = [
     Mutant(
         "build an uncached resource each time it is asked for",
         "ResourceScope._value_of",
-        "dependency not in self._made",
+        "dependency not in self._values",
         "True",
         "P5: a step and a resource that it uses get two of it in one attempt",
     ),

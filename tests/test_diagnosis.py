@@ -576,7 +576,7 @@ async def test_t2_a_timeout_names_executions_that_want_a_worker_back() -> None:
     await handler.send_event(Answer(n=100))
     assert str(await timed_out(handler)) == (
         DEADLINE + "at that time:\n"
-        "  step ask: running for 28 s (2 times), waiting for a worker to go on\n  " + EXECUTED
+        "  step ask: running for 28 s (2 times), waiting for a slot to continue\n  " + EXECUTED
     )
 
 

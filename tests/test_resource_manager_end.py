@@ -42,7 +42,7 @@ async def test_p5_after_the_end_nothing_can_be_had() -> None:
             await hosted.close()
             with pytest.raises(WorkflowRuntimeError) as caught:
                 await hosted.get(Thing)
-        assert str(caught.value) == "resource Thing cannot be had: the run is ending"
+        assert str(caught.value) == "resource Thing cannot be opened: the run is ending"
 
 
 async def test_p5_closing_again_changes_nothing() -> None:
@@ -143,8 +143,8 @@ async def test_p5_who_still_waits_at_the_end_gets_an_error() -> None:
         hosted.group.start_soon(ask, Thing)
         await anyio.sleep(1)
     assert sorted(caught) == [
-        "resource Slow.plain cannot be had: the run is ending",
-        "resource Thing cannot be had: the run is ending",
+        "resource Slow.plain cannot be opened: the run is ending",
+        "resource Thing cannot be opened: the run is ending",
     ]
 
 

@@ -1,33 +1,32 @@
 """Event-driven workflows on AnyIO: the same on asyncio and on trio."""
 
-# General layout, in the order of the data's path:
+# General layout, in the order of the data's path; each imports only what stands before it:
 #
-#   errors      every exception; each takes facts and writes its own sentence
+#   ground      errors, _messages, _annotations, _backend
+#               Every exception; how values and hints are written in messages; annotations resolved,
+#               and checked at run time; the few lines that differ between asyncio and trio.
 #
-#   declare     events -> retry_policy, steps, collect, resource -> _signatures -> graph -> workflow
-#               An event is what travels; `@step` marks a function, `Collect` and `Resource` a
-#               parameter; `_signatures` reads them into `_specs`, `graph` connects these and finds
-#               the faults; `workflow` is the door: it starts a run.
+#   declare     events, collect, resource, steps, retry_policy -> _signatures -> graph -> _validation
+#               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.
+#               `_signatures` reads functions into step specs, `_dependencies` their resources; `graph`
+#               knows which step takes which event, `_validation` what is wrong with that.
 #
-#   run         _fanin, _posts -> _ledger -> context -> _crew -> _dispatch -> _engine
-#               The ledger decides, synchronously, who is owed what, `_posts` who has a place, and
-#               `_fanin` what waits for company. The crew executes the steps, and a step sees its
-#               `context`. What steps return or raise is dispatched to the ledger again. The engine
-#               is the one task group, from the start of the run to the decision how it ends, which
-#               is an `_outcome`.
+#   decide      _ledger/
+#               What is pending, which execution has a slot, which step gets an event: synchronous,
+#               without clock and AnyIO.
 #
-#   observe     _stream -> _narrator -> handler
-#               The public stream with its reader, what is told about the run itself, and the
-#               caller's grip on it.
+#   act         context -> _engine/ -> handler -> workflow
+#               Worker tasks call the steps, which see their `context`, and settle what they did. The
+#               `handler` is the caller's side of a run, and `workflow` starts one.
 #
-#   persist     state -> _records -> _continuation -> snapshot -> checkpoint
-#               What outlives a run: the state and, as plain records, what the ledger owes. `_json`
-#               turns it into data and back. The `_keeper` opens and closes resources meanwhile.
+#   keep        state, _json/ -> _snapshot -> checkpoint (_snapshot_file)
+#               The state that steps share; pending work as JSON and back; snapshots in a file.
 #
-#   try it      __main__ -> _demo
+#   try it      testing/, __main__ -> _demo
+#               A toolkit for tests of termination, and a demo. They use public modules only.
 #
-# `_annotations` turns annotations into types, `_backend` holds what differs between asyncio
-# and trio. Underscore: engine room. No underscore: yours to import.
+# A folder's `__init__` tells its theory. A name that begins with an underscore is private; every other
+# name is for users, and the `__all__` of a public module is its API.
 
 from .context import Context
 from .events import (

@@ -31,15 +31,16 @@ verbose_logger = logging.getLogger("anyio_workflows.verbose")
 
 @attrs.define(eq=False, repr=False)
 class Reporter:
-    """Tells what happens in one run, to those who asked.
+    """Reports what happens in one run: in words, and in internal events.
 
     Attributes:
         run: The run, to be named in logs.
         stream: Where the internal events go.
-        ledger: Who is owed what.
-        verbose: Whether to tell in words.
-        is_active: Whether anybody listens; ask before telling anything about a step.
-        on_change: Called when something has happened that a snapshot would tell.
+        ledger: The ledger of the run.
+        verbose: Whether to report in words.
+        is_active: Whether anything listens. The caller looks at it before it reports on a step: a run
+            to which nothing listens pays one attribute.
+        on_change: Called when something has happened that a snapshot would show.
     """
 
     run: object
@@ -53,34 +54,34 @@ class Reporter:
         self.is_active = self.verbose
 
     def listen(self) -> None:
-        """Tell what happens in internal events from now on, and first what is going on (S4, I3)."""
+        """Report in internal events from now on, beginning with the states of this moment (S4, I3)."""
         if self.stream.internal_wanted:
             return
         self.is_active = self.stream.internal_wanted = True
         self.ledger.queues.on_change = self._state
-        for work, state in self._going_on():
+        for work, state in self._in_progress():
             self._state(work, state)
 
     def watch(self, on_change: Callable[[], None]) -> None:
-        """Call a function whenever something has happened, from now on."""
+        """Call a function whenever something has happened that a snapshot would show."""
         self.is_active, self.on_change = True, on_change
         self.ledger.queues.on_change = self._state
 
     def changed(self) -> None:
-        """Tell that something has happened."""
+        """Report that something has happened."""
         if self.on_change is not None:
             self.on_change()
 
     def end_states(self) -> None:
-        """Tell that what is still going on is over, with the run."""
+        """Report that what is still in progress ends with the run."""
         if self.stream.internal_wanted:
-            for work, _ in self._going_on():
+            for work, _ in self._in_progress():
                 self._state(work, StepState.NOT_RUNNING)
-            # Steps that were given up may end yet, when the terminal event has been published.
+            # A step that outlasted the cleanup may still end, and the terminal event is the last one.
             self.stream.internal_wanted = False
         self.ledger.queues.on_change = None
 
-    def _going_on(self) -> Iterator[tuple[Work, StepState]]:
+    def _in_progress(self) -> Iterator[tuple[Work, StepState]]:
         """Yield the work that is queued or being executed, with its state."""
         for work in self.ledger.pending.values():
             if work.started is not None:
@@ -89,13 +90,13 @@ class Reporter:
                 yield work, StepState.PREPARING
 
     def step_started(self, work: Work) -> None:
-        """Tell that an execution begins."""
+        """Report that an execution begins."""
         again = f", attempt {work.attempt}" if work.attempt > 1 else ""
         self.log("Running step %s%s", work.queue.spec.name, again)
         self._state(work, StepState.RUNNING)
 
     def step_ended(self, work: Work, outcome: ExecutionOutcome, result: Any) -> None:
-        """Tell that an execution is over.
+        """Report that an execution is over.
 
         Args:
             work: What was executed.
@@ -107,7 +108,7 @@ class Reporter:
         self._state(work, StepState.NOT_RUNNING, outcome, result)
 
     def step_retried(self, work: Work, error: Exception, delay: float) -> None:
-        """Tell that an attempt failed, and is not the last."""
+        """Report that an attempt failed and another follows."""
         self.log(
             "Step %s %s; attempt %d in %s",
             work.queue.spec.name,
@@ -118,7 +119,7 @@ class Reporter:
         self._state(work, StepState.NOT_RUNNING, "retrying", error)
 
     def step_recovered(self, work: Work, error: Exception, error_handler: str) -> None:
-        """Tell that a step failed for good, and which step takes over."""
+        """Report that a step failed for good, and which error handler takes over."""
         name = work.queue.spec.name
         logger.info(
             "%s: step %s failed; %s takes over", self.run, name, error_handler, exc_info=error
@@ -126,11 +127,11 @@ class Reporter:
         self.log("Step %s takes over from %s", error_handler, name)
 
     def step_waiting(self, wait: Wait) -> None:
-        """Tell that an execution waits for an event."""
+        """Report that an execution waits for an event."""
         self.log("Step %s waits for %s", wait.work.queue.spec.name, wait.event_type.__name__)
 
     def unhandled(self, event: Event, *, idle: bool) -> None:
-        """Tell that nobody takes an event (R3)."""
+        """Report that no step takes an event (R3)."""
         cls = type(event)
         remark = namesakes([cls], self.ledger.wanted()) or "it is dropped"
         logger.warning("%s: no step accepts %s; %s", self.run, cls.__name__, remark)
@@ -141,12 +142,12 @@ class Reporter:
             )
 
     def idle(self) -> None:
-        """Tell that the run waits for something from outside."""
+        """Report that the run waits for an event from outside."""
         if self.stream.internal_wanted:
             self.stream.write(WorkflowIdleEvent())
 
     def log(self, message: str, *args: object) -> None:
-        """Tell something in words."""
+        """Report something in words, if that was asked for."""
         if not self.verbose:
             return
         if verbose_logger.isEnabledFor(logging.INFO):
@@ -188,7 +189,7 @@ def _name_of(result: object) -> str | None:
 
 
 def _error(error: BaseException) -> str:
-    """Say what was raised, in the way of the last line of a traceback."""
+    """Return the last line of the traceback of an exception."""
     text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -205,7 +206,7 @@ def format_seconds(number: float) -> str:
 
 
 def describe_result(result_type: type | None, spec: StepSpec) -> str:
-    """Say what an execution of a step did, from the type of what it returned or raised."""
+    """Describe the end of an execution, from the type of what it returned or raised."""
     if result_type is None:
         return "was cancelled"
     if issubclass(result_type, BaseException):
@@ -220,7 +221,7 @@ def describe_result(result_type: type | None, spec: StepSpec) -> str:
 
 
 def describe_failure(work: Work, elapsed: float) -> str:
-    """Say which step failed on what; goes with its exception, as a note."""
+    """Describe which step failed on what; a note of its exception."""
     return (
         f"step {work.queue.spec.name} failed on {_brief.repr(work.payload)}, in attempt "
         f"{work.attempt}, {format_seconds(elapsed)} after its first start"
@@ -228,7 +229,7 @@ def describe_failure(work: Work, elapsed: float) -> str:
 
 
 def describe_last_results(ledger: Ledger) -> dict[str, str]:
-    """Say what each step last did."""
+    """Describe the last result of each step."""
     queues = {name: ledger.queues.by_step.get(name) for name in ledger.graph.steps}
     return {
         name: describe_result(queue.last, queue.spec)
@@ -239,18 +240,18 @@ def describe_last_results(ledger: Ledger) -> dict[str, str]:
 
 
 def describe_activities(ledger: Ledger, now: float) -> Mapping[str, str]:
-    """Say what each step is doing that is doing anything, or has something to do."""
-    owed: dict[str, list[Work]] = {}
+    """Describe what each step with pending work is doing."""
+    pending: dict[str, list[Work]] = {}
     for work in ledger.pending.values():
-        owed.setdefault(work.queue.spec.name, []).append(work)
+        pending.setdefault(work.queue.spec.name, []).append(work)
     return {
         name: ", ".join(_describe_activities(work[0].queue, work, now))
-        for name, work in sorted(owed.items())
+        for name, work in sorted(pending.items())
     }
 
 
 def count_executions(ledger: Ledger) -> dict[str, int]:
-    """Count the executions that are over, of each step that had one."""
+    """Count the executions of each step that have ended."""
     return {name: queue.done for name, queue in sorted(ledger.queues.by_step.items()) if queue.done}
 
 
@@ -265,19 +266,19 @@ def busy_steps(ledger: Ledger) -> list[str]:
     )
 
 
-def _describe_activities(queue: StepQueue, owed: list[Work], now: float) -> Iterator[str]:
+def _describe_activities(queue: StepQueue, pending: list[Work], now: float) -> Iterator[str]:
     running = [
-        now - work.started for work in owed if work.started is not None and not work.suspended
+        now - work.started for work in pending if work.started is not None and not work.suspended
     ]
     if running:
         yield f"running for {format_seconds(max(running))}{_times(len(running))}"
-    waits = [wait for work in owed for wait in work.waits]
+    waits = [wait for work in pending for wait in work.waits]
     if waits:
         wanted = ", ".join(dict.fromkeys(wait.event_type.__name__ for wait in waits))
         yield f"waiting for {wanted}{_times(len(waits))}"
     if queue.resuming:
-        yield f"waiting for a worker to go on{_times(len(queue.resuming))}"
-    delayed = [work for work in owed if work.due is not None]
+        yield f"waiting for a slot to continue{_times(len(queue.resuming))}"
+    delayed = [work for work in pending if work.due is not None]
     if delayed:
         first = min(delayed, key=lambda work: work.due or 0)
         assert first.due is not None

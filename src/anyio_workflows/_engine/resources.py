@@ -2,35 +2,35 @@
 
 # Theory of operation
 #
-# A resource may hold a task group or a cancel scope open. So the task that opened it must close it,
-# and resources nest like `with` blocks: closed in reverse order, none left out. Steps come and go;
-# hence one task, the *keeper*, from the first resource that is asked for until `ResourceManager.close()`.
+# A resource may hold a task group or a cancel scope open. So the task that opened it must close it, and
+# resources nest like `with` blocks: closed in reverse order, none left out. Steps come and go; hence one
+# task of the run does both, from the first resource that is asked for until `ResourceManager.close()`.
 #
-#   keeper's shield > scope of A > what A holds open > scope of B > what B holds open > ...
+#   the task's shield > scope of A > what A holds open > scope of B > what B holds open > ...
 #
 # Rules
 # =====
 #
-# 1. The keeper opens one resource at a time, and what a resource needs before it. Its state changes
-#    in its own task only, except that askers add to the queue and `close()` says that it is time.
-# 2. Each resource has a scope of its own around what it holds open. `close()` cancels the one that
-#    is being opened.
-# 3. Nobody outside cancels the keeper before its cleanup timeout: it is shielded from the run's
-#    scope, and takes a native cancellation (the loop ends) back, because the steps that are cleaning
-#    up still use the resources. So whoever starts a keeper must call `close()`, come what may. When
-#    asyncio's loop ends, it also cancels the tasks that resources have in the background, and with
-#    them the scopes around; the keeper closes nothing for that before its time.
-# 4. A resource may be cancelled from within: a background task of its own fails, or its deadline
-#    passes. Then it is closed with the cancellation, after everything opened later, since that lies
-#    in its scope. `close()` reports what it raised. Who waits for a build that this interrupts gets
-#    an error; who asks later gets a new resource.
+# 1. The task opens one resource at a time, after its dependencies. The state of the manager changes in
+#    this task only, except that `get()` adds to the queue and `close()` says that it is time.
+# 2. Each resource has a scope of its own around what it holds open. `close()` cancels the one that is
+#    being opened.
+# 3. Nothing outside cancels the task before its cleanup timeout: it is shielded from the run's scope,
+#    and takes a native cancellation (the loop ends) back, because the steps that are cleaning up still
+#    use the resources. So a manager must be closed, whatever happens. When asyncio's loop ends, it also
+#    cancels the tasks that resources have in the background, and with them the scopes around; the
+#    manager closes nothing for that before its time.
+# 4. A resource may be cancelled from within: a background task of its own fails, or its deadline passes.
+#    Then it is closed with the cancellation, after everything opened later, since that lies in its
+#    scope. `close()` reports what it raised. A `get()` that waits for a build which this interrupts gets
+#    an error; a later one gets a new resource.
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import Context as ContextVars
 from inspect import isawaitable
@@ -48,18 +48,19 @@ from ..errors import WorkflowRuntimeError
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 50  # how often a keeper that has been cancelled is looked in on, until it has ended
+_GRACE = 50
+"""How often a task that has been cancelled is given a chance to run, before it is left behind."""
 
 
 @attrs.define(eq=False)
 class _ResourceEntry:
-    """A cached resource, from the first asker to its closing.
+    """A cached resource, from the first `get()` to its closing.
 
     Attributes:
         dependency: What was asked for.
-        settled: Set when it is there, or has failed.
+        settled: Set when it has been opened, or has failed.
         value: What the steps get.
-        error: Why it could not be had.
+        error: Why it could not be opened.
         traceback: Where `error` came from; it is raised with this one each time (T5).
         stack: Closes it, if there is something to close.
     """
@@ -92,7 +93,7 @@ class ResourceManager:
     ) -> None:
         self._run, self._loop = run, loop
         self._group, self._variables, self._name = group, variables, name
-        self._shed = False
+        self._uncancelled = False
         self._entries: dict[Dependency, _ResourceEntry] = {}
         self._queue: deque[_ResourceEntry] = deque()
         self._interrupted: list[_ResourceEntry] = []
@@ -106,20 +107,20 @@ class ResourceManager:
         self._gone: anyio.Event | None = None
         self._closing = self._given_up = False
 
-    # --- What steps and the host do -------------------------------------------------------------
+    # --- Called by workers and the host -------------------------------------------------------------
 
     async def get(self, dependency: Dependency) -> Any:
-        """Return a cached resource; the first to ask has it opened, even if cancelled meanwhile.
+        """Return a cached resource; the first call has it opened, even if it is cancelled meanwhile.
 
         Raises:
-            BaseException: What the factory raised, the same to all who asked for that build. It is
-                not remembered: who asks again has it tried again.
+            BaseException: What the factory raised, the same in all calls that wait for that build. It
+                is not remembered: the next call tries again.
             WorkflowRuntimeError: If the factory raised a cancellation that nobody asked for, a
                 resource that was open failed meanwhile, or the run is ending.
         """
         entry = self._entries.get(dependency)
         if entry is None:
-            entry = self._ask(dependency)
+            entry = self._request(dependency)
         if not entry.settled.is_set():
             await entry.settled.wait()
         try:
@@ -131,7 +132,7 @@ class ResourceManager:
 
     @asynccontextmanager
     async def supply(self, dependencies: Mapping[str, Dependency]) -> AsyncIterator[dict[str, Any]]:
-        """Have all that an attempt of a step needs, as its keyword arguments.
+        """Supply all that an attempt of a step needs, as its keyword arguments.
 
         What is not cached is opened in the current task, and closed when the block is left. It sees
         what the block raises, but changes nothing about it: it cannot swallow it, nor wrap it in an
@@ -140,10 +141,10 @@ class ResourceManager:
         stack = AsyncExitStack()
         error: BaseException | None = None
         try:
-            yield await ResourceScope(stack, self.get).arguments(dependencies)
+            yield await ResourceScope(stack, self).arguments(dependencies)
         except BaseException as exc:
             error = exc
-        error = await leave(stack, error)
+        error = await _close_stack(stack, error)
         try:
             if error is not None:
                 raise error
@@ -154,8 +155,8 @@ class ResourceManager:
         """Close everything, last opened first, after all steps have ended. Never raises.
 
         Args:
-            timeout: After so many seconds the keeper is cancelled, and what still does not end is
-                left behind with a WARNING that names it.
+            timeout: After so many seconds the task is cancelled, and what still does not end is left
+                behind with a WARNING that names it.
 
         Returns:
             The names of the resources that failed to close, or failed while they were open, each
@@ -172,7 +173,7 @@ class ResourceManager:
         await self._wait_until_gone(timeout)
         return list(self._errors)
 
-    def _ask(self, dependency: Dependency) -> _ResourceEntry:
+    def _request(self, dependency: Dependency) -> _ResourceEntry:
         if self._closing:
             raise _error(dependency, _TOO_LATE)
         if self._gone is None:
@@ -186,7 +187,7 @@ class ResourceManager:
         return entry
 
     async def _settle_start(self) -> None:
-        """See whether the keeper's task has begun, or never will."""
+        """See whether the task has begun, or never will."""
         if self._coroutine is None:
             return
         await self._look_in()
@@ -197,13 +198,13 @@ class ResourceManager:
 
     async def _wait_until_gone(self, timeout: float) -> None:
         assert self._gone is not None
-        await self._look_in()  # what closes at once needs no patience
-        with anyio.move_on_after(timeout, shield=True) as patience:
+        await self._look_in()  # what closes at once needs no timeout
+        with anyio.move_on_after(timeout, shield=True) as timeout_scope:
             while not self._gone.is_set():
-                # Besides impatience, a native cancellation comes here if the loop ends now.
+                # Besides the timeout, a native cancellation arrives here if the loop ends now.
                 with suppress(anyio.get_cancelled_exc_class()):
                     await self._gone.wait()
-                if patience.cancel_called:
+                if timeout_scope.cancel_called:
                     break
         if self._gone.is_set():
             return
@@ -223,12 +224,12 @@ class ResourceManager:
         self._given_up = True
 
     async def _look_in(self) -> None:
-        """Let the keeper's task run, whatever may be cancelled here."""
+        """Let the task run, whatever may be cancelled here."""
         for _ in range(2):  # trio runs the tasks of one batch in any order
             with suppress(anyio.get_cancelled_exc_class()):
                 await cancel_shielded_checkpoint()
 
-    # --- The keeper's task ------------------------------------------------------------------------
+    # --- The task ------------------------------------------------------------------------
 
     async def _keep(self) -> None:
         self._coroutine = None
@@ -239,7 +240,7 @@ class ResourceManager:
                     await self._shut(self._open.pop())
         except BaseException as exc:
             if not is_cancellation(exc):
-                self._note("the keeper of the resources", exc)
+                self._note("the task of the resources", exc)
         finally:
             self._end()
 
@@ -263,17 +264,17 @@ class ResourceManager:
                     await self._build(self._queue.popleft())
                 else:
                     self._wake = anyio.Event()
-                    with anyio.CancelScope(shield=self._shed):
+                    with anyio.CancelScope(shield=self._uncancelled):
                         await self._wake.wait()
             except anyio.get_cancelled_exc_class() as exc:
                 if _scope_is_cancelled():
                     await self._unwind(exc)
                 else:
-                    self._shed = True
+                    self._uncancelled = True
                     await self._loop.uncancel_current_task()
 
     async def _build(self, entry: _ResourceEntry) -> None:
-        """Open a resource, after what it needs. Whatever it raises goes to those who asked."""
+        """Open a resource, after its dependencies. What it raises goes to the calls that wait for it."""
         if entry.settled.is_set():
             return
         for dependency in entry.dependency.cached_dependencies():
@@ -298,15 +299,15 @@ class ResourceManager:
         self._building = scope = stack.enter_context(anyio.CancelScope())
         error: BaseException | None = None
         try:
-            entry.value = await ResourceScope(stack, self._value_of).make(dependency)
+            entry.value = await ResourceScope(stack, self).make(dependency)
         except BaseException as exc:
             error = exc
         self._building = None
         if error is not None:
-            error = await leave(stack, error)
+            error = await _close_stack(stack, error)
         elif dependency.needs_closing:
             entry.stack = stack
-        elif (left_open := await leave(stack, None)) is not None:
+        elif (left_open := await _close_stack(stack, None)) is not None:
             error = _error(dependency, _LEFT_OPEN, left_open)
         self._busy_with = None
         if error is None:
@@ -314,7 +315,7 @@ class ResourceManager:
             entry.settled.set()
         elif not is_cancellation(error):
             self._fail(entry, error)
-            if self._closing:  # nobody waits for it any more
+            if self._closing:  # no call waits for it any more
                 self._log_late(dependency.name, error)
         elif scope.cancel_called:
             self._fail(entry, _error(dependency, _TOO_LATE))
@@ -323,9 +324,6 @@ class ResourceManager:
         else:
             self._fail(entry, _error(dependency, _STRAY, error))
             await self._loop.uncancel_current_task()
-
-    async def _value_of(self, dependency: Dependency) -> Any:
-        return self._entries[dependency].value
 
     def _fail(self, entry: _ResourceEntry, error: BaseException) -> None:
         del self._entries[entry.dependency]
@@ -339,7 +337,7 @@ class ResourceManager:
             lost.append(entry.dependency.name)
             await self._shut(entry, cancellation)
         if _scope_is_cancelled() or not lost:
-            self._closing = True  # it is the keeper that was cancelled, or its scopes are broken
+            self._closing = True  # the task itself was cancelled, or its scopes are broken
             return
         logger.warning(
             "%s: resource %s failed while it was open; closed because of that: %s",
@@ -359,12 +357,12 @@ class ResourceManager:
         if entry.stack is None:
             return
         self._busy_with = dependency.name
-        error = await leave(entry.stack, cancellation)
+        error = await _close_stack(entry.stack, cancellation)
         self._busy_with = None
         if error is None or (is_cancellation(error) and _scope_is_cancelled()):
             return
         if is_cancellation(error) and self._loop.host_cancelled():
-            return  # it cancels the closing as well, which is nobody's failure
+            return  # it cancels the closing as well, which is no failure of the resource
         if is_cancellation(error):
             error = _error(dependency, _STRAY if cancellation is None else _FROM_WITHIN, error)
             await self._loop.uncancel_current_task()
@@ -394,7 +392,7 @@ def _error(
     return error
 
 
-_TOO_LATE = "cannot be had: the run is ending"
+_TOO_LATE = "cannot be opened: the run is ending"
 _STRAY = (
     "raised a cancellation, but nobody had cancelled it; a cancel scope, task or timeout inside it "
     "leaks its own, or the event loop is ending"
@@ -417,37 +415,39 @@ class ResourceScope:
 
     Attributes:
         stack: Closes it, last opened first.
-        cached: Returns a cached resource.
+        manager: Has the cached resources, which outlive it.
     """
 
     stack: AsyncExitStack
-    cached: Callable[[Dependency], Awaitable[Any]]
-    _made: dict[Dependency, Any] = attrs.field(factory=dict, init=False)
+    manager: ResourceManager
+
+    _values: dict[Dependency, Any] = attrs.field(factory=dict, init=False)
+    """What was made here: once for each dependency, however often it is asked for."""
 
     async def arguments(self, dependencies: Mapping[str, Dependency]) -> dict[str, Any]:
-        """Have the values of `dependencies`: each is made once, however often it is asked for."""
+        """Return the values of `dependencies`, by parameter."""
         return {
             param: await self._value_of(dependency) for param, dependency in dependencies.items()
         }
 
     async def _value_of(self, dependency: Dependency) -> Any:
         if dependency.cache:
-            return await self.cached(dependency)
-        if dependency not in self._made:
-            self._made[dependency] = await self.make(dependency)
-        return self._made[dependency]
+            return await self.manager.get(dependency)
+        if dependency not in self._values:
+            self._values[dependency] = await self.make(dependency)
+        return self._values[dependency]
 
     async def make(self, dependency: Dependency) -> Any:
-        """Make a resource, after what it needs."""
-        made = dependency.make(**await self.arguments(dependency.dependencies))
-        if dependency.is_context_manager and hasattr(type(made), "__aenter__"):
-            return await self.stack.enter_async_context(made)
-        if dependency.is_context_manager and hasattr(type(made), "__enter__"):
-            return self.stack.enter_context(made)
-        return await made if isawaitable(made) else made
+        """Make a resource, after its dependencies."""
+        value = dependency.make(**await self.arguments(dependency.dependencies))
+        if dependency.is_context_manager and hasattr(type(value), "__aenter__"):
+            return await self.stack.enter_async_context(value)
+        if dependency.is_context_manager and hasattr(type(value), "__enter__"):
+            return self.stack.enter_context(value)
+        return await value if isawaitable(value) else value
 
 
-async def leave(stack: AsyncExitStack, error: BaseException | None) -> BaseException | None:
+async def _close_stack(stack: AsyncExitStack, error: BaseException | None) -> BaseException | None:
     """Close what is on the stack because of `error`; return what is to be raised then, if anything.
 
     That is `error` itself, also where something on the stack swallowed it, or a task group there

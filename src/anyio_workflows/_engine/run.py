@@ -60,9 +60,9 @@ class Run:
         loop: The event loop the run lives in.
         parent: The run whose step started this one, if any (O5).
         stream: The public event stream.
-        ledger: What is pending, who has a slot, who gets an event.
+        ledger: What is pending, which execution has a slot, which step gets an event.
         ended: Whether the terminal event has been published; set by `close()` alone.
-        observed: Whether the outcome has been seen by anybody, so that it need not be logged (O6).
+        observed: Whether the failure has been retrieved, or logged because it cannot be any more (O6).
     """
 
     workflow: object
@@ -80,9 +80,15 @@ class Run:
     _reporter: Reporter = attrs.field(init=False)
     _dispatch: Dispatch = attrs.field(init=False)
     _pool: WorkerPool = attrs.field(init=False)
+
     _slot: RunSlot | None = attrs.field(default=None, init=False)
+    """Its slot, or its request for one, if the runs of the workflow are limited; released by `close()`."""
+
     _starting: bool = attrs.field(default=True, init=False)
+    """True inside `start()`, where an eager task factory runs the host up to its first wait."""
+
     _handler_gone: bool = attrs.field(default=False, init=False)
+    """Whether the handler is gone, so that nothing can retrieve a failure any more (O6)."""
 
     _children: dict[Run, None] = attrs.field(factory=dict, init=False)
     """The runs that its steps started and that have not ended: it ends after them (O5)."""
@@ -196,7 +202,7 @@ class Run:
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
         taken_by = self._dispatch.send(event, target, recoveries)
-        self._reporter.changed()  # an answer is no step that begins
+        self._reporter.changed()  # the answer of a wait queues no work, which would report itself
         self._pool.spawn_worker()
         return taken_by
 
@@ -223,12 +229,12 @@ class Run:
             self._reporter.watch(on_change)
 
     def check_open(self, what: str) -> None:
-        """Refuse what makes no sense once the outcome is decided."""
+        """Raise if the outcome is decided; `what` begins the message."""
         if not self.is_running:
             raise self._refusal(what)
 
     def note_wait(self, wait: Wait) -> None:
-        """Take note that an execution waits: its slot is free, and the run may be idle."""
+        """Use the slot of an execution that waits now, and see whether the run is idle."""
         if self._reporter.is_active:
             self._reporter.step_waiting(wait)
         self._pool.spawn_worker()
@@ -253,7 +259,7 @@ class Run:
             await self._done.wait()
 
     def handler_gone(self) -> None:
-        """Note that nobody can ask for the outcome any more (O6)."""
+        """Note that the handler is gone: the outcome cannot be retrieved any more (O6)."""
         self._handler_gone = True
         self._report_if_unseen()
 
@@ -308,16 +314,18 @@ class Run:
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""
+        # Children first: a step that awaits one is woken by its end, and cleans up meanwhile.
         for child in self._children:
             child.cancel("the run that started it ended")
         if self._pool.size:
             group.cancel_scope.cancel()
-            with anyio.move_on_after(self._settings.cleanup_timeout, shield=True) as patience:
+            with anyio.move_on_after(self._settings.cleanup_timeout, shield=True) as timeout_scope:
                 while self._pool.size:
-                    # Besides impatience, a native cancellation comes here if the loop ends now.
+                    # Besides the timeout, a native cancellation arrives here if the loop ends now: the
+                    # steps still get the rest of their time.
                     with suppress(anyio.get_cancelled_exc_class()):
                         await self._pool.wait_until_gone()
-                    if patience.cancel_called:
+                    if timeout_scope.cancel_called:
                         break
         if self._pool.size:
             logger.warning(
@@ -341,16 +349,19 @@ class Run:
                 logger.warning("%s: resource %s failed to close", self, name, exc_info=error)
 
     def close(self) -> None:
-        """Publish the terminal event and end the run (rule 2)."""
+        """Publish the terminal event and end the run (T1, T3)."""
         if self.ended:
             return
-        self._decision.decide_loop_ended()  # unless it has been decided: then the host was thrown away
+        self._decision.decide_loop_ended()  # undecided here: asyncio threw the host away, unstarted
         assert self.outcome is not None
         if self.outcome.error is not None and (later := self._decision.later_failures):
             add_note(self.outcome.error, "\n  ".join(["after that:", *later]))
+        # From here on nothing can be written: what the reporter writes about the states stands before
+        # the terminal event, which is the last one.
         self.ended = True
         self._reporter.end_states()
         self.stream.close(self.outcome.event)
+        # Only now: waits that are ended here raise in their steps, and say that the run has ended.
         self._inboxes.close()
         self.ledger.close()
         self.saved.drop_dead_writers()
@@ -369,10 +380,10 @@ class Run:
             del self.saved, self._reporter, self._dispatch, self._pool, self._decision.run
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
-        """Log that the event loop ended before anybody awaited the run; its parent does (O8)."""
+        """Log that the event loop ended before the run was awaited; a parent awaits its children (O8)."""
         if outcome.interrupted is not None and self._done is None and self.parent is None:
             steps = ", ".join(outcome.interrupted) or "none"
-            what = "cancelled, because its event loop ended and nobody had awaited it"
+            what = "cancelled, because its event loop ended before it was awaited"
             logger.info("%s: %s; active steps: %s", self, what, steps)
 
     def _report_if_unseen(self) -> None:

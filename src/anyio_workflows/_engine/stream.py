@@ -28,46 +28,49 @@ _READS_PER_CHECKPOINT = 64
 Ends = tuple[MemoryObjectSendStream[Event], MemoryObjectReceiveStream[Event]]
 
 
-@attrs.define(eq=False, init=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class EventStream:
     """What one run publishes: one send/receive pair with one cursor.
 
-    The pair is made when the first event is written. A run that says nothing has none: it would
-    cost 6 us and 1.4 KB.
+    The pair is made when the first event is written: a run that writes none saves 6 us and 1.4 KB.
 
     Attributes:
-        closed: Whether the terminal event has been published.
-        consumed: Whether the terminal event has been read.
-        unread: Number of events that nobody has read yet.
-        read: Number of events that have been read.
+        closed: Whether the terminal event has been written; nothing is written after it.
+        consumed: Whether the terminal event has been read; nothing is left then.
+        unread: Number of events that have been written and not read.
+        read: Number of events that have been read; `read + unread` have been written.
         acknowledged: How many of these their reader has acknowledged; `None` if it never does.
-        internal_wanted: Whether somebody asked for the internal events (S4).
+        internal_wanted: Whether internal events are written (S4).
     """
 
-    closed: bool
-    consumed: bool
-    unread: int
-    read: int
-    acknowledged: int | None
-    internal_wanted: bool
     _loop: LoopHandle
-    _ends: Ends | None
-    _rest: deque[Event]
-    _wakeup: anyio.Event | None
-    _next_checkpoint: int
-    _readers: set[int]
-    _drains: dict[anyio.Event, int]
-    _drain_limit: int
+    closed: bool = False
+    consumed: bool = False
+    unread: int = 0
+    read: int = 0
+    acknowledged: int | None = None
+    internal_wanted: bool = False
 
-    def __init__(self, loop: LoopHandle) -> None:
-        self.closed = self.consumed = self.internal_wanted = False
-        self._loop = loop
-        self._ends = self._wakeup = self.acknowledged = None
-        self.unread = self.read = 0
-        self._next_checkpoint = _READS_PER_CHECKPOINT
-        self._readers = set()
-        self._drains = {}
-        self._drain_limit = -1
+    _ends: Ends | None = None
+    """The pair, from the first event until the stream is closed."""
+
+    _rest: deque[Event] = attrs.field(init=False)
+    """What was unread when the stream was closed, and the terminal event; not there before."""
+
+    _wakeup: anyio.Event | None = None
+    """Set by the next write; there is one exactly while a reader waits."""
+
+    _next_checkpoint: int = _READS_PER_CHECKPOINT
+    """At this number of read events the reader lets other tasks run, though more are there."""
+
+    _readers: set[int] = attrs.field(factory=set)
+    """The iterations that have begun, and are not exhausted, closed or dropped (S6)."""
+
+    _drains: dict[anyio.Event, int] = attrs.field(factory=dict)
+    """The writers that wait in `drain()`, each with its limit."""
+
+    _drain_limit: int = -1
+    """The highest of their limits, so that a read compares one number; -1 if there is none."""
 
     def write(self, event: Event) -> None:
         """Append an event; never waits (S1)."""
@@ -149,10 +152,10 @@ class EventStream:
         return event
 
     async def wait(self) -> None:
-        """Let others run, and wait until there is an event. Only here does a reader get cancelled.
+        """Let other tasks run, and wait until there is an event. Only here is a reader cancelled.
 
-        Who streams tokens writes one whenever others let it run: then there is no need to park,
-        which makes it 8 us for each instead of 12.
+        A step that streams tokens writes one whenever other tasks let it run: then there is no need
+        to park, which takes 8 us for each instead of 12.
         """
         await checkpoint()
         if self._wakeup is not None:
@@ -172,7 +175,7 @@ class EventStream:
         self._readers.add(reader)
 
     def end_reading(self, reader: int) -> None:
-        """Note that an iteration was left or dropped: in any thread, and in the midst of anything."""
+        """Note that an iteration was left or dropped: called in any thread, by the garbage collector too."""
         self._readers.discard(reader)
         if self._drains:
             self._loop.call_soon(self._end_drains)
@@ -180,7 +183,7 @@ class EventStream:
     async def drain(
         self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        """Let others run, and wait until at most `limit` events are unread, or nobody reads.
+        """Let other tasks run, and wait until at most `limit` events are unread, or nothing reads.
 
         `while_allowed()` bounds the wait.
         """
@@ -198,7 +201,7 @@ class EventStream:
             self._drains.pop(signal, None)
 
     def _end_drains(self) -> None:
-        """End the drains that wait for nothing any more; and know which one is the next to end."""
+        """End the drains whose condition holds, and note the limit of those that remain."""
         for signal, limit in list(self._drains.items()):
             if self.closed or self.unread <= limit or not self._readers:
                 del self._drains[signal]
@@ -208,7 +211,7 @@ class EventStream:
     def _refuse_second_reader(self) -> None:
         raise WorkflowRuntimeError(
             "another iteration of this run's stream is waiting for an event; a stream has one "
-            "reader: read it once and pass the events on yourself"
+            "reader: read it once and forward the events"
         )
 
 
@@ -216,14 +219,14 @@ class EventStream:
 class EventIterator:
     """Iterates over everything in a run's stream that has not been read yet.
 
-    It can be left at any moment, by `break`, deadline or cancellation: the next iteration goes on
+    It can be left at any moment, by `break`, deadline or cancellation: the next iteration continues
     with the next event. It needs no closing.
     """
 
     _stream: EventStream
     _expose_internal: bool
     _owner: object
-    """The handler: it must live as long as somebody reads its stream."""
+    """The handler: it must live as long as its stream is read."""
     _begun: bool = False
     _exhausted: bool = False
     _reading: bool = False
@@ -265,8 +268,8 @@ class EventIterator:
     def acknowledge(self) -> None:
         """Note that all events read so far have reached their destination.
 
-        A reader that passes events on calls it once before the first event, and then whenever it
-        has passed one on. A snapshot counts a question as read when it was acknowledged (W4); without
+        A reader that forwards events calls it once before the first event, and then whenever it has
+        forwarded one. A snapshot counts a question as read when it was acknowledged (W4); without
         such a reader, when it was read.
         """
         self._stream.acknowledged = self._stream.read

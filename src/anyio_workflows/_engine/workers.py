@@ -134,7 +134,7 @@ class WorkerPool:
         return self._resources
 
     def ensure_workers(self) -> None:
-        """See to it that all pending work has a worker, and retry delays are watched."""
+        """Ensure that all pending work has a worker, and retry delays are watched."""
         self.spawn_worker()
         if self._run.ledger.queues.next_due < math.inf:
             self.watch_delays()
@@ -149,7 +149,7 @@ class WorkerPool:
             self._spawn("steps")
 
     def watch_delays(self) -> None:
-        """See to it that work whose retry delay is over is delivered."""
+        """Ensure that work whose retry delay is over is delivered."""
         if self._delays_changed is not None:
             self._delays_changed.set()
         elif "delays" not in self._starting:
