@@ -31,11 +31,11 @@ class Outcome:
 
     Attributes:
         event: The terminal event.
-        error: What `await handler` raises; `None` if the run succeeded.
+        error: What `await handler` raises; `None` exactly if the run succeeded.
         summary: The end of the sentence "the run has ended, ...".
         traceback: Where the error came from; it is raised with this one each time (T5).
-        leaves: Whether what is owed stays owed to a run that goes on from here (`"work"`), or can be
-            owed again with `ctx.retry_failed()` (`"failed work"`); else `None` (P3).
+        leaves: What the next run can continue with (P3): the pending work (`"work"`), or that as
+            `ctx.retry_failed()` makes it pending again (`"failed work"`); else `None`.
         failed_work: The number of the work whose execution failed.
         interrupted: The steps that were active when the event loop ended, if that ended the run.
     """
@@ -79,7 +79,7 @@ class Outcome:
 
     @classmethod
     def stalled(cls, last_step: str | None, error: WorkflowStalledError) -> Outcome:
-        """Nothing can happen any more; `last_step` is the step that ended last."""
+        """The run has stalled; `last_step` is the step that ended last."""
         event = WorkflowFailedEvent(step_name=last_step or "?", exception=error)
         return cls(event, error, "nothing could happen any more")
 
@@ -101,7 +101,7 @@ class Outcome:
     ) -> Outcome:
         """A step failed for good; `work` is the number of its work, unless that is over.
 
-        Where Ctrl-C or `sys.exit()` struck there, its work is left, as after a cancellation.
+        After Ctrl-C or `sys.exit()` in the step, its work is left as after a cancellation.
         """
         event = WorkflowFailedEvent(
             step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed

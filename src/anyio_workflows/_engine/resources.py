@@ -115,7 +115,7 @@ class ResourceManager:
         Raises:
             BaseException: What the factory raised, the same in all calls that wait for that build. It
                 is not remembered: the next call tries again.
-            WorkflowRuntimeError: If the factory raised a cancellation that nobody asked for, a
+            WorkflowRuntimeError: If the factory raised a cancellation that was not requested, a
                 resource that was open failed meanwhile, or the run is ending.
         """
         entry = self._entries.get(dependency)
@@ -394,7 +394,7 @@ def _error(
 
 _TOO_LATE = "cannot be opened: the run is ending"
 _STRAY = (
-    "raised a cancellation, but nobody had cancelled it; a cancel scope, task or timeout inside it "
+    "raised a cancellation, although it had not been cancelled; a cancel scope, task or timeout inside it "
     "leaks its own, or the event loop is ending"
 )
 _FROM_WITHIN = (

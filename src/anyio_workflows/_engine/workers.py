@@ -92,7 +92,8 @@ class WorkerPool:
     """The worker tasks of one run.
 
     Attributes:
-        size: Number of its tasks that are alive.
+        size: Number of its tasks that have been created and have not ended; the run ends at 0, or
+            without those that outlast the cleanup timeout (T6).
     """
 
     _run: RunPort
@@ -102,9 +103,15 @@ class WorkerPool:
     _dispatch: Dispatch
     _inboxes: Inboxes
     size: int = attrs.field(default=0, init=False)
+
     _context: ContextVars = attrs.field(factory=copy_context, init=False)
+    """The caller's context variables; each task starts from a copy of them (O7)."""
+
     _group: TaskGroup | None = attrs.field(default=None, init=False)
+    """The run's task group; `None` before it is open, and then no task starts."""
+
     _resources: ResourceManager | None = attrs.field(default=None, init=False)
+    """Supplies steps with resources; `None` exactly if no step of the graph asks for any."""
 
     _cancels_branches: bool = attrs.field(init=False)
     """Whether a step may have to be cancelled with its batch, and so needs a scope of its own (F4)."""
@@ -372,9 +379,9 @@ class WorkerPool:
 
 
 def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
-    """Make a failure of a cancellation that nobody asked for (T8)."""
+    """Return the failure for a cancellation that was not requested (T8)."""
     error = WorkflowRuntimeError(
-        f"step {work.queue.spec.name} raised a cancellation, but nobody had cancelled it; a cancel "
+        f"step {work.queue.spec.name} raised a cancellation, although it had not been cancelled; a cancel "
         "scope, task or timeout inside the step leaks its own"
     )
     error.__cause__ = exc
@@ -403,8 +410,8 @@ def _name_stop_iteration(exc: BaseException) -> BaseException:
 
 # --- What steps returned or raised ----------------------------------------------------------------
 
-_told_of_none: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
-"""The functions of the steps that have returned `None` undeclared, in any run of this process."""
+_warned_of_none: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+"""The functions of the steps that have been warned of for an undeclared `None` in this process."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -481,7 +488,7 @@ class Dispatch:
         return taken_by
 
     def _ask(self, question: Event) -> None:
-        """Publish a question (S5), which is asked again after a restore if nobody reads it (W4)."""
+        """Publish a question (S5), which is asked again after a restore if it was not read (W4)."""
         self.stream.write(question)
         self._ledger.ask(question, self.stream.written, self.stream.delivered)
 
@@ -534,10 +541,10 @@ class Dispatch:
         self._finish(work, "returned", result)
 
     def _warn_of_none(self, spec: StepSpec) -> None:
-        """Tell, once, that a step returns `None` though its annotation does not say so (R4)."""
+        """Warn, once, that a step returned `None` though its annotation does not say so (R4)."""
         function = inspect.unwrap(spec.function)  # a step that a test has wrapped is no other
-        if function not in _told_of_none:
-            _told_of_none.add(function)
+        if function not in _warned_of_none:
+            _warned_of_none.add(function)
             logger.warning(
                 "%s: step %s returned None, though it declares %s; is a 'return' missing? If not, "
                 "add '| None' to its annotation (this is told once)",
@@ -668,7 +675,7 @@ def _has_recoveries_left(error_handler: StepSpec, work: Work) -> bool:
 
 
 def _annotate(error: BaseException, work: Work, elapsed: float) -> None:
-    """Say with an error which step failed on what, and what to do about it if that is known."""
+    """Add to an error which step failed on what, and what to do about it if that is known."""
     add_note(error, describe_failure(work, elapsed))
     if hint := _advice(error):
         add_note(error, hint)
