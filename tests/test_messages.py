@@ -385,7 +385,7 @@ async def test_s1_a_stop_event_is_written_to_the_stream() -> None:
     error = await failure(act)
     assert type(error) is WorkflowRuntimeError
     assert str(error) == (
-        "StopEvent cannot be written to the stream: return it from the step, that ends the run and "
+        "StopEvent cannot be written to the stream: return it from the step, which ends the run and "
         "publishes it"
     )
 

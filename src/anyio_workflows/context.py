@@ -1,16 +1,16 @@
-"""The `Context` passed to steps, and what outlives a run: its state, and pending work."""
+"""The `Context` passed to steps, and what outlives a run: its state and its pending work."""
 
 from __future__ import annotations
 
 import math
 import re
 import reprlib
-import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from weakref import WeakKeyDictionary, ref
 
 import anyio
 import anyio.from_thread
@@ -37,31 +37,27 @@ if TYPE_CHECKING:
 else:
     StateT = TypeVar("StateT")
 
-
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
 ResultT = TypeVar("ResultT")
 
-_SETTING = re.compile("'StepContext' object (?:has no )?attribute '([^']*)'")
-"""The text of Python for an attribute that cannot be set, as the class has slots."""
-
 
 class Context(Generic[StateT]):
-    """The way to a run, and what outlives it: the state, and what is left to do.
+    """Access to a run, and what outlives the run: its state and its pending work.
 
-    A step gets one of its own for each execution: annotate a parameter with it, as in
-    `async def ask(self, ctx: Context, ev: StartEvent)`; `Context[MyState]` says of which class the
-    state is. In a plain `def` step, which runs in a worker thread, the synchronous methods are
-    called directly and the async ones with `anyio.from_thread.run(ctx.wait_for_event, ...)`.
+    Each execution of a step gets a context of its own, through an annotated parameter:
+    `async def ask(self, ctx: Context, ev: StartEvent)`. `Context[MyState]` names the class of the
+    state. A plain `def` step runs in a worker thread: it calls the synchronous methods directly and
+    the async ones with `anyio.from_thread.run(ctx.wait_for_event, ...)`.
 
-    Outside, `handler.ctx` is the context of a run. `Context(workflow)` makes one before the run, to
-    seed its state; `workflow.run(ctx=ctx)` goes on from a context, as often as one likes.
+    Outside of steps, `handler.ctx` is the context of a run. `Context(workflow)` makes one before the
+    run, to seed its state; `workflow.run(ctx=ctx)` continues from a context, any number of times.
 
     Args:
-        workflow: The workflow whose runs it is for.
+        workflow: The workflow whose runs the context is for.
 
     Raises:
-        WorkflowConfigurationError: If `workflow` is no workflow.
+        WorkflowConfigurationError: If `workflow` is not a workflow.
     """
 
     __slots__ = ("__weakref__", "_saved")
@@ -78,10 +74,9 @@ class Context(Generic[StateT]):
         """Return the context of the step that is being executed.
 
         Raises:
-            WorkflowRuntimeError: Outside a step.
+            WorkflowRuntimeError: If it is called outside a step.
         """
-        context = _current_step()
-        if context is None:
+        if (context := _current_step()) is None:
             raise WorkflowRuntimeError("get_step_context() was called outside a step")
         return context
 
@@ -89,106 +84,86 @@ class Context(Generic[StateT]):
     def from_dict(
         cls, workflow: object, data: Mapping[str, Any], types: Iterable[type] = ()
     ) -> Context[Any]:
-        """Make a context from what `to_dict()` gave; `workflow.run(ctx=...)` goes on from there.
+        """Restore a context from a snapshot; `workflow.run(ctx=...)` continues from it.
 
         Args:
-            workflow: The workflow whose run it was, or another instance of its class.
-            data: The snapshot. Nothing that it names is imported.
-            types: Types that the data may name, besides those that the annotations of the steps
-                mention, the code of the methods names (event classes), and `Workflow.types` lists.
+            workflow: The workflow that was run, or another instance of its class.
+            data: The snapshot, from `to_dict()`. Nothing that it names is imported.
+            types: Types that the snapshot may name, besides those that the annotations of the steps
+                mention, the event classes that the code of the methods names, and `Workflow.types`.
 
         Raises:
-            WorkflowConfigurationError: If `workflow` is no workflow.
-            ContextSerdeError: If the data is no snapshot of a run of this workflow, or of a newer
-                version; with the path of the bad value, and with a text of at most 1000
-                characters, whatever is in the data.
+            WorkflowConfigurationError: If `workflow` is not a workflow.
+            ContextSerdeError: If the data is not a snapshot of a run of this workflow, or has a newer
+                version. It has the path of the bad value, and a message of at most 1000 characters.
         """
         from ._snapshot import load
 
-        graph = _graph_of(workflow, "Context.from_dict()")
-        return _context_of(load(graph, data, tuple(types)))
+        return _context_of(load(_graph_of(workflow, "Context.from_dict()"), data, tuple(types)))
 
     def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
-        """Return a snapshot of the run, which `json.dumps` takes; at any moment (P3).
+        """Return a snapshot of the run, at any moment; `json.dumps()` accepts it (P3).
 
-        It holds the state and all that is owed: work that is being executed as it was before it
-        began, retries, waits with their answers, open batches, collected events. After a stop event
-        it holds the state alone; after a failure, also what `retry_failed()` makes owed again. What
-        nobody has read from the stream is not in it, but questions are (W4).
+        It holds the state and all pending work: retries, waits with their answers, open batches,
+        collected events, and executions in progress as they were before they began. After a stop
+        event it holds only the state; after a failure, also the work for `retry_failed()`. Unread
+        events of the stream are not part of it, except for questions (W4).
 
         Args:
-            types: Types that it may hold, besides those that `from_dict()` knows without being
-                told.
+            types: Types that the snapshot may hold, besides those that `from_dict()` knows anyway.
 
         Raises:
-            ContextSerdeError: If it holds a value that cannot be written as JSON; it names the
-                value. The run goes on.
+            ContextSerdeError: If a value cannot be written as JSON; it names the value. The run
+                continues.
         """
         from ._snapshot import dump
 
-        saved = self._saved
-        if saved.run is None or saved.run.ended:
-            return dump(saved, tuple(types))
-        return self._in_loop(dump, saved, tuple(types))
+        return self._read(dump, self._saved, tuple(types))
 
     @property
     def store(self) -> StateStore[StateT]:
-        """The state that the steps share. It outlives the run.
+        """The state that the steps share; during a run, for use in its event loop only.
 
-        While a run goes on it is used in the event loop of that run. What an execution does with it
-        after it was given up is refused.
+        It outlives the run. An execution that was given up can no longer use it.
         """
         self._check_alive()
-        return self._saved.store._guarded(self._check_store)
-
-    def _check_store(self) -> None:
-        self._check_alive()
-        run = self._saved.run
-        if run is not None and not run.ended and not run.loop.is_here():
-            raise _elsewhere()
+        return self._saved.store._guarded(self._check_here)
 
     @property
     def has_work_left(self) -> bool:
-        """Whether the last run has left work to do, with which `run(ctx=...)` goes on.
+        """Whether the last run has left pending work, with which `run(ctx=...)` continues.
 
-        It is false after a failure, until `retry_failed()` is called.
+        After a failure it is false until `retry_failed()` is called.
         """
         return self._saved.pending is not None
 
     def discard_work(self) -> None:
-        """Drop what the last run has left to do, so that the next one starts anew with the state.
-
-        After a failure it drops what `retry_failed()` would repeat, also from the next snapshot.
+        """Drop the pending work of the last run, also that for `retry_failed()`; keep the state.
 
         Raises:
-            ContextStateError: If a run is going on.
+            ContextStateError: If a run is in progress.
         """
         self._saved.discard()
 
     def retry_failed(self) -> None:
-        """Owe again what the last run owed when it failed, the failed execution included.
+        """Make the work that was pending when the last run failed pending again.
 
-        The next `run(ctx=...)` repeats that execution, with its attempts counted from 1, and goes on
-        with what was queued, running, waiting or delayed beside it; finished steps do not run again.
-        Answers that it had, and what it collected, are given again. It works on the restored snapshot
-        of a failed run as well.
+        The next `run(ctx=...)` repeats the failed execution, with attempts counted from 1 and with the
+        answers and collected events that it had, and continues with whatever else was queued, running,
+        waiting or delayed. It works on the restored snapshot of a failed run, too.
 
         Raises:
-            ContextStateError: If a run is going on, or there is nothing to repeat: no step failed for
-                good, or it was retried, discarded or followed by another run since.
+            ContextStateError: If a run is in progress, or there is nothing to repeat: no step failed for
+                good, or its work was retried, discarded or followed by another run since.
         """
         self._saved.retry_failed()
 
     def open_waits(self) -> list[OpenWait]:
         """Return the waits that can be answered now, in the order in which they began.
 
-        Those of the run in progress, else those with which `run(ctx=...)` would go on: of a restored
-        snapshot, or left by a timeout or a cancellation.
+        Without a run in progress, these are the waits with which `run(ctx=...)` would continue.
         """
-        saved = self._saved
-        if saved.run is None or saved.run.ended:
-            return saved.open_waits()
-        return self._in_loop(saved.open_waits)
+        return self._read(self._saved.open_waits)
 
     @property
     def _run(self) -> RunPort:
@@ -204,79 +179,74 @@ class Context(Generic[StateT]):
 
     @property
     def is_running(self) -> bool:
-        """Whether a run is going on, and undecided: not stopped, failed, timed out or cancelled."""
+        """Whether a run is in progress and not yet stopped, failed, timed out or cancelled."""
         run = self._saved.run
         return run is not None and run.is_running
 
     def write_event_to_stream(self, ev: Event | None) -> None:
-        """Append an event to the run's public stream; never waits. `None` is ignored.
+        """Append an event to the run's public stream, without waiting. `None` is ignored.
 
         Raises:
-            WorkflowRuntimeError: If `ev` is no event or a stop event, or if the run has ended.
+            WorkflowRuntimeError: If `ev` is not an event or is a stop event, or the run has ended.
         """
         if ev is not None:
             if not isinstance(ev, Event) or isinstance(ev, StopEvent):
-                raise _not_writable(ev)
+                _refuse_writing(ev)
             self._in_loop(self._run.write, ev)
 
     async def drain(self, limit: int = 0) -> None:
-        """Wait until at most `limit` events of the public stream are unread, as long as it is read.
+        """Wait until at most `limit` events of the public stream are unread, while it has a reader.
 
-        So a step produces at the pace of the reader instead of filling the memory:
+        This way a step produces at the pace of the reader instead of filling the memory:
 
             async for token in provider.stream(prompt):
                 ctx.write_event_to_stream(Token(text=token))
                 await ctx.drain(16)
 
-        The stream is read from the first `anext()` of an iteration until that is exhausted, closed
-        with `aclose()` or dropped; one that was cancelled while it waited for an event does not
-        count until it is asked again. Without a reader, and once the run has ended, this lets
-        others run and returns. An iterator that is kept after a `break` is a reader that takes its
-        time: close it.
+        An iterator is a reader from its first `anext()` until it is exhausted, closed with `aclose()`
+        or dropped; if it is cancelled while it waits for an event, it does not count until the next
+        `anext()`. Without a reader, and once the run has ended, this only lets other tasks run.
+        An iterator that is kept after a `break` counts as a slow reader: close it.
 
         Args:
-            limit: How many events may be unread, internal ones included if somebody asked for them.
+            limit: How many events may be unread, internal ones included if they were asked for.
 
         Raises:
-            WorkflowRuntimeError: If `limit` is no int of 0 or more, in another event loop, or in an
-                execution that has been given up.
+            WorkflowRuntimeError: If `limit` is not an int of 0 or more, in another event loop, or in an
+                execution that was given up.
         """
         if type(limit) is not int or limit < 0:
             raise WorkflowRuntimeError(f"limit must be an int, 0 or more, not {limit!r}")
-        run = self._run
-        if not run.ended and not run.loop.is_here():
-            raise _elsewhere()
-        self._check_alive()
-        await run.drain(limit, self._until_given_up)
+        self._check_here()
+        await self._run.drain(limit, self._until_given_up)
 
     def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
-        """Give an event to every step that accepts it, or to the one called `step`, at once.
+        """Send an event to every step that accepts it, or only to `step`, at once.
 
-        A stop event ends the run, as returning it does. Once the end of the run is decided the
-        event is dropped, with a line in the log.
+        A stop event ends the run, as returning it does. Once the outcome of the run is decided, the
+        event is dropped and the log says so.
 
         Returns:
-            The names of the steps that took it, in the order of their definition. A step takes an
-            event by being started, by keeping it for a set of events, or as the answer to one or
-            more of its waits. `()` if no step did; also for a stop event and for one that was
-            dropped.
+            The names of the steps that took the event, in the order of their definition: to start
+            with it, to keep it for a set of events, or as the answer to one or more waits. `()` if no
+            step took it, if it is a stop event, or if it was dropped.
 
         Raises:
-            WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
-                or if the run has ended.
+            WorkflowRuntimeError: If `ev` is not an event, `step` does not exist or does not accept it,
+                or the run has ended.
         """
         return self._in_loop(self._run.send, ev, step, self._work)
 
     async def running_steps(self) -> list[str]:
-        """Return the sorted names of the steps that are at work, wait, or are to be tried again."""
+        """Return the sorted names of the steps that are running, waiting, or due for a retry."""
         self._check_alive()
         return self._run.ledger.queues.active_steps()
 
     def retry_info(self) -> RetryInfo:
-        """Return what there is to know about the attempts before this one.
+        """Return facts about the earlier attempts of this execution.
 
         Raises:
-            WorkflowRuntimeError: Outside a step.
+            WorkflowRuntimeError: If it is called outside a step.
         """
         work = self._own_work("ask for its attempts")
         past = work.history
@@ -292,22 +262,22 @@ class Context(Generic[StateT]):
     def collect_events(
         self, ev: Event, expected: Sequence[type[Event]], buffer_id: str | None = None
     ) -> list[Event] | None:
-        """Keep an event until one of each expected type is there.
+        """Keep an event until there is one for each expected type.
 
-        A step that is tried again is given the same answers as before.
+        A retried attempt gets the same results as the one before it.
 
         Args:
             ev: The event to keep.
-            expected: The types to wait for; a type may be there more than once.
+            expected: The types to collect; a type may be listed more than once.
             buffer_id: Tells several buffers of one step apart.
 
         Returns:
-            `None` until all are there, then one event per expected type, in that order. What is
-            left over stays for the next round. `[]` at once if nothing is expected.
+            `None` until the events are complete, then one event per expected type, in that order.
+            Surplus events stay for the next round. `[]` at once if nothing is expected.
 
         Raises:
-            WorkflowRuntimeError: Outside a step, if `ev` is no event, or if the end of the run is
-                decided.
+            WorkflowRuntimeError: If it is called outside a step, `ev` is not an event, or the outcome
+                of the run is decided.
         """
         _check_event(ev, "collected")
         work = self._own_work("collect events")
@@ -318,8 +288,7 @@ class Context(Generic[StateT]):
     ) -> list[Event] | None:
         name = type(event).__name__
         self._run.check_open(f"{name} cannot be collected")
-        known = type(event) in expected
-        if not known and (remark := namesakes([type(event)], expected)):
+        if type(event) not in expected and (remark := namesakes([type(event)], expected)):
             raise WorkflowRuntimeError(f"{name} is not among the events to collect: {remark}")
         return self._run.ledger.collect(work, buffer_id, event, expected)
 
@@ -331,28 +300,25 @@ class Context(Generic[StateT]):
         requirements: Mapping[str, Any] | None = None,
         timeout: float | None = 2000,
     ) -> EventT:
-        """Suspend the step until an event comes, and return that event.
+        """Suspend the step until an event arrives, and return that event.
 
-        The code before the call is not run again. While the step waits, its worker executes others.
-        A step that is tried again is given the answers it had, in order, and asks nobody twice.
+        The code before the call does not run again. A waiting step occupies no worker. A retried
+        attempt gets the same answers in the same order, and publishes no question twice.
 
         Args:
-            event_type: The type to wait for; subclasses too, if the step says
-                `accept_event_subclasses=True`.
+            event_type: The type of the event; with `accept_event_subclasses=True` also a subclass.
             waiter_event: Published once when the wait begins, typically an `InputRequiredEvent`.
-            waiter_id: Names the wait. Needed where one execution waits for equal things at once.
+            waiter_id: Identifies the wait. Needed if one execution has several equal waits at once.
             requirements: Attributes that the event must have, with their values.
             timeout: Seconds to wait; `None` for no limit.
 
         Raises:
-            TimeoutError: If no such event came in time.
-            WorkflowRuntimeError: Outside a step, if an equal wait is open in this execution, or if
-                the end of the run is decided.
+            TimeoutError: If no such event arrived in time.
+            WorkflowRuntimeError: If it is called outside a step, an equal wait is open in this
+                execution, or the outcome of the run is decided.
         """
         work = self._own_work("wait for an event")
-        if not self._run.loop.is_here():
-            raise _elsewhere()
-        self._check_alive()
+        self._check_here()
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise WorkflowRuntimeError(f"a step waits for an event class, not for {event_type!r}")
         if timeout is not None and not is_positive_number(timeout, or_zero=True):
@@ -360,15 +326,14 @@ class Context(Generic[StateT]):
                 f"timeout must be a number of seconds, or None, not {timeout!r}"
             )
         if isinstance(waiter_event, StopEvent) or not isinstance(waiter_event, Event | None):
-            raise _not_writable(waiter_event)
+            _refuse_writing(waiter_event)
         if not isinstance(waiter_id, str | None):
             raise WorkflowRuntimeError(f"waiter_id must be a str, or None, not {waiter_id!r}")
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
-        await _suspend(self._run, wait, waiter_event, timeout, self._clock)
+        await _suspend(self, wait, waiter_event, timeout)
         if wait.answer is None:
             assert timeout is not None
-            name = event_type.__name__
-            raise TimeoutError(f"no {name} that was waited for came within {timeout:g} s")
+            raise TimeoutError(f"no matching {event_type.__name__} arrived within {timeout:g} s")
         return cast(EventT, wait.answer)
 
     async def relay_events(self, child: Awaitable[ResultT]) -> ResultT:
@@ -381,17 +346,14 @@ class Context(Generic[StateT]):
             The result of the child run.
 
         Raises:
-            WorkflowRuntimeError: If `child` is no handler, or the one of the step's own run, or of a run
-                that waits for it.
+            WorkflowRuntimeError: If `child` is not a handler, or is that of the step's own run or of a
+                run that waits for it.
             BaseException: As `await child` does.
         """
         run, stream_events = getattr(child, "_run", None), getattr(child, "stream_events", None)
         if run is None or stream_events is None:
-            raise WorkflowRuntimeError(
-                f"relay_events() takes the handler of a run, not {reprlib.repr(child)}"
-            )
-        mine = _current_step()
-        if mine is not None and mine._belongs_to(run):
+            raise WorkflowRuntimeError(f"relay_events() takes a handler, not {reprlib.repr(child)}")
+        if (mine := _current_step()) is not None and mine._belongs_to(run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
         with self._until_given_up():
             async for event in stream_events():
@@ -402,20 +364,25 @@ class Context(Generic[StateT]):
     def _own_work(self, what: str) -> Work:
         raise WorkflowRuntimeError(f"only a step can {what}, with the context it is given")
 
+    def _read(self, func: Callable[..., T], *args: Any) -> T:
+        """Call a function that reads what is saved: in the event loop of the run, while there is one."""
+        run = self._saved.run
+        return func(*args) if run is None or run.ended else self._in_loop(func, *args)
+
     def _in_loop(self, func: Callable[..., T], *args: Any) -> T:
-        """Call a function of the run, from one of its sync steps' threads if need be (R5)."""
+        """Call a function in the event loop of the run, also from the thread of a sync step (R5)."""
         run = self._run
         if run.loop.is_here():
             if run.ended or self._given_up:
                 self._check_alive()
             return func(*args)
-        if run.ended:  # its loop may stand still
+        if run.ended:  # its loop may no longer run anything
             run.check_open("the context of a step cannot be used")
         arrived: list[bool] = []
         try:
             return anyio.from_thread.run_sync(self._call_here, arrived, func, *args)
         except RuntimeError as exc:
-            if arrived:  # then it is an error of the call, not of the way there
+            if arrived:  # the function itself has raised it
                 raise
             raise _elsewhere() from exc
 
@@ -426,15 +393,22 @@ class Context(Generic[StateT]):
         self._check_alive()
         return func(*args)
 
+    def _check_here(self) -> None:
+        """Raise if the execution is over, or in another event loop than that of the run."""
+        self._check_alive()
+        run = self._saved.run
+        if run is not None and not run.ended and not run.loop.is_here():
+            raise _elsewhere()
+
     def _check_alive(self) -> None:
-        """Raise if the execution that it was made for is over, though its thread may go on."""
+        """Raise if the execution of this context is over, though its thread may still run."""
 
     def _until_given_up(self) -> AbstractContextManager[None]:
-        """Bound a wait by the life of the attempt, in whose thread it may have been called (T7)."""
+        """End a wait in the block when the attempt is given up; its thread may still run (T7)."""
         return nullcontext()
 
     if not TYPE_CHECKING:
-        # No `__getattr__`: it would make each use of a context dearer, 0.15 us a streamed event.
+        # No `__getattr__`: it would slow down each use of a context, by 0.15 us per streamed event.
         def __setattr__(self, name: str, value: object) -> None:
             try:
                 super().__setattr__(name, value)
@@ -443,8 +417,8 @@ class Context(Generic[StateT]):
 
         def __reduce_ex__(self, protocol: object) -> Any:
             raise TypeError(
-                "a context can neither be pickled nor copied; ctx.to_dict() gives a snapshot of its run, "
-                "and Context.from_dict() a context that goes on from there"
+                "a context can be neither pickled nor copied; ctx.to_dict() returns a snapshot of its run, "
+                "and Context.from_dict() restores a context from it"
             )
 
     def __repr__(self) -> str:
@@ -452,7 +426,7 @@ class Context(Generic[StateT]):
 
 
 def _instead(name: str) -> str:
-    """Say what to use instead of an attribute that a context does not have."""
+    """Return a hint what to use instead of an attribute that a context does not have."""
     if hasattr(StateStore, name) and not name.startswith("_"):
         return f"use ctx.store.{name}()"
     if close := get_close_matches(name, [known for known in dir(Context) if known[0] != "_"], n=1):
@@ -460,33 +434,61 @@ def _instead(name: str) -> str:
     return f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
 
 
-# Asked of contexts by those who know another library; other names get advice in steps only.
+# Names from other libraries. For any other name, only the errors of steps get a hint: `_advice()`.
 for _name in ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state"):
     setattr(Context, _name, Absent(_name, _instead(_name)))
 
 
-def _advice(error: BaseException) -> str:
-    """Say what to do instead of asking a step's context for an attribute that it does not have.
+def _graph_of(workflow: object, where: str) -> Graph:
+    graph = getattr(workflow, "graph", None)
+    if not isinstance(graph, Graph):
+        raise WorkflowConfigurationError(f"{where} takes a workflow, not {reprlib.repr(workflow)}")
+    return graph
 
-    Returns:
-        A sentence; empty for other errors, and for those that have it already.
-    """
-    if type(error) is not AttributeError:
-        return ""
-    if isinstance(error.obj, Context) and error.name is not None:
-        instead = _instead(error.name)
-        return "" if instead in str(error) else instead
-    found = _SETTING.match(str(error))  # Python notes no `obj` with this one
-    return f"a context takes no attributes; {_instead(found[1])}" if found else ""
+
+def _context_of(saved: SavedState) -> Context[Any]:
+    """Return a context for use outside of the steps."""
+    context: Context[Any] = Context.__new__(Context)
+    object.__setattr__(context, "_saved", saved)  # 0.4 us faster than `Context.__setattr__`
+    return context
+
+
+def _elsewhere() -> WorkflowRuntimeError:
+    return WorkflowRuntimeError(
+        "a context can only be used in the event loop of its run, or in the thread of a sync step "
+        "while that loop is running"
+    )
+
+
+def _check_event(value: object, done: str) -> None:
+    """Raise if something to be written, sent or collected is not an event."""
+    if not isinstance(value, Event):
+        raise WorkflowRuntimeError(
+            f"only events can be {done}, not {reprlib.repr(value)} ({type(value).__qualname__})"
+        )
+
+
+def _refuse_writing(value: object) -> NoReturn:
+    _check_event(value, "written to the stream")
+    raise WorkflowRuntimeError(
+        f"{type(value).__name__} cannot be written to the stream: return it from the step, "
+        "which ends the run and publishes it"
+    )
+
+
+# --- The context of a step -----------------------------------------------------------------------
+
+_waits: WeakKeyDictionary[_StepContext, list[anyio.CancelScope]] = WeakKeyDictionary()
+"""The waits that end when their attempt is given up. Not in the context: few contexts have any."""
 
 
 class _StepContext(Context[Any]):
     """The context of one attempt of a step."""
 
-    # Written for each step: a Python function here would cost 0.4 us. See `advice`.
+    # Each attempt sets attributes, and a Python function here would cost 0.4 us. See `_advice()`.
     __setattr__ = object.__setattr__
     __slots__ = ("_clock", "_given_up", "_number", "_run", "_work")
-    _run: RunPort  # not a property as in `Context`: it is read for each event that is written
+    _run: RunPort  # not a property as in `Context`: every streamed event reads it
 
     def __init__(self, run: RunPort, work: Work | None = None) -> None:
         self._run = run  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -497,10 +499,10 @@ class _StepContext(Context[Any]):
         self._clock = None  # set while the attempt is bounded by a timeout
 
     def _give_up(self) -> None:
-        """Note that the attempt was cancelled and has ended, though its thread may go on.
+        """Note that the attempt was cancelled and has ended, though its thread may still run.
 
-        No cancellation reaches the calls of that thread any more, which are tasks of their own (T7).
-        So the waits among them are ended here, but for those that the ledger knows.
+        Cancellation no longer reaches the calls from that thread, each of which is a task of its own
+        (T7). So their waits are ended here, except for those that the ledger knows.
         """
         self._given_up = True
         self._saved.drop_dead_writers()
@@ -517,11 +519,10 @@ class _StepContext(Context[Any]):
             with scope:
                 yield
         except anyio.get_cancelled_exc_class():
-            # On asyncio the scopes that the attempt has left still pass for cancelled, so that ours
-            # does not catch what it raised.
-            if self._given_up:
-                self._check_alive()
-            raise
+            # On asyncio the scopes that the attempt has left still count as cancelled, so our scope
+            # does not catch the cancellation that it has caused.
+            if not self._given_up:
+                raise
         finally:
             scopes.remove(scope)
         if self._given_up:
@@ -558,31 +559,38 @@ class _StepContext(Context[Any]):
             )
 
 
-# What Python says about a step's context, in errors for example, has the name that the docs have.
+# Python's own messages about a step's context have the name that the documentation uses.
 _StepContext.__name__ = _StepContext.__qualname__ = "StepContext"
 
-
-def _graph_of(workflow: object, where: str) -> Graph:
-    graph = getattr(workflow, "graph", None)
-    if not isinstance(graph, Graph):
-        raise WorkflowConfigurationError(f"{where} takes a workflow, not {reprlib.repr(workflow)}")
-    return graph
+_SETTING = re.compile("'StepContext' object (?:has no )?attribute '([^']*)'")
+"""Python's message for an attribute that cannot be set, because the class has slots."""
 
 
-def _context_of(saved: SavedState) -> Context[Any]:
-    """Return a context that stands outside of the steps."""
-    context: Context[Any] = Context.__new__(Context)
-    object.__setattr__(context, "_saved", saved)  # 0.4 us less
-    return context
+def _advice(error: BaseException) -> str:
+    """Return a hint for an error about an attribute that the context of a step does not have.
+
+    It is empty for other errors, and for those whose message has the hint already.
+    """
+    if type(error) is not AttributeError:
+        return ""
+    if isinstance(error.obj, Context) and error.name is not None:
+        instead = _instead(error.name)
+        return "" if instead in str(error) else instead
+    found = _SETTING.match(str(error))  # Python sets no `obj` on this error
+    return f"a context takes no attributes; {_instead(found[1])}" if found else ""
+
+
+# --- The run and the step of the current task ----------------------------------------------------
+#
+# Everything that copies the context variables keeps their values: asyncio's timers, also cancelled
+# ones, and tasks that a step starts in a foreign task group. Strong references would keep an ended run
+# alive as long as those, so these are weak (O6).
 
 
 def _nothing() -> None:
     return None
 
 
-# Where the current task is: in which run, and in which step. Whatever copies the context variables
-# keeps their values: asyncio's timers, also cancelled ones, and tasks that a step starts in somebody
-# else's task group. So these refer weakly, or an ended run would live as long as those (O6).
 _current_run: ContextVar[Callable[[], RunPort | None]] = ContextVar(
     "anyio_workflows.current_run", default=_nothing
 )
@@ -592,8 +600,8 @@ _current_context: ContextVar[Callable[[], _StepContext | None]] = ContextVar(
 
 
 def _enter_run(run: RunPort) -> None:
-    """Note that the current task belongs to a run, and executes no step yet."""
-    _current_run.set(weakref.ref(run))
+    """Note that the current task belongs to a run and executes no step yet."""
+    _current_run.set(ref(run))
     _current_context.set(_nothing)
 
 
@@ -602,58 +610,24 @@ def _current_step() -> _StepContext | None:
 
     A task that outlives its step gets a context of the run, until the run ends.
     """
-    if (find_run := _current_run.get()) is _nothing:
-        return None
     context = _current_context.get()()
-    if context is None and (run := find_run()) is not None and not run.ended:
+    if context is None and (run := _current_run.get()()) is not None and not run.ended:
         context = _StepContext(run)
     return context
 
 
-_waits: weakref.WeakKeyDictionary[_StepContext, list[anyio.CancelScope]] = (
-    weakref.WeakKeyDictionary()
-)
-"""The waits in progress that end when the attempt is given up. Not in the context: few have any."""
-
-
-def _elsewhere() -> WorkflowRuntimeError:
-    return WorkflowRuntimeError(
-        "a context is used in the event loop of its run, or in the thread of a sync step while that "
-        "loop is running"
-    )
-
-
-def _check_event(value: object, done: str) -> None:
-    """Raise if something that is to be written, sent or collected is no event."""
-    if not isinstance(value, Event):
-        raise _no_event(value, done)
-
-
-def _no_event(value: object, done: str) -> WorkflowRuntimeError:
-    return WorkflowRuntimeError(
-        f"only events can be {done}, not {reprlib.repr(value)} ({type(value).__qualname__})"
-    )
-
-
-def _not_writable(value: object) -> WorkflowRuntimeError:
-    if not isinstance(value, StopEvent):
-        return _no_event(value, "written to the stream")
-    return WorkflowRuntimeError(
-        f"{type(value).__name__} cannot be written to the stream: return it from the step, "
-        "that ends the run and publishes it"
-    )
-
-
-# --- Suspending a step until an event comes --------------------------------------------------------
+# --- Suspending a step until an event arrives ----------------------------------------------------
 
 
 @attrs.define(eq=False, repr=False)
 class _AttemptClock:
-    """The clock of an attempt that is bounded by a timeout (R8).
+    """The clock of an attempt with a timeout (R8).
 
     Attributes:
-        scope: The scope that bounds it.
-        loop: The event loop, whose time it goes by.
+        scope: The cancel scope around the attempt; it has no deadline while the clock stands still.
+        loop: The event loop of the run.
+        _suspensions: How many waits of the attempt are open; it may have several at once.
+        _remaining: Seconds that were left when the first of them began.
     """
 
     scope: anyio.CancelScope
@@ -663,7 +637,7 @@ class _AttemptClock:
 
     @contextmanager
     def suspended(self) -> Generator[None]:
-        """Stop the clock while the step waits for an event, unless it has run out."""
+        """Stop the clock while the step waits for an event, unless its time is up."""
         if not self._suspensions:
             self._remaining = self.scope.deadline - self.loop.current_time()
         if self._remaining <= 0:
@@ -680,26 +654,22 @@ class _AttemptClock:
 
 
 async def _suspend(
-    run: RunPort,
-    wait: Wait,
-    question: Event | None,
-    timeout: float | None,
-    clock: _AttemptClock | None,
+    context: Context[Any], wait: Wait, question: Event | None, timeout: float | None
 ) -> None:
-    """Suspend an execution until its wait is over, and it has a slot to continue (W1-W3).
+    """Suspend an execution until its wait is over and it has a slot to continue (W1-W3).
 
     Args:
-        run: The run.
-        wait: What is waited for; its `answer` is there afterwards, unless the time is over.
-        question: Written to the stream, unless that was done before: by an earlier attempt, or in an
-            earlier run, if it was read there (W4).
+        context: The context of the attempt, whose clock stands still during the wait.
+        wait: The wait; it has an `answer` afterwards, unless it timed out.
+        question: Published, unless an earlier attempt has published it, or it was read in an earlier
+            run (W4).
         timeout: Seconds to wait; `None` for no limit.
-        clock: The clock of the attempt, which stands still meanwhile, if it has a timeout.
 
     Raises:
-        WorkflowRuntimeError: If an equal wait is open in this execution, or the end of the run is
+        WorkflowRuntimeError: If an equal wait is open in this execution, or the outcome of the run is
             decided.
     """
+    run, clock = context._run, context._clock
     what = f"{wait.event_type.__name__} cannot be waited for"
     run.check_open(what)
     signal = anyio.Event()
@@ -718,11 +688,11 @@ async def _suspend(
             with anyio.move_on_after(timeout):
                 await signal.wait()
             if not signal.is_set():
-                waits.end(wait)  # without an answer; the execution requests a slot to continue
+                waits.end(wait)  # without an answer; the execution now queues for a slot
                 await signal.wait()
     finally:
         run.check_cancellation()  # while the ledger still knows that the step was waiting
-        waits.abandon(wait)  # if it was cancelled; else it is over
+        waits.abandon(wait)  # has an effect only if the wait was cancelled
     if wait.refused:
         run.check_open(what)
         raise WorkflowRuntimeError(f"{what}: step {wait.work.queue.spec.name} has ended")
