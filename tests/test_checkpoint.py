@@ -205,8 +205,8 @@ async def test_a_value_that_cannot_be_saved_is_named_and_the_run_does_not_go_on(
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", r"\$: .*job\.json holds no JSON"),
-        ('{"version": 1', "holds no JSON"),
+        ("", r"\$: .*job\.json does not hold JSON"),
+        ('{"version": 1', "does not hold JSON"),
         ("[]", r"\$: a snapshot is a mapping"),
         ('{"version": 7}', r"\$\.version: it was written by a newer release"),
     ],

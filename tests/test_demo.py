@@ -102,7 +102,7 @@ def test_another_end_than_asked_for(
     assert demo(backend, *argv) == 1
     out, err = capsys.readouterr()
     assert f"  {came}: " in out
-    assert err == f"{asked} was asked for, but {came} came.\n"
+    assert err == f"expected {asked}, but got {came}\n"
 
 
 @on_each_backend

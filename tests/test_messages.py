@@ -730,8 +730,8 @@ def test_v1_a_context_without_annotation() -> None:
     ("name", "remedy"),
     [
         ("cancel", "use await handler.cancel_run()"),
-        ("events", "handler.stream_events() gives the events, with 'async for'"),
-        ("stream", "handler.stream_events() gives the events, with 'async for'"),
+        ("events", "iterate over handler.stream_events() with 'async for'"),
+        ("stream", "iterate over handler.stream_events() with 'async for'"),
         ("done", "use handler.is_done()"),
         ("emit", "use await handler.send_event(ev)"),
         ("store", "use handler.ctx, and its store"),

@@ -416,10 +416,13 @@ async def test_p4_a_declared_type_and_one_given_twice_are_one() -> None:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (Draft, "types is to be a tuple of classes, not"),
-        ({"Draft": Draft}, "types is to be a tuple of classes, not"),
-        ((Draft, int), "<class 'int'> in types is no event class, attrs class, dataclass or enum"),
-        (("Draft",), "'Draft' in types is no event class"),
+        (Draft, "types must be a tuple of classes, not"),
+        ({"Draft": Draft}, "types must be a tuple of classes, not"),
+        (
+            (Draft, int),
+            "<class 'int'> in types is not an event class, attrs class, dataclass or enum",
+        ),
+        (("Draft",), "'Draft' in types is not an event class"),
     ],
 )
 def test_p4_wrong_types_of_a_workflow_are_refused_when_it_is_defined(

@@ -13,11 +13,11 @@ from ._demo import ENDINGS, run_demo
 
 
 def main(argv: Sequence[str] | None = None, backend_options: dict[str, Any] | None = None) -> int:
-    """Do what the command line says and return the exit status.
+    """Run the command and return the exit status.
 
     Args:
         argv: The arguments; `None` for those of the process.
-        backend_options: For `anyio.run()`, with which the demo can run on another clock.
+        backend_options: Passed to `anyio.run()`, so that the demo can run on another clock.
     """
     parser = _parser()
     args = parser.parse_args(argv)
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="the time the run has (default: enough, or too little for --end timeout)",
+        help="the timeout of the run (default: enough, or too short for --end timeout)",
     )
     return parser
 

@@ -1,8 +1,8 @@
 """The few lines that differ between asyncio and trio.
 
 AnyIO starts tasks in task groups only, and `Workflow.run()` is a plain function that starts a task
-in the background: each library has its own way of doing that. And asyncio's native cancellation,
-for which AnyIO has no name, is asked about here.
+in the background: each library has its own way of doing that. AnyIO also has no API for asyncio's
+native cancellation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _background_tasks: set[asyncio.Task[None]] = set()
-"""asyncio itself keeps only weak references to its tasks."""
+"""Keeps the tasks alive, because asyncio has only weak references to them."""
 
 
 class LoopHandle(Protocol):
@@ -34,7 +34,7 @@ class LoopHandle(Protocol):
     current_time: Callable[[], float]
 
     def is_here(self) -> bool:
-        """Tell whether the caller is in this loop and its thread."""
+        """Return whether the caller is in this loop and its thread."""
         ...
 
     def start(
@@ -42,20 +42,20 @@ class LoopHandle(Protocol):
     ) -> None:
         """Run `host` in a background task that belongs to the loop alone, not to the caller.
 
-        `on_end` is called when that task is over, also if its body never ran: asyncio throws a
-        task away that is cancelled before its first step.
+        `on_end` is called when that task has ended, even if its body never ran: asyncio drops a task
+        that is cancelled before its first step.
         """
         ...
 
     def call_soon(self, func: Callable[[], object]) -> None:
-        """Call `func` in the loop, soon; from any thread, and in the midst of anything.
+        """Call `func` in the loop soon; from any thread, signal handlers and finalizers included.
 
-        A loop that has ended calls nothing any more.
+        After the end of the loop, this does nothing.
         """
         ...
 
     def host_cancelled(self) -> bool:
-        """Tell whether the host is being cancelled by the end of its loop, or natively."""
+        """Return whether the host is being cancelled by the end of its loop, or natively."""
         ...
 
     def cancellation_counter(self) -> Callable[[], int]:
@@ -112,7 +112,7 @@ class _AsyncioLoop:
     async def uncancel_current_task(self) -> None:
         task: asyncio.Task[Any] = self._asyncio.current_task()
         with suppress(self._asyncio.CancelledError):
-            await self._asyncio.sleep(0)  # one that was requested and not delivered yet comes here
+            await self._asyncio.sleep(0)  # a requested one that is still undelivered arrives here
         while task.cancelling():
             task.uncancel()
 
@@ -177,7 +177,7 @@ def find_loop() -> LoopHandle | None:
 def running_task() -> tuple[object, object]:
     """Return the event loop that is running, and its current task.
 
-    To be compared by identity. AnyIO's `current_token()` and `get_current_task()` take 4 us, this 0.5.
+    Compare them by identity. AnyIO's `current_token()` and `get_current_task()` take 4 us, this 0.5.
     """
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
@@ -188,7 +188,7 @@ def running_task() -> tuple[object, object]:
 
 
 def is_cancellation(exc: BaseException) -> bool:
-    """Tell whether an exception is nothing but a cancellation, or a group of them."""
+    """Return whether an exception is only a cancellation, or a group of cancellations."""
     cancelled_class = anyio.get_cancelled_exc_class()
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(cancelled_class)[1] is None

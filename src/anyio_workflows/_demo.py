@@ -1,4 +1,4 @@
-"""The demo: three steps stream a text as a slow provider would, and the run ends as asked for."""
+"""The demo: three steps stream a text like a slow provider, and the run ends as requested."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SecondEvent(Event):
 
 
 class ProgressEvent(Event):
-    """Something to show while the run goes on: a message, or a word with the space after it."""
+    """Progress to show during the run: a message, or a word with the space after it."""
 
     msg: str
 
@@ -91,7 +91,7 @@ class SlowText:
 
 
 class DemoWorkflow(Workflow[str]):
-    """Three steps, of which the second streams what a provider answers."""
+    """Three steps; the second streams the answer of a provider."""
 
     def __init__(self, provider: SlowText, timeout: float) -> None:
         super().__init__(timeout=timeout)
@@ -122,7 +122,7 @@ class DemoWorkflow(Workflow[str]):
 
 
 class Page:
-    """Print words as they come, on lines that fit the page.
+    """Prints words as they arrive, wrapped to the width of the page.
 
     Attributes:
         words: How many words have been printed.
@@ -156,12 +156,12 @@ class Page:
 def run_demo(
     backend: str, end: str, timeout: float | None, backend_options: dict[str, Any] | None = None
 ) -> int:
-    """Run the demo; return 0 if the run ended as asked for, or in the timeout given, else 1.
+    """Run the demo; return 0 if the run ended as requested or in the given timeout, else 1.
 
     Args:
         backend: `"asyncio"` or `"trio"`.
         end: A key of `ENDINGS`.
-        timeout: Seconds that the run has; `None` for a time that fits `end`.
+        timeout: Seconds that the run may take; `None` for a time that suits `end`.
         backend_options: For `anyio.run()`.
     """
     text = files("anyio_workflows").joinpath("demo_text.txt").read_text("utf-8")
@@ -173,17 +173,17 @@ def run_demo(
         timeout = _SHORT_TIMEOUT if end == "timeout" else _AMPLE_TIMEOUT
     workflow = DemoWorkflow(provider, timeout)
     words_until_cancel = _WORDS_UNTIL_CANCEL if end == "cancel" else None
-    came = anyio.run(
+    ending = anyio.run(
         _show, workflow, words_until_cancel, backend=backend, backend_options=backend_options
     )
-    if came in expected:
+    if ending in expected:
         return 0
-    print(f"{ENDINGS[end].__name__} was asked for, but {came.__name__} came.", file=sys.stderr)
+    print(f"expected {ENDINGS[end].__name__}, but got {ending.__name__}", file=sys.stderr)
     return 1
 
 
 async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[Any]:
-    """Run the workflow, print what its stream brings, and return the type of its last event."""
+    """Run the workflow, print its stream, and return the type of its terminal event."""
     handler = workflow.run(first_input="Start the workflow.")
     page = Page()
     async for event in handler.stream_events():
@@ -202,7 +202,7 @@ async def _show(workflow: DemoWorkflow, words_until_cancel: int | None) -> type[
 
 
 def _describe(event: StopEvent) -> str:
-    """Put a terminal event into words."""
+    """Describe a terminal event in words."""
     match event:
         case WorkflowTimedOutEvent(timeout=timeout, active_steps=steps):
             active = ", ".join(steps) or "none"
@@ -217,7 +217,7 @@ def _describe(event: StopEvent) -> str:
 
 
 async def _outcome(handler: WorkflowHandler[str]) -> str:
-    """Await the run and put into words what came of it."""
+    """Await the run and describe its result or exception in words."""
     try:
         return f"returned {await handler!r}"
     except Exception as error:

@@ -1,20 +1,19 @@
-"""The file of a checkpoint: replaced as a whole, by one run at a time (C1, C2).
+"""The file of a checkpoint: replaced as a whole, by one run at a time (C1, C2)."""
 
 # Theory of operation
 #
-# A snapshot is written to a temporary file in the same folder, which takes the place of the file when
-# it is on the disk: at any moment there is a complete snapshot under the name.
+# A snapshot is written to a temporary file in the same folder, which replaces the file once it is on
+# the disk: there is a complete snapshot under the name at any moment.
 #
 #     job.json                        the snapshot
 #     .job.json.checkpoint-lock       locked by the run that saves here; removed when it ends
 #     .job.json.checkpoint-PID-N      a snapshot that is being written by the process PID
 #
-# The lock is one of the operating system, on an open file: it ends with the process, however that
-# ends, and two runs of one process exclude each other as well. It is on a file of its own, since a
-# lock on `job.json` would stay with the file that is replaced.
+# The lock is that of the operating system on an open file: it ends with the process, however that
+# ends, and excludes two runs of one process as well. It is on a separate file, because a lock on
+# `job.json` would stay with the file that is replaced.
 #
 # Everything here blocks, and is called in worker threads.
-"""
 
 from __future__ import annotations
 
@@ -62,11 +61,11 @@ class SnapshotFile:
         self._written = 0
 
     def open(self) -> None:
-        """Lock the file, and remove what was left beside it by processes that died.
+        """Lock the file, and remove the temporary files that dead processes left beside it.
 
         Raises:
             CheckpointInUseError: If another run saves there.
-            OSError: If nothing can be written there.
+            OSError: If the folder is not writable.
         """
         with self._turn:
             if self._closed:
@@ -78,7 +77,7 @@ class SnapshotFile:
         """Replace the snapshot, unless a later one has been written.
 
         Args:
-            number: Counts the snapshots from 1; a write that was given up may come late.
+            number: Number of the snapshot, from 1; a write that was abandoned may arrive late.
             text: The snapshot.
         """
         with self._turn:
@@ -87,7 +86,7 @@ class SnapshotFile:
                 self._written = number
 
     def close(self) -> None:
-        """Release the file, when what is being written is there."""
+        """Release the file, after a write in progress."""
         with self._turn:
             self._closed = True
             if self._lock is not None:
@@ -99,10 +98,10 @@ class SnapshotFile:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file beside `path`, and put it in its place when it is on the disk.
+    """Write a file beside `path`, and let it replace `path` once it is on the disk.
 
     Raises:
-        OSError: If that is not possible; then the file is as it was.
+        OSError: If that fails; the file is then unchanged.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.checkpoint-{os.getpid()}-{next(_numbers)}")
@@ -130,7 +129,7 @@ def _rename(beside: Path, path: Path) -> None:
     for seconds in (0.01, 0.1, 0.5) if os.name == "nt" else ():
         try:
             beside.replace(path)
-        except PermissionError:  # somebody reads the file at this moment
+        except PermissionError:  # the file is being read at this moment
             time.sleep(seconds)
         else:
             return
@@ -149,11 +148,11 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _is_dead(pid: int) -> bool:
-    """Return whether files of a process can be removed."""
+    """Return whether the temporary files of a process can be removed."""
     if os.name != "posix":
-        return True  # what is open cannot be removed
+        return True  # an open file cannot be removed there
     if pid == os.getpid():
-        return True  # of an earlier process with this number, as in a container
+        return True  # it is from an earlier process with this id, as in a container
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -190,10 +189,10 @@ def _take_lock(lock_path: Path, path: Path) -> int:
 
 
 def _lock(lock: int) -> bool:
-    """Lock an open file; returns whether nobody else has."""
+    """Lock an open file; return `False` if it is locked already."""
     try:
         if sys.platform == "win32":
-            os.lseek(lock, 1000, os.SEEK_SET)  # what is locked there cannot be read
+            os.lseek(lock, 1000, os.SEEK_SET)  # Windows lets nobody read locked bytes
             msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
             os.lseek(lock, 0, os.SEEK_SET)
         else:
@@ -208,7 +207,7 @@ def _lock(lock: int) -> bool:
 
 
 def _holder(lock: int) -> int | None:
-    """Return the id of the process that holds the lock, if it has written it down."""
+    """Return the id of the process that holds the lock, if it is in the file."""
     try:
         return int(os.pread(lock, 20, 0)) if hasattr(os, "pread") else int(os.read(lock, 20))
     except (OSError, ValueError):
@@ -225,16 +224,16 @@ def _is_at(lock: int, lock_path: Path) -> bool:
 def _release_lock(lock: int, lock_path: Path) -> None:
     _locks.discard(lock)
     if os.name == "posix":
-        lock_path.unlink(missing_ok=True)  # while it is locked: nobody has begun to use it
+        lock_path.unlink(missing_ok=True)  # while it is still locked, so that no other run uses it
         os.close(lock)
     else:
         os.close(lock)
-        with suppress(OSError):  # somebody else has opened it
+        with suppress(OSError):  # another run has opened it
             lock_path.unlink()
 
 
 def _let_go() -> None:
-    """Close the locks in a child that was forked: they are to end with this process."""
+    """Close the locks in a forked child, because they have to end with this process."""
     while _locks:
         os.close(_locks.pop())
 

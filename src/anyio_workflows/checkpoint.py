@@ -1,13 +1,13 @@
-"""Checkpoints: a run that goes on in another process where one was killed.
+"""Checkpoints: save a run in a file, and continue it in another process after a kill.
 
     async with checkpointed(MyWorkflow(timeout=None), "job.json", topic="tea") as handler:
         async for event in handler.stream_events():
             ...
 
-Started again with the same file, it goes on from there. Finished steps are not executed again; those
-that were in progress when the process died start over. `run_with_checkpoints()` is the same for runs
-that need no handler. By hand it is `async for ev in handler.stream_events(expose_internal=True)`,
-with `save_checkpoint(handler.ctx, ...)` at each `StepStateChanged`.
+Started again with the same file, the run continues from there. Finished steps are not executed again;
+those that were in progress when the process died start over. `run_with_checkpoints()` does the same for
+runs that need no handler. To do it by hand, iterate over `handler.stream_events(expose_internal=True)`
+and call `save_checkpoint(handler.ctx, ...)` at each `StepStateChanged`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["checkpointed", "load_checkpoint", "run_with_checkpoints", "save_chec
 T = TypeVar("T")
 
 _LONGEST_SAVE = 60.0
-"""Seconds after which a save has failed: a disk that does not answer holds up no end of a run."""
+"""Seconds after which a save fails, so that a disk that hangs does not keep a run from ending."""
 
 
 async def run_with_checkpoints(
@@ -52,20 +52,21 @@ async def run_with_checkpoints(
     start_event: StartEvent | None = None,
     **fields: Any,
 ) -> ResultT:
-    """Run a workflow to its end, saving snapshots; go on from the saved one if there is one.
+    """Run a workflow to its end, saving snapshots; continue from a saved one if there is one.
 
-    The run belongs to the call: cancelling it cancels the run, and saves what is left to do. After a
-    stop event the file holds the state alone. After a failure, it also holds what `ctx.retry_failed()`
-    makes owed again: `load_checkpoint()`, `ctx.retry_failed()` and `save_checkpoint()` let the next
-    call repeat the step that failed. Otherwise that starts anew with the state.
+    The run belongs to the call: cancelling the call cancels the run and saves its pending work. After a
+    stop event the file holds only the state. After a failure it also holds the work that
+    `ctx.retry_failed()` makes pending again: `load_checkpoint()`, `ctx.retry_failed()` and
+    `save_checkpoint()` let the next call repeat the failed step. Otherwise the next call starts anew
+    with the state.
 
     Args:
         workflow: The workflow.
         path: The file of the snapshots, as for `checkpointed()`.
-        every: Seconds between two snapshots at least; what happens in that time is done again after
-            a kill.
-        on_event: Called with each event of the public stream. A question counts as read, so that it is
-            not asked again after a restart, when this has returned (W4).
+        every: Minimum number of seconds between two snapshots; what happens in between is done again
+            after a kill.
+        on_event: Called with each event of the public stream. Once it has returned, a question counts
+            as read and is not asked again after a restart (W4).
         types: Types that state and events may hold, besides those that the workflow declares.
         start_event: The event to start with, if there is no work left from an earlier run.
         **fields: The fields of the start event, instead.
@@ -98,25 +99,25 @@ def checkpointed(
     start_event: StartEvent | None = None,
     **fields: Any,
 ) -> AbstractAsyncContextManager[WorkflowHandler[ResultT]]:
-    """Run a workflow in a block, saving snapshots; go on from the saved one if there is one (C2).
+    """Run a workflow in a block, saving snapshots; continue from a saved one if there is one (C2).
 
-    `async with checkpointed(...) as handler:` gives the handler, to stream from, to answer and to
-    cancel. A question counts as read when it was taken from its stream, unless the iterator is told
-    with `acknowledge()` (W4). The block owns the run as that of `async with handler` does: leaving it normally waits for
-    the run and raises its failure, leaving it by an exception cancels the run. Either way, what is
-    left to do is saved then. After a stop event or a failure the next run starts anew, with the state
-    that the file holds; see `run_with_checkpoints()` for what else it holds after a failure.
+    `async with checkpointed(...) as handler:` gives the handler, to stream events, answer questions and
+    cancel. A question counts as read when it was taken from the stream, or, with an iterator that calls
+    `acknowledge()`, when it was acknowledged (W4). The block owns the run as `async with handler` does:
+    leaving it normally waits for the run and raises its failure, leaving it by an exception cancels the
+    run. Either way the pending work is saved. After a stop event or a failure the next run starts anew
+    with the state in the file; see `run_with_checkpoints()` for what else it holds after a failure.
 
-    If a snapshot cannot be saved the run is cancelled, another attempt is made when it has ended, and
-    the block raises the error of the first; `handler.ctx` still has what was not saved. The failure of
-    a run that cannot be saved then is raised as it is, with a note about that.
+    If a snapshot cannot be saved, the run is cancelled, saving is tried once more when the run has
+    ended, and the block raises the first error; `handler.ctx` still has what was not saved. If the run
+    has failed by itself, its own exception is raised, with a note about the save.
 
     Args:
         workflow: The workflow.
-        path: The file of the snapshots. Each is written beside it and then takes its place, so that
-            there is a complete one at any moment.
-        every: Seconds between two snapshots at least. They are saved while something happens in the
-            run; what happens in that time is done again after a kill.
+        path: The file of the snapshots. Each one is written to a temporary file that then replaces it,
+            so the file is complete at any moment.
+        every: Minimum number of seconds between two snapshots. They are saved whenever something has
+            happened in the run; what happens in between is done again after a kill.
         types: Types that state and events may hold, besides those that the workflow declares.
         start_event: The event to start with, if there is no work left from an earlier run.
         **fields: The fields of the start event, instead.
@@ -124,10 +125,10 @@ def checkpointed(
     Raises:
         CheckpointInUseError: On entering, if another run saves in this file, here or in another
             process.
-        ContextSerdeError: On entering, if the file holds no snapshot of this workflow; on leaving, if
-            something in the run cannot be written as JSON.
-        WorkflowConfigurationError: If `every` is no number of seconds.
-        OSError: If the file cannot be read or written. `TimeoutError` if that takes over a minute.
+        ContextSerdeError: On entering, if the file does not hold a snapshot of this workflow; on
+            leaving, if something in the run cannot be written as JSON.
+        WorkflowConfigurationError: If `every` is not a number of seconds.
+        OSError: If the file cannot be read or written; `TimeoutError` if that takes over a minute.
         BaseException: As `async with workflow.run()` does.
     """
     if not is_positive_number(every, or_zero=True):
@@ -138,10 +139,10 @@ def checkpointed(
 async def load_checkpoint(
     workflow: Workflow[Any], path: str | os.PathLike[str], types: Iterable[type] = ()
 ) -> Context[Any]:
-    """Make a context of a saved snapshot; a fresh one if there is no such file.
+    """Restore a context from a saved snapshot; return a new one if there is no such file.
 
     Raises:
-        ContextSerdeError: If the file holds no snapshot of this workflow.
+        ContextSerdeError: If the file does not hold a snapshot of this workflow.
         OSError: If it cannot be read.
     """
     try:
@@ -152,7 +153,7 @@ async def load_checkpoint(
     try:
         data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise ContextSerdeError("$", f"{name} holds no JSON: {error}") from None
+        raise ContextSerdeError("$", f"{name} does not hold JSON: {error}") from None
     try:
         return Context.from_dict(workflow, data, types)
     except ContextSerdeError as error:
@@ -163,9 +164,9 @@ async def load_checkpoint(
 async def save_checkpoint(
     ctx: Context[Any], path: str | os.PathLike[str], types: Iterable[type] = ()
 ) -> None:
-    """Save a snapshot of a run: at once, or not at all.
+    """Save a snapshot of a run, completely or not at all.
 
-    Does not look whether somebody else saves in this file; `checkpointed()` does.
+    It does not check whether another run saves in this file; `checkpointed()` does.
 
     Raises:
         ContextSerdeError: If it holds a value that cannot be written as JSON.
@@ -176,10 +177,10 @@ async def save_checkpoint(
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """Call a function in a worker thread, and wait for it even if that is cancelled, natively too.
+    """Call a function in a worker thread, and wait for it even when cancelled, natively or by a scope.
 
     Raises:
-        TimeoutError: If it takes too long. It goes on in its thread then.
+        TimeoutError: If it takes too long; it then continues in its thread.
     """
     returned: list[T] = []
     raised: list[Exception] = []
@@ -209,7 +210,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
 @attrs.define(eq=False)
 class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[ResultT]):
-    """No async generator: one that is left open would want to be closed in its task."""
+    """Not an async generator: an unfinished one would have to be closed in its task."""
 
     _workflow: Workflow[ResultT]
     _file: SnapshotFile
@@ -280,16 +281,16 @@ class _Saver:
             self._changed.set()
 
     async def finish(self, raised: BaseException | None) -> None:
-        """Save for the last time, and raise what went wrong with any save.
+        """Save for the last time, and raise the error of the first save that failed.
 
         Args:
-            raised: What the block raises by itself. If the run has failed, that is not hidden: it gets
-                a note.
+            raised: The exception of the block itself. If the run has failed by itself, this exception
+                is kept and gets a note.
         """
         self._leaving.set()
         self._changed.set()
         interruption: BaseException | None = None
-        while not self.ended.is_set():  # that takes as long as `_in_thread()` at most
+        while not self.ended.is_set():  # no longer than `_in_thread()` takes
             try:
                 with anyio.CancelScope(shield=True):
                     await self.ended.wait()
@@ -304,7 +305,7 @@ class _Saver:
             raise interruption
 
     def _run_failed(self) -> bool:
-        """Return whether the run ended by a failure of its own, and not for a save that failed."""
+        """Return whether the run has failed by itself, not because of a failed save."""
         outcome = self._handler._run.outcome
         return outcome is not None and outcome.error is not None and not outcome.is_cancellation
 

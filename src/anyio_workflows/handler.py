@@ -28,7 +28,7 @@ else:
 
 __all__ = ["OpenWait", "ResultT", "RunStatistics", "WorkflowHandler"]
 
-_STREAM = "handler.stream_events() gives the events, with 'async for'"
+_STREAM = "iterate over handler.stream_events() with 'async for'"
 _ELSEWHERE = {
     **dict.fromkeys(
         ("cancel", "stop", "abort", "close", "aclose"), "use await handler.cancel_run()"
@@ -39,7 +39,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("context", "store", "state"), "use handler.ctx, and its store"),
     **dict.fromkeys(("to_dict", "snapshot"), "use handler.ctx.to_dict()"),
 }
-"""What handlers, tasks and streams of other libraries have -> what is used here."""
+"""Attribute of handlers, tasks and streams of other libraries -> what to use here."""
 
 
 @attrs.frozen
@@ -49,8 +49,8 @@ class RunStatistics:
     Attributes:
         state: `"running"`, `"ending"` (decided, steps are cleaning up) or `"ended"`.
         steps: Counts per step.
-        unread_events: Events in the public stream that nobody has read.
-        reader_waiting: Whether somebody waits for the next event of the stream.
+        unread_events: Events in the public stream that have not been read.
+        reader_waiting: Whether a reader of the stream waits for the next event.
     """
 
     state: str
@@ -61,7 +61,7 @@ class RunStatistics:
 
 @attrs.define(eq=False)
 class _WatchedIterator(EventIterator):
-    """Tells when a question was read, or acknowledged: a snapshot says which were (W4)."""
+    """Reports that a question was read or acknowledged, because a snapshot says which were (W4)."""
 
     _on_change: Callable[[], None] = attrs.field(alias="on_change", kw_only=True)
     _has_question: bool = attrs.field(default=False, init=False)
@@ -81,11 +81,11 @@ class _WatchedIterator(EventIterator):
 
 
 class WorkflowHandler(Generic[ResultT]):
-    """A run that was started: await it for the result, iterate over it for its events.
+    """The handle of a run: await it for the result, iterate over `stream_events()` for its events.
 
-    Made by `Workflow.run()`. It is used in the event loop and thread where the run was started;
-    what has ended can be read anywhere. With `async with workflow.run() as handler:` the run does
-    not outlive the block.
+    `Workflow.run()` returns it. Use it in the event loop and thread where the run was started; a run
+    that has ended can be read anywhere. With `async with workflow.run() as handler:` the run does not
+    outlive the block.
     """
 
     def __init__(self, run: Run) -> None:
@@ -111,7 +111,7 @@ class WorkflowHandler(Generic[ResultT]):
     def __await__(self) -> Generator[Any, Any, ResultT]:
         """Wait for the end of the run.
 
-        Any number of tasks may wait, any number of times; giving up does not touch the run.
+        Any number of tasks may wait, any number of times; cancelling a wait does not affect the run.
 
         Returns:
             The result of the `StopEvent`, or the event itself if it is of a subclass.
@@ -120,7 +120,7 @@ class WorkflowHandler(Generic[ResultT]):
             WorkflowTimeoutError: If the run did not end before its deadline.
             WorkflowCancelledByUser: If it was cancelled.
             WorkflowRuntimeError: In one of the run's own steps, or in another event loop.
-            BaseException: What the failing step raised; always the same object.
+            BaseException: The exception of the failing step; always the same object.
         """
         return self._result().__await__()
 
@@ -155,7 +155,7 @@ class WorkflowHandler(Generic[ResultT]):
                 del outcome  # the traceback refers to this frame
 
     def get_stop_event(self) -> StopEvent | None:
-        """Return the terminal event, whatever its kind; `None` as long as the run goes on."""
+        """Return the terminal event, of any kind; `None` until the run has ended."""
         if not self._run.ended:
             return None
         assert self._run.outcome is not None
@@ -165,8 +165,8 @@ class WorkflowHandler(Generic[ResultT]):
     def stream_events(self, expose_internal: bool = False) -> EventIterator:
         """Return an async iterator over the events that have not been read yet.
 
-        It ends after the terminal event. A run has one stream with one cursor: after `break` or
-        a cancelled read, iterating again goes on with the next event.
+        It ends after the terminal event. A run has one stream with one cursor: after a `break` or a
+        cancelled read, a new iteration continues with the next event.
 
         Args:
             expose_internal: Also yield the events about the run itself, from now on.
@@ -179,38 +179,37 @@ class WorkflowHandler(Generic[ResultT]):
         return EventIterator(self._run.stream, expose_internal, self)
 
     def _watch(self, on_change: Callable[[], None]) -> None:
-        """Call a function whenever something has happened that a snapshot would tell (C2)."""
+        """Call a function whenever something changes that a snapshot contains (C2)."""
         self._on_change = on_change
         self._run.watch(on_change)
 
     def open_waits(self) -> list[OpenWait]:
         """Return the waits that can be answered now, in the order in which they began.
 
-        After a timeout or a cancellation, those with which `run(ctx=handler.ctx)` would go on.
+        After a timeout or a cancellation, those with which `run(ctx=handler.ctx)` would continue.
         """
-        if self._context._saved.run is not self._run:  # another run has gone on from there
+        if self._context._saved.run is not self._run:  # another run has continued from there
             return []
         return self._context.open_waits()
 
     async def send_event(
         self, ev: Event, step: str | None = None, wait: str | None = None
     ) -> tuple[str, ...]:
-        """Give an event to every step that accepts it, or to the one called `step`.
+        """Send an event to every step that accepts it, or only to `step`.
 
         Args:
             ev: The event.
-            step: The only step that is to have it.
-            wait: The id of an open wait, from `open_waits()`. The event then answers this wait, and
-                goes nowhere else.
+            step: The only step to send it to.
+            wait: The id of an open wait, from `open_waits()`. The event then answers only this wait.
 
         Returns:
-            The names of the steps that took it, `()` if none did, as `ctx.send_event()` does.
+            The names of the steps that took it, as from `ctx.send_event()`; `()` if none did.
 
         Raises:
-            WorkflowRuntimeError: If `ev` is no event, `step` does not exist or does not accept it,
-                the run has ended, or it lives in another event loop. With `wait` also if there is no
-                such open wait, it is not one of `step`, it does not take the event, or the end of the
-                run is decided; the wait then stays open.
+            WorkflowRuntimeError: If `ev` is not an event, `step` does not exist or does not accept it,
+                or the run has ended or is in another event loop. With `wait` also if there is no such
+                open wait, it belongs to another step, it does not accept the event, or the outcome of
+                the run is decided; the wait then stays open.
         """
         self._check_loop("sent events")
         await checkpoint()
@@ -219,11 +218,10 @@ class WorkflowHandler(Generic[ResultT]):
     async def cancel_run(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.
 
-        Called in one of the run's own steps, this is where the step gets cancelled.
+        If a step of the run calls it, the step is cancelled at this call.
 
         Args:
-            timeout: How long to wait at most, in seconds; `None` waits as long as it takes. The
-                run ends in any case.
+            timeout: Seconds to wait at most; `None` for no limit. The run ends in any case.
         """
         if self._run.ended:
             return
@@ -234,7 +232,7 @@ class WorkflowHandler(Generic[ResultT]):
             await self._run.wait_until_ended()
 
     def statistics(self) -> RunStatistics:
-        """Return counts of what is queued, running and done, and of the stream."""
+        """Return counts of the executions of each step, and of the events in the stream."""
         run = self._run
         state = "ended" if run.ended else "running" if run.is_running else "ending"
         return RunStatistics(
@@ -260,10 +258,10 @@ class WorkflowHandler(Generic[ResultT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for the run and raise its failure; cancel it if the block was left early.
+        """Wait for the run and raise its failure; cancel it if the block raises.
 
-        A failure that `await handler` has raised already, and the cancellation that the block asked
-        for with `cancel_run()`, are not raised again.
+        A failure that `await handler` has already raised, and a cancellation that the block requested
+        with `cancel_run()`, are not raised again.
         """
         run = self._run
         try:
@@ -300,12 +298,14 @@ class WorkflowHandler(Generic[ResultT]):
             raise AttributeError(f"{what}; {remedy}", name=name, obj=self)
 
         def __aiter__(self) -> Any:
-            raise TypeError("a handler is no stream; use 'async for ev in handler.stream_events()'")
+            raise TypeError(
+                "a handler is not a stream; use 'async for ev in handler.stream_events()'"
+            )
 
         def __reduce_ex__(self, protocol: object) -> Any:
             raise TypeError(
-                "a handler can neither be pickled nor copied; handler.ctx.to_dict() gives a snapshot of "
-                "the run, from which Context.from_dict() makes a context for workflow.run(ctx=...)"
+                "a handler can be neither pickled nor copied; handler.ctx.to_dict() returns a snapshot of "
+                "the run, and Context.from_dict() restores a context from it for workflow.run(ctx=...)"
             )
 
     def __del__(self) -> None:

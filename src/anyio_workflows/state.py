@@ -30,7 +30,7 @@ T = TypeVar("T")
 StateT = TypeVar("StateT")
 
 _MISSING: Any = object()
-"""Stands for a value that is not there."""
+"""Stands for a missing value."""
 
 
 class DictState(MutableMapping[str, Any]):
@@ -121,7 +121,7 @@ class _Writer:
         self.loop, self.task = running_task()
 
     def is_dead(self) -> bool:
-        """Return whether it may no longer use the store."""
+        """Return whether the task may no longer use the store."""
         try:
             self.check()
         except WorkflowError:
@@ -151,10 +151,10 @@ class _WriteLock:
 
         Raises:
             ContextStateError: If the current task holds it already, in an edit.
-            WorkflowRuntimeError: If the step that waits has ended, or its run.
+            WorkflowRuntimeError: If the waiting step or its run has ended.
         """
         if self.holder is not None and self.holder.loop is not writer.loop:
-            self.holder = None  # its loop ended in the middle, and with it those who waited
+            self.holder = None  # its loop ended during the edit, and with it all that waited
             self._waiting.clear()
         if self.holder is None:
             self.holder = writer
@@ -176,7 +176,7 @@ class _WriteLock:
             raise
 
     def release(self, writer: _Writer) -> None:
-        """Let the next one write, unless the lock was taken away."""
+        """Pass the lock to the next writer, unless it was taken away."""
         if self.holder is not writer:
             return
         self.holder = self._waiting.popleft() if self._waiting else None
@@ -184,7 +184,7 @@ class _WriteLock:
             self.holder.granted.set()
 
     def drop_dead(self) -> None:
-        """Take the lock away from a holder that may no longer use the store, and end such waits."""
+        """End the waits of writers that may no longer use the store; take the lock from such a holder."""
         for writer in [writer for writer in self._waiting if writer.is_dead()]:
             self._waiting.remove(writer)
             if writer.granted is not None:
@@ -206,7 +206,7 @@ class StateStoreStatistics:
 
     Attributes:
         writing: Whether a task is writing or editing.
-        writers_waiting: How many wait for their turn to write.
+        writers_waiting: How many tasks wait to write.
     """
 
     writing: bool
@@ -252,7 +252,7 @@ class _Edit(AbstractAsyncContextManager[Any]):
                 self._store._check()
                 if shared.lock.holder is not self._writer:
                     raise ContextStateError(
-                        "this edit comes too late, its event loop has ended; it is dropped"
+                        "this edit is dropped, because the event loop in which it began has ended"
                     )
                 # Another copy, so that later writes to the copy of the edit have no effect.
                 shared.state = _shallow_copy(self._state)
@@ -263,20 +263,19 @@ class _Edit(AbstractAsyncContextManager[Any]):
 class StateStore(Generic[StateT]):
     """The state that the steps of a run share: `ctx.store`.
 
-    Values are shared, as in a dict: `get()` returns the very object that `set()` was given. Change a
-    list, a chat memory or a client where you like: every step sees the change at once. Only
-    the state as a whole is copied, and not its values: by `get_state()`, `set_state()`, and for the
-    block of `edit_state()`.
+    Values are shared, as in a dict: `get()` returns the very object that was passed to `set()`. Change
+    a list, a chat memory or a client anywhere: every step sees the change at once. Only the state as a
+    whole is copied, without its values, by `get_state()`, `set_state()` and `edit_state()`.
 
-    Writers wait for their turn, first come, first served; readers do not wait. A write that need
-    not wait is no checkpoint.
+    Writers take turns, first come, first served; readers do not wait. A write that does not have to
+    wait is not a checkpoint.
 
     Args:
         state_type: `DictState` (any keys, any values), or an attrs class or dataclass that can be
             made without arguments.
 
     Raises:
-        ContextStateError: If `state_type` is no such class.
+        ContextStateError: If `state_type` is another kind of class.
     """
 
     @overload
@@ -291,17 +290,17 @@ class StateStore(Generic[StateT]):
         self._check: Callable[[], None] = lambda: None
 
     def _guarded(self, check: Callable[[], None]) -> StateStore[StateT]:
-        """Return the same store for a user that may lose the right to use it.
+        """Return the same store for an execution that may be given up.
 
         Args:
-            check: Called before everything that is done with the store; raises if it may not be.
+            check: Called before each use of the store; raises if the execution may not use it.
         """
         store: StateStore[StateT] = StateStore.__new__(StateStore)
         store._state_type, store._shared, store._check = self._state_type, self._shared, check
         return store
 
     def _drop_dead_writers(self) -> None:
-        """Drop the edit in progress, and the waits, of those who may no longer use the store."""
+        """Drop the edit and the waits of executions that may no longer use the store."""
         self._shared.lock.drop_dead()
 
     def _blank(self) -> StateT:
@@ -323,7 +322,7 @@ class StateStore(Generic[StateT]):
 
         Args:
             path: Keys, attributes and indexes, joined by dots: `"user.addresses.0.city"`.
-            default: What to return if there is no such part.
+            default: Returned if there is no such part.
 
         Raises:
             ValueError: If there is no such part and no default, or the path has an empty part.
@@ -341,8 +340,8 @@ class StateStore(Generic[StateT]):
         """Set a part of the state to `value` itself, not to a copy.
 
         A longer path reaches into the values: `set("user.name", "ada")` sets the name of the very
-        object that `get("user")` returns. Mappings that are missing on the way are made. A tuple or
-        a frozen object on the way is replaced by a changed copy of it.
+        object that `get("user")` returns. Missing mappings on the way are created. A tuple or a frozen
+        object on the way is replaced by a changed copy.
 
         Args:
             path: Keys, attributes and indexes, joined by dots.
@@ -364,8 +363,8 @@ class StateStore(Generic[StateT]):
     async def set_state(self, state: StateT) -> None:
         """Replace the state by a shallow copy of `state`.
 
-        If `state` is of a base class of the state's type, as in a step with `Context[Base]` where
-        another one has `Context[Derived]`, its fields are set and the others stay as they are.
+        If `state` is an instance of a base class of the state's type, as in a step with
+        `Context[Base]` where another one has `Context[Derived]`, only the fields of that class are set.
 
         Raises:
             ContextStateError: If it is of another type, or inside an edit by the same task.
@@ -388,7 +387,7 @@ class StateStore(Generic[StateT]):
             )
 
     async def clear(self) -> None:
-        """Set everything back to how it was when the store was new.
+        """Reset the state to that of a new store.
 
         Raises:
             ContextStateError: Inside an edit by the same task.
@@ -398,14 +397,14 @@ class StateStore(Generic[StateT]):
     def edit_state(self) -> AbstractAsyncContextManager[StateT]:
         """Change the state in a block, while all other writers wait.
 
-        The block gets a shallow copy of the state. What it *assigns* is committed when it ends, all at
-        once, and dropped if it raises or is cancelled. What it changes *inside* a value is changed at
-        once, for every step, and stays:
+        The block gets a shallow copy of the state. Assignments are committed together when the block
+        ends, and dropped if it raises or is cancelled. Changes *inside* a value are visible to every
+        step at once, and stay:
 
             async with ctx.store.edit_state() as state:
-                state.count += 1  # seen by others when the block has ended; undone if it raises
+                state.count += 1  # visible to others when the block has ended; undone if it raises
                 state.pages = [*state.pages, page]  # likewise
-                state.pages.append(page)  # seen at once, stays
+                state.pages.append(page)  # visible at once, stays
 
         Raises:
             ContextStateError: On entering, inside an edit by the same task.
@@ -413,10 +412,12 @@ class StateStore(Generic[StateT]):
         return _Edit(self)
 
     async def _write(self, what: str, change: Callable[[Any], Any]) -> None:
-        """Commit what `change` makes of the state, when the turn has come."""
+        """Replace the state by `change(state)`, once the lock is free."""
         self._check()
         shared = self._shared
-        if shared.lock.holder is None:  # and will be until this is done: nothing here waits
+        if (
+            shared.lock.holder is None
+        ):  # and it stays free: there is no `await` before the state is set
             shared.state = change(shared.state)
             return
         writer = _Writer(self._check)
@@ -431,11 +432,11 @@ class StateStore(Generic[StateT]):
         return cast(StateT, self._shared.state)
 
     def _restore(self, state: StateT) -> None:
-        """Make `state` the state, as it is and at once."""
+        """Replace the state by `state` itself, without the lock."""
         self._shared.state = state
 
     def statistics(self) -> StateStoreStatistics:
-        """Return who is writing and waiting."""
+        """Return whether a task writes, and how many wait to write."""
         writing, waiting = self._shared.lock.statistics()
         return StateStoreStatistics(writing, waiting)
 
@@ -473,8 +474,8 @@ def _field_names(cls: Any) -> list[str]:
 def _shallow_copy(value: T) -> T:
     """Return a copy that shares with `value` whatever is in its fields.
 
-    It has all that is stored in `value`, no more and no less: no code of the class runs, unless that
-    has a `__copy__`. A third of the time of `copy.copy()`, which goes by what is pickled.
+    It has exactly what is stored in `value`: no code of the class runs, unless it has a `__copy__`. This
+    takes a third of the time of `copy.copy()`, which uses the pickle protocol.
     """
     cls: Any = type(value)
     layout = _layout(cls)
@@ -547,8 +548,8 @@ def _get_path(state: Any, parts: list[str]) -> Any:
 def _set_path(holder: Any, parts: list[str], value: Any, depth: int = 0) -> Any:
     """Set the part of `holder` that a path leads to.
 
-    Mappings that are missing on the way are made. One assignment is made, to the last holder on the
-    path that can be changed: a failure changes nothing.
+    Missing mappings on the way are created. There is only one assignment, to the last holder on the path
+    that can be changed: a failure changes nothing.
 
     Returns:
         `holder`; a changed copy of it if it is a tuple, or frozen.
@@ -570,7 +571,7 @@ def _set_path(holder: Any, parts: list[str], value: Any, depth: int = 0) -> Any:
 
 
 def _set_item(holder: Any, part: str, value: Any) -> Any:
-    """Set an item or attribute of `holder`; returns that, or a changed copy as `set_path()` does."""
+    """Set an item or attribute of `holder`; return it, or a changed copy as `_set_path()` does."""
     if isinstance(holder, MutableMapping):
         holder[part] = value
     elif isinstance(holder, MutableSequence):
@@ -598,7 +599,7 @@ def _evolved(holder: Any, name: str, value: Any) -> Any:
 
 
 def _part_of(holder: Any, part: str) -> Any:
-    """Return an item or attribute of `holder`, or `MISSING`."""
+    """Return an item or attribute of `holder`, or `_MISSING`."""
     if isinstance(holder, Mapping):
         return holder.get(part, _MISSING)
     if _has_items(holder) and part.isdecimal():
@@ -613,7 +614,7 @@ def _has_items(holder: Any) -> bool:
 
 
 def _index(holder: tuple[Any, ...], part: str) -> int:
-    """Return the place of an item of a tuple, which may have names for them; -1 if there is none."""
+    """Return the index of an item of a tuple, which may be named; -1 if there is none."""
     if part.isdecimal():
         return int(part) if int(part) < len(holder) else -1
     names = getattr(holder, "_fields", ())

@@ -33,7 +33,7 @@ __all__ = ["Workflow"]
 
 @attrs.frozen
 class _Config:
-    """What `Workflow()` was told, besides what concerns each run."""
+    """The arguments of `Workflow()` that do not concern single runs."""
 
     disable_validation: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
@@ -43,33 +43,33 @@ class _Config:
 class Workflow(Generic[ResultT]):
     """Base of workflows: a class whose `@step` methods accept events and return events.
 
-    `class Joke(Workflow[JokeEvent])` tells type checkers what `await workflow.run()` gives.
+    `class Joke(Workflow[JokeEvent])` tells type checkers what `await workflow.run()` returns.
 
     Attributes:
         types: Types that snapshots of the runs may hold, besides those that the annotations and the
-            code of the methods name; to be set in the class body, as in `types = (Draft, Color)`.
-            Those of the base classes count as well.
+            code of the methods name. Set it in the class body, as in `types = (Draft, Color)`; the
+            types of base classes are included.
 
     Args:
         timeout: Seconds that a run may take; `None` for no limit.
         disable_validation: Run without checking the graph of the steps.
-        verbose: Tell about each step, through the logger `anyio_workflows.verbose` if that is
-            enabled for INFO, else on standard output.
+        verbose: Report each step to the logger `anyio_workflows.verbose` if that is enabled for INFO,
+            else on standard output.
         workflow_name: A name for messages, instead of the class's.
         skip_graph_checks: Checks of the graph to leave out: `"reachability"`, `"terminal_event"`,
             `"dead_end"`.
         num_concurrent_runs: How many runs of this instance may be in progress at once in one event
-            loop; further ones wait for their turn, and their timeout begins when they get it. A run
-            that was started, at any depth, by a run of the same instance takes no place.
-        cleanup_timeout: Seconds that cancelled steps have for their cleanup, before a run ends
+            loop; further ones queue for a slot, and their timeout starts when they get it. A run that
+            was started, at any depth, by a run of the same instance needs no slot.
+        cleanup_timeout: Seconds that cancelled steps have for their cleanup before the run ends
             without them.
-        stall_check: Fail a run with `WorkflowStalledError` when nothing is going on in it, no
-            event from outside is accepted, and no input has been asked for.
+        stall_check: Fail a run with `WorkflowStalledError` when no step is queued, running or waiting,
+            no event from outside is accepted, and no input has been asked for.
 
     Raises:
-        WorkflowConfigurationError: If an argument has a value that cannot work.
-        WorkflowValidationError: If the annotations of a step name something that is not defined.
-            (Other faults of a signature raise when the class is defined.)
+        WorkflowConfigurationError: If an argument has an invalid value.
+        WorkflowValidationError: If the annotation of a step contains a name that is not defined.
+            (Other faults of a signature are raised when the class is defined.)
     """
 
     types: ClassVar[Collection[type]] = ()
@@ -138,25 +138,25 @@ class Workflow(Generic[ResultT]):
     def _check_types(cls) -> None:
         given = vars(cls).get("types", ())
         if not isinstance(given, tuple | list | set | frozenset):
-            fault = f"types is to be a tuple of classes, not {reprlib.repr(given)}"
+            fault = f"types must be a tuple of classes, not {reprlib.repr(given)}"
             raise WorkflowValidationError(cls.__name__, [fault])
         wrong = [one for one in given if not is_record(one) and not is_enum(one)]
         if wrong:
             raise WorkflowValidationError(
                 cls.__name__,
                 [
-                    f"{one!r} in types is no event class, attrs class, dataclass or enum"
+                    f"{one!r} in types is not an event class, attrs class, dataclass or enum"
                     for one in wrong
                 ],
             )
 
     @classmethod
     def add_step(cls, func: Callable[..., Any]) -> None:
-        """Make a free function that is marked with `@step` a step of this workflow.
+        """Add a free function that is marked with `@step` as a step of this workflow.
 
         Raises:
-            WorkflowValidationError: If the function is not marked, its signature is faulty, or the
-                workflow has a step of that name already.
+            WorkflowValidationError: If the function is not marked, its signature has a fault, or the
+                workflow already has a step of that name.
         """
         name = getattr(func, "__name__", repr(func))
         if cls is Workflow:
@@ -197,7 +197,7 @@ class Workflow(Generic[ResultT]):
 
     @property
     def graph(self) -> Graph:
-        """The steps and the ways of events between them."""
+        """The steps, and which events lead from one to another."""
         return self._compiled()
 
     @property
@@ -250,25 +250,25 @@ class Workflow(Generic[ResultT]):
     ) -> WorkflowHandler[ResultT]:
         """Start a run in the background and return the handler to await and to stream from.
 
-        A plain function: no step begins before the caller's next `await`. The run belongs to the
-        event loop; `async with workflow.run(...) as handler:` binds it to a block.
+        This is a plain function: no step begins before the caller's next `await`. The run belongs to
+        the event loop; `async with workflow.run(...) as handler:` binds it to a block.
 
         Args:
-            ctx: The context to go on from: its state, and what the last run left to do. That is so
-                after a timeout, a cancellation, `ctx.retry_failed()`, or in a restored snapshot; then
-                there is nothing to start with.
+            ctx: The context to continue from, with its state and its pending work. There is pending work
+                after a timeout, a cancellation or `ctx.retry_failed()`, and in restored snapshots; then
+                the run takes no start event.
             start_event: The event to start with, instead of keywords.
-            run_id: Identifies the run in logs; made up if not given.
+            run_id: Identifies the run in logs; generated if not given.
             **kwargs: The fields of the start event.
 
         Raises:
             WorkflowValidationError: If the graph of the steps is faulty.
-            WorkflowConfigurationError: If both `start_event` and keywords are given, or an event
-                that no step accepts as start event.
-            ContextStateError: If the run of `ctx` is still going on, it is of another workflow, or
-                it is given something to start with although it has work left.
-            EventValidationError: If the keywords do not make a start event.
-            WorkflowRuntimeError: Outside an asyncio or trio event loop.
+            WorkflowConfigurationError: If both `start_event` and keywords are given, or no step accepts
+                the event as a start event.
+            ContextStateError: If the run of `ctx` is still in progress, `ctx` is of another workflow, or
+                it has pending work and a start event is given.
+            EventValidationError: If the keywords do not fit the start event.
+            WorkflowRuntimeError: If there is no running asyncio or trio event loop.
         """
         graph = self._compiled()
         if not self._config.disable_validation:
