@@ -599,7 +599,7 @@ MUTANTS = [
     Mutant(
         "forget who wants to go on",
         "StepQueues.busy",
-        "len(p.resuming or ())",
+        "len(q.resuming or ())",
         "0",
         "R3: `UnhandledEvent.idle` is true although an answered step only waits for its worker",
     ),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anyio_workflows import Event, HumanResponseEvent, StartEvent, Workflow, step
 from anyio_workflows._ledger.ledger import Ledger
-from anyio_workflows._ledger.waits import Index
+from anyio_workflows._ledger.waits import WaitIndex
 from anyio_workflows._ledger.work import StepQueue, Wait, Work
 from anyio_workflows.collect import All, Take
 from anyio_workflows.errors import WorkflowRuntimeError
@@ -206,7 +206,7 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
         Wait(Work(n, StepQueue(graph.steps[name], 1), StartEvent()), event_type, requirements, None)
         for n, (name, event_type, requirements) in enumerate(drawn)
     ]
-    found = Index()
+    found = WaitIndex()
     for wait in waits:
         found.add(wait)
     for wait in [waits[n] for n in ended if n < len(waits)]:
@@ -234,7 +234,7 @@ def test_w2_an_event_finds_the_waits_that_it_answers(
 def test_w2_waits_that_are_over_leave_nothing_in_the_index(drawn: list[Any]) -> None:
     """A run may ask for ever, each time for another value."""
     spec = Waiters().graph.steps["strict"]
-    found = Index()
+    found = WaitIndex()
     waits = [
         Wait(Work(n, StepQueue(spec, 1), StartEvent()), event_type, {"n": value}, None)
         for n, (event_type, value) in enumerate(drawn)

@@ -232,7 +232,7 @@ def describe_last_results(ledger: Ledger) -> dict[str, str]:
     """Describe the last result of each step."""
     queues = {name: ledger.queues.by_step.get(name) for name in ledger.graph.steps}
     return {
-        name: describe_result(queue.last, queue.spec)
+        name: describe_result(queue.last_result_type, queue.spec)
         if queue is not None and queue.done
         else "has not run"
         for name, queue in queues.items()

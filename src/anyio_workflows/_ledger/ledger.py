@@ -43,7 +43,7 @@ class Ledger:
     waits: Waits
     buffers: Buffers
     queues: StepQueues
-    sets: ParamBuffers
+    param_buffers: ParamBuffers
     _takers: dict[type[Event], tuple[StepQueue, ...]]
     next_id: int
     input_asked: bool
@@ -57,7 +57,7 @@ class Ledger:
         self.queues = StepQueues()
         self.waits = Waits(self.queues)
         self.buffers = Buffers()
-        self.sets = ParamBuffers()
+        self.param_buffers = ParamBuffers()
         self._takers = {}
         self.next_id = 1
         self.input_asked = False
@@ -116,7 +116,7 @@ class Ledger:
         takers = self._takers.get(type(event))
         if takers is None:
             takers = self._find_takers(type(event))
-        if len(takers) == 1 and target is None and not self.waits.open.places:
+        if len(takers) == 1 and target is None and not self.waits.open.numbers:
             return self._give(takers[0], event, branch, recoveries)  # most often that is all
         taken_by, new = self._hand_out(takers, event, target, branch, recoveries)
         return new if taken_by else None
@@ -148,7 +148,7 @@ class Ledger:
         recoveries: Recoveries,
     ) -> tuple[set[str], list[Work]]:
         """Answer waits, and give the event to the other takers; returns who took it, and the work."""
-        taken_by = self.waits.answer(event, target) if self.waits.open.places else set()
+        taken_by = self.waits.answer(event, target) if self.waits.open.numbers else set()
         if target is not None:
             takers = (self.queues.of(target),)
         new: list[Work] = []
@@ -175,13 +175,13 @@ class Ledger:
         if spec.is_join:
             return self._join(queue, event, branch, recoveries)
         if branch is None:
-            sets = self.sets
+            buffers = self.param_buffers
         else:
-            sets = branch.sets = branch.sets or ParamBuffers()
-        full = sets.add(spec, event, recoveries)
+            buffers = branch.param_buffers = branch.param_buffers or ParamBuffers()
+        full = buffers.add(spec, event, recoveries)
         if full is None:
             return []
-        payload = tuple(kept.event for kept in full)
+        payload = tuple(buffered.event for buffered in full)
         return self._enqueue(queue, payload, branch, _merged(full))
 
     def _join(
@@ -269,7 +269,7 @@ class Ledger:
             state = "no step in progress has such a wait" if wait is None else "it is over"
             if wait is not None and wait.answer is not None:
                 state = "it has been answered already"
-            raise WorkflowRuntimeError(f"{what}: {state}; {self.waits.open_in_words()}")
+            raise WorkflowRuntimeError(f"{what}: {state}; {self.waits.describe_open()}")
         waiting = wait.work.queue.spec.name
         if step not in (None, waiting):
             raise WorkflowRuntimeError(f"{what}: step {waiting} waits there, not {step}")
@@ -317,7 +317,7 @@ class Ledger:
         work.started = None
         queue.done += 1
         queue.failed += failed
-        queue.last = result_type
+        queue.last_result_type = result_type
         self.last_finished = queue.spec.name
         self.queues.release_slot(queue)
         return [] if work.branch is None else self._leave(work, work.branch)
@@ -452,7 +452,7 @@ class Ledger:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step that has events kept for it, and what it lacks to go on."""
-        yield from self.sets.missing()
+        yield from self.param_buffers.missing()
         yield from self.buffers.missing()
 
 

@@ -187,7 +187,7 @@ def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
         last_finished=ledger.last_finished,
         work=[_take_work(work, ids, now) for work in owed],
         batches=[_take_batch(batch, ids) for batch in batches],
-        sets=_take_sets(ledger.sets),
+        sets=_take_sets(ledger.param_buffers),
         buffers=[
             BufferRecord(
                 step,
@@ -195,7 +195,7 @@ def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
                 list(buffer.expected),
                 [_take_kept(kept) for events in buffer.events.values() for kept in events],
             )
-            for (step, buffer_id), buffer in ledger.buffers.kept.items()
+            for (step, buffer_id), buffer in ledger.buffers.by_key.items()
             if buffer.total
         ],
         questions=[
@@ -264,7 +264,9 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
 def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
     return BatchRecord(
         outer=None if batch.outer is None else ids[batch.outer],
-        branches=[BranchRecord(ids[branch], _take_sets(branch.sets)) for branch in batch.branches],
+        branches=[
+            BranchRecord(ids[branch], _take_sets(branch.param_buffers)) for branch in batch.branches
+        ],
         arrived={join.name: list(events) for join, events in batch.arrived.items()},
         recoveries=batch.recoveries,
         cancelled=batch.cancelled,
@@ -274,7 +276,7 @@ def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
 def _take_sets(sets: ParamBuffers | None) -> list[SetRecord]:
     return [
         SetRecord(spec.name, [[_take_kept(kept) for kept in queue] for queue in queues])
-        for spec, queues in (sets.queues.items() if sets is not None else ())
+        for spec, queues in (sets.by_step.items() if sets is not None else ())
         if any(queues)
     ]
 
@@ -298,9 +300,9 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
     ledger.last_finished = record.last_finished
     unread = [one.event for one in record.questions if one.number > record.events_read]
     ledger.questions = deque(enumerate(unread, start=1)) if unread else None
-    ledger.sets = _restore_sets(record.sets, graph)
+    ledger.param_buffers = _restore_sets(record.sets, graph)
     for each in record.buffers:
-        buffer = ledger.buffers.kept[each.step, each.buffer_id] = Buffer(each.expected)
+        buffer = ledger.buffers.by_key[each.step, each.buffer_id] = Buffer(each.expected)
         for one in each.kept:
             buffer.add(_restore_kept(one))
     branches: dict[int, Branch] = {}
@@ -327,14 +329,14 @@ def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch
         branch = branches[each.id] = Branch(batch)
         batch.branches[branch] = None
         if each.sets:
-            branch.sets = _restore_sets(each.sets, graph)
+            branch.param_buffers = _restore_sets(each.sets, graph)
 
 
 def _restore_sets(records: list[SetRecord], graph: Graph) -> ParamBuffers:
     sets = ParamBuffers()
     for record in records:
         spec = graph.steps[record.step]
-        sets.queues[spec] = [deque(map(_restore_kept, queue)) for queue in record.queues]
+        sets.by_step[spec] = [deque(map(_restore_kept, queue)) for queue in record.queues]
     return sets
 
 

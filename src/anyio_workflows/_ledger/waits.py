@@ -16,56 +16,57 @@ from ..graph import StepSpec
 from .work import StepQueues, Wait, Work, wake
 
 _MOST_NAMED = 5
-"""So many open waits a message names."""
+"""How many open waits a message names."""
 
 _ANY = object()
-"""Stands for the value of a wait that has no requirement to be found by."""
+"""Stands for the value of a wait that has no hashable requirement, and of an attribute that is missing."""
 
 
-class Index:
-    """Open waits, by event type and by the value of their first requirement.
+class WaitIndex:
+    """Open waits, by event type and by the value of their first hashable requirement.
 
-    Ten thousand people can be waited for: an answer finds its wait without looking at the others.
+    A run may wait for ten thousand people: an answer finds its wait without looking at the others.
 
     Attributes:
-        places: The open waits, in the order in which they began, each with its place in it.
+        numbers: The open waits, in the order in which they were added, each with a number that rises
+            in that order. Exactly these waits are in the index.
     """
 
     def __init__(self) -> None:
-        self._order = itertools.count()
-        self.places: dict[Wait, int] = {}
+        self._counter = itertools.count()
+        self.numbers: dict[Wait, int] = {}
         self._index: dict[type[Event], dict[str | None, dict[Any, dict[Wait, None]]]] = {}
 
     def __contains__(self, wait: object) -> bool:
-        return wait in self.places
+        return wait in self.numbers
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.numbers)
 
     def __iter__(self) -> Iterator[Wait]:
-        return iter(self.places)
+        return iter(self.numbers)
 
     def add(self, wait: Wait) -> None:
         """Add an open wait."""
-        self.places[wait] = next(self._order)
+        self.numbers[wait] = next(self._counter)
         name, value = _key(wait)
         by_value = self._index.setdefault(wait.event_type, {}).setdefault(name, {})
         by_value.setdefault(value, {})[wait] = None
 
     def discard(self, wait: Wait) -> None:
         """Remove a wait, if it is there."""
-        if self.places.pop(wait, None) is None:
+        if self.numbers.pop(wait, None) is None:
             return
         name, value = _key(wait)
         by_name = self._index[wait.event_type]
         del by_name[name][value][wait]
-        if not by_name[name][value]:
+        if not by_name[name][value]:  # else a run that asks for ever would grow for ever
             del by_name[name][value]
 
     def matching(self, event: Event) -> list[Wait]:
-        """Return the waits that an event answers, in the order in which they began."""
+        """Return the waits that an event answers, in the order in which they were added."""
         found = [wait for wait in self._candidates(event) if wait.matches(event)]
-        return sorted(found, key=self.places.__getitem__)
+        return sorted(found, key=self.numbers.__getitem__)
 
     def _candidates(self, event: Event) -> Iterator[Wait]:
         for cls in type(event).__mro__:
@@ -73,13 +74,14 @@ class Index:
                 value = _ANY if name is None else _read(event, name)
                 try:
                     buckets: Iterable[dict[Wait, None]] = (by_value.get(value, {}),)
-                except TypeError:  # not hashable, but may be equal to something that is
+                except TypeError:  # an unhashable value may still equal a hashable one: look at all
                     buckets = by_value.values()
                 for bucket in buckets:
                     yield from bucket
 
 
 def _key(wait: Wait) -> tuple[str | None, Any]:
+    """Return the name and value of its first hashable requirement; they never change."""
     for name, value in wait.requirements.items():
         if isinstance(value, Hashable):
             try:
@@ -91,6 +93,7 @@ def _key(wait: Wait) -> tuple[str | None, Any]:
 
 
 def _read(event: Event, name: str) -> Any:
+    """Return the value of an attribute of an event; `_ANY` if it has none."""
     try:
         return getattr(event, name, _ANY)
     except Exception:  # a property that fails has no value
@@ -99,136 +102,155 @@ def _read(event: Event, name: str) -> Any:
 
 @attrs.define(eq=False, repr=False)
 class Waits:
-    """The waits of a run.
+    """The open waits of a run: how they begin and end.
 
     Attributes:
-        open: Those that are not over.
+        open: The waits that an event can answer now: those of `Work.waits`, and those of
+            `History.earlier_waits` that are not over, of all pending work. None of them is over.
     """
 
     _queues: StepQueues
-    open: Index = attrs.field(factory=Index, init=False)
+    open: WaitIndex = attrs.field(factory=WaitIndex, init=False)
 
     def begin(self, wait: Wait) -> None:
-        """Begin a wait; the execution gives its place back.
+        """Begin a wait; the execution gives its slot back.
 
-        Unless it was over already in an earlier attempt (W3), or before a snapshot (W4): then it has
-        its answer now, or has timed out.
+        If the same wait was over in an earlier attempt (W3), or before a snapshot (W4), it is over at
+        once, in the same way, and the execution keeps its slot.
 
         Raises:
             WorkflowRuntimeError: If the execution has an equal wait open (W4).
         """
         work = wait.work
         if any(wait.equals(other) for other in work.waits):
-            raise _twice(wait)
+            raise _already_open(wait)
         past = work.past
         earlier = past.recall_wait(wait)
         past.waits.append(wait)
         if earlier is None:
             past.number((wait,))
         else:
+            # From now on an event answers this wait; the earlier one would take a second answer.
             self.open.discard(earlier)
-            wait.take_over(earlier)
+            wait.continue_from(earlier)
+            # An answer that was given before is given again, and no slot changes hands for it.
             if wait.over:
                 return
-        if work.answered:  # a task of it waits anew, while another is about to go on
+        # Another task of the execution has its answer, and it requests a slot for that: as it is to
+        # wait again, it needs none, and the other task continues beside this wait.
+        if work.answered:
             self._queues.withdraw_request(work)
             wake(work)
+        # The first of its tasks to wait gives the slot back; if others wait, it has been given back.
         elif not work.waits:
             self._queues.suspend(work)
         work.waits += (wait,)
         self.open.add(wait)
 
     def answer(self, event: Event, target: StepSpec | None) -> set[str]:
-        """Answer each wait that the event matches; returns the names of their steps (W2)."""
-        matching = [
-            wait for wait in self.open.matching(event) if target in (None, wait.work.queue.spec)
-        ]
+        """Answer all open waits that the event matches; returns the names of their steps (W2)."""
+        matching = [wait for wait in self.open.matching(event) if target in (None, wait.work.spec)]
         for wait in matching:
             self.give(wait, event)
-        return {wait.work.queue.spec.name for wait in matching}
+        return {wait.work.step for wait in matching}
 
     def give(self, wait: Wait, event: Event) -> None:
-        """Answer one wait."""
+        """Answer one open wait."""
         wait.answer = event
         self.end(wait)
 
-    def open_in_words(self) -> str:
-        """Name the open waits, for people."""
+    def describe_open(self) -> str:
+        """Name the open waits, for messages."""
         first = ", ".join(
-            f"{shortened(wait.id, 100)!r} ({wait.work.queue.spec.name})"
+            f"{shortened(wait.id, 100)!r} ({wait.work.step})"
             for wait in islice(self.open, _MOST_NAMED)
         )
         more = f" and {len(self.open) - _MOST_NAMED} more" if len(self.open) > _MOST_NAMED else ""
         return f"open are {first}{more}" if first else "no wait is open"
 
     def end(self, wait: Wait) -> None:
-        """Note that a wait is over, answered or not; once none is open, the place is wanted back.
-
-        As long as another task of the same execution waits, this one goes on without a place.
-        """
+        """Note that a wait is over, answered or timed out; after the last one a slot is requested."""
         work = wait.work
         self.open.discard(wait)
+        # No task waits: it was kept open for the next attempt, which will find its answer in the
+        # history (W3). Or the wait ended before: a task may time out just after it was answered.
         if wait not in work.waits:
             return
         wait.timed_out = wait.answer is None
         work.waits = _without(work.waits, wait)
+        # Another task still waits, so the execution stays suspended: it has no slot, and this task
+        # continues without one.
         if work.waits:
             wait.wake()
             return
+        # No task waits any more: the whole execution wants to run, so it needs a slot first (R2).
         work.answered = (wait,)
         self._queues.request_slot(work)
 
     def abandon(self, wait: Wait) -> None:
-        """Note that a waiting task was cancelled: it goes on at once, over the limit (R2)."""
+        """End the wait of a task that was cancelled; does nothing if the task has been woken (R2)."""
         work = wait.work
+        # It was still waiting. If no other task waits, the execution continues at once, even over
+        # the limit: a cancelled task cannot be kept waiting for a slot.
         if wait in work.waits:
             self.open.discard(wait)
             work.waits = _without(work.waits, wait)
             if not work.waits:
                 self._queues.resume(work)
+        # It was over, and waited for a slot. That is no longer possible either.
         elif wait in work.answered:
             self._queues.withdraw_request(work)
             self._queues.resume(work)
 
     def leave(self, work: Work) -> None:
-        """End the waits of tasks that an execution leaves behind."""
+        """End the waits of tasks that an execution leaves behind when its attempt ends."""
+        # The usual case: its tasks have ended with it, or at least do not wait.
         if not work.suspended:
             return
+        # A task was answered and waited for a slot, which the execution does not need any more.
         if work.answered:
             self._queues.withdraw_request(work)
+        # Tasks that still wait raise, as nothing would take their answer. The next attempt waits for
+        # it with a `Wait` of its own.
         for wait in work.waits:
             wait.refused = True
             self.open.discard(wait)
+        # All of them are woken now, and counted as running: the caller releases a slot in any case.
         work.answered += work.waits
         work.waits = ()
-        self._queues.stop_waiting(work)
+        self._queues.resume_to_end(work)
 
     def keep_open(self, work: Work) -> None:
-        """Let the waits of an attempt be answered before the next one comes to them."""
+        """Let the waits of a failed attempt be answered before the next one begins them again (W3)."""
         for wait in work.past.earlier_waits:
+            # Waits that are over have nothing to be answered. One may be open since the attempt
+            # before, if the one that failed now did not reach it: it keeps its position.
             if not wait.over and wait not in self.open:
                 self.open.add(wait)
 
     def forget(self, work: Work) -> None:
-        """Close what `keep_open()` has kept open."""
+        """Close the waits that `keep_open()` has kept open."""
+        # There is no next attempt: an event that they took would be lost instead of unhandled.
         if work.history is not None:
             for wait in work.history.earlier_waits:
                 self.open.discard(wait)
 
     def close(self) -> None:
-        """End all waits."""
+        """Wake the tasks that wait, as the run has ended."""
+        # In a dict, to take each execution once; `leave()` changes `open` meanwhile.
         for work in {wait.work: None for wait in self.open}:
             self.leave(work)
 
 
-def _twice(wait: Wait) -> WorkflowRuntimeError:
+def _already_open(wait: Wait) -> WorkflowRuntimeError:
     if wait.waiter_id is not None:
         return WorkflowRuntimeError(
-            f"the step has an open wait with the waiter_id {wait.waiter_id!r} already"
+            f"the step already has an open wait with the waiter_id {wait.waiter_id!r}; give each wait "
+            "its own"
         )
     return WorkflowRuntimeError(
-        f"the step is waiting for {wait.event_type.__name__} already, with the same "
-        "requirements; give each wait a waiter_id"
+        f"the step is already waiting for {wait.event_type.__name__} with the same requirements; give "
+        "each wait a waiter_id"
     )
 
 

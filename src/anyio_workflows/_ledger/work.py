@@ -1,4 +1,4 @@
-"""The records of work and waits, and the queues of the steps, which say who has a slot."""
+"""The records of work and waits, and the queues of the steps, which grant the slots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepStatistics:
     Attributes:
         queued: Events that wait for a worker.
         running: Executions in progress.
-        waiting: Executions that wait for an event, or for a worker to go on.
+        waiting: Executions that wait for an event, or for a worker to continue.
         delayed: Failed executions that wait for their next attempt.
         done: Executions that ended, those that failed for good included.
         failed: Executions that failed for good.
@@ -46,22 +46,29 @@ class StepStatistics:
 
 @attrs.define(eq=False, repr=False)
 class Work:
-    """What is owed to one step: an event, the events of a batch, or a set of events.
+    """One step's pending work: an event, the list of a join, or one event for each parameter.
+
+    While it is pending it is in exactly one state, and counted there in its queue: queued, running,
+    waiting or delayed.
 
     Attributes:
-        id: Number of this work in its run; rises in the order of arrival.
-        queue: The step's entry in the ledger.
-        payload: The event that starts the step, or the list or tuple of them.
-        branch: The branch of a batch that it belongs to.
-        recoveries: How often `@catch_error` steps have recovered its ancestors.
-        attempt: The attempt that comes next or is in progress, from 1.
-        started: When the attempt in progress began; `None` before and between attempts.
-        due: When the next attempt is to be queued, during a retry delay.
-        history: What it has been through, once there is something to tell.
-        waits: The events that the execution waits for.
-        answered: The waits that are over, while the execution wants its place back.
-        dropped: Whether it was taken back, with its branch.
-        cancel: Cancels the execution, while there is one that can be cancelled on its own.
+        id: Below `Ledger.next_id`; rises in the order of arrival, and stays the same in later runs.
+        queue: The queue of its step, in which it is counted.
+        payload: An event if the step is plain, a list if it is a join, else a tuple with an event for
+            each parameter.
+        branch: The branch of a batch that it belongs to, in whose `work` it is while it is pending;
+            `None` outside of batches.
+        recoveries: Those of the events in the payload, and of the events that it collected last.
+        attempt: The number of the attempt in progress, else of the next one; counts from 1.
+        started: When the attempt in progress began; `None` exactly while none is.
+        due: When the retry delay is over; `None` exactly while it is in none (until it is dropped).
+        history: `None` until it first waits, collects or fails, as most work never does.
+        waits: The open waits of tasks of the attempt in progress; each is in `Waits.open`.
+        answered: The wait that ended last, exactly while the execution requests a slot to continue.
+            `waits` is empty then.
+        dropped: Whether its batch was cancelled; never reset. It is not pending any more, unless an
+            attempt is in progress: then until that has ended.
+        cancel: Cancels the attempt in progress; `None` unless that runs in a scope of its own.
     """
 
     id: int
@@ -79,8 +86,18 @@ class Work:
     cancel: Callable[[], None] | None = None
 
     @property
+    def spec(self) -> StepSpec:
+        """The step."""
+        return self.queue.spec
+
+    @property
+    def step(self) -> str:
+        """The name of the step."""
+        return self.queue.spec.name
+
+    @property
     def suspended(self) -> bool:
-        """Whether the execution waits, for an event or for its place, and so holds no place."""
+        """Whether the execution waits for an event, or for a slot to continue: it holds no slot."""
         return bool(self.waits or self.answered)
 
     @property
@@ -99,7 +116,7 @@ class Work:
 
     @property
     def event_name(self) -> str:
-        """The name of the event type that starts the step, for people."""
+        """The names of the types in the payload, for messages."""
         if isinstance(self.payload, Event):
             return type(self.payload).__name__
         return ", ".join(dict.fromkeys(type(event).__name__ for event in self.payload)) or "[]"
@@ -107,17 +124,23 @@ class Work:
 
 @attrs.define(eq=False, repr=False)
 class History:
-    """What an execution has been through. An attempt gets what the one before got (F6, W3).
+    """The waits, collected events and errors of an execution, over all of its attempts.
+
+    An attempt is given what the one before was given (F6, W3).
 
     Attributes:
-        first_started: When the first attempt began.
-        last_error: What the last attempt raised.
-        last_failed_at: When that was, in UTC.
-        waits: The waits of this attempt, in the order in which they began.
-        collected: What this attempt collected, in order.
-        earlier_waits: Waits of the attempts before, which this one has not come to yet.
-        earlier_collected: What they collected, likewise.
-        numbers: For each label, the highest number of a wait.
+        first_started: When the first attempt began; `None` until one has failed, or began in an earlier
+            run.
+        last_error: What the last attempt raised; `None` until one has failed.
+        last_failed_at: When that was, in UTC; set together with `last_error`.
+        waits: The waits of the attempt in progress, open or over, in the order in which they began.
+            Empty between attempts.
+        collected: The calls of `ctx.collect_events()` of the attempt in progress, in order. Empty
+            between attempts.
+        earlier_waits: The waits of earlier attempts that this one has not reached, in order. While
+            the work is pending, each is over or in `Waits.open`.
+        earlier_collected: The calls of earlier attempts that this one has not reached, in order.
+        numbers: For each label, the highest number of the waits in `waits` and `earlier_waits`.
     """
 
     first_started: float | None = None
@@ -130,7 +153,7 @@ class History:
     numbers: dict[str, int] = attrs.field(factory=dict)
 
     def start_over(self) -> None:
-        """Begin another attempt. What timed out is waited for anew."""
+        """Prepare for the next attempt. Waits that timed out are not kept: it waits anew (W3)."""
         waits = self.waits + self.earlier_waits
         self.earlier_waits = [wait for wait in waits if not wait.timed_out]
         self.numbers = {}
@@ -146,14 +169,14 @@ class History:
             self.numbers[wait.label] = max(wait.number, highest)
 
     def recall_wait(self, wait: Wait) -> Wait | None:
-        """Take the same wait of an earlier attempt: the first equal one that is left."""
+        """Take out the same wait of an earlier attempt: the first equal one that is left."""
         for position, earlier in enumerate(self.earlier_waits):
             if earlier.equals(wait) and earlier.event_type is wait.event_type:
                 return self.earlier_waits.pop(position)
         return None
 
     def recall_collected(self, asked: Collected) -> Collected | None:
-        """Take what an earlier attempt was given for the same question."""
+        """Take out the first call of an earlier attempt that asked for the same events."""
         for position, earlier in enumerate(self.earlier_collected):
             if (earlier.buffer_id, earlier.expected) == (asked.buffer_id, asked.expected):
                 return self.earlier_collected.pop(position)
@@ -165,9 +188,9 @@ class Collected:
     """What one call of `ctx.collect_events()` was given.
 
     Attributes:
-        buffer_id: The buffer.
-        expected: The types that were asked for.
-        events: The events, in that order; `None` if they were not all there.
+        buffer_id: The name of the buffer.
+        expected: The types that were asked for, in order.
+        events: An event for each of `expected`, in that order; `None` if they were not all there.
     """
 
     buffer_id: str | None
@@ -177,7 +200,7 @@ class Collected:
 
 @attrs.frozen
 class OpenWait:
-    """A wait of a step that nobody has answered yet (W5).
+    """A wait of a step that has not been answered yet (W5).
 
     Attributes:
         id: Names the wait in `handler.send_event(ev, wait=id)`. It stays the same over retries and
@@ -204,21 +227,22 @@ class Wait:
     """An execution's wait for one event.
 
     Attributes:
-        work: The work that is being executed.
+        work: The work whose execution waits.
         event_type: The type waited for.
-        requirements: Attributes that the event must have, with their values.
-        waiter_id: The name that the step gave to the wait.
-        since: When it began, in UTC.
-        number: Its number among the waits of the execution with the same label, from 1; 0 before it
-            has one.
-        wake: Called when the execution may go on.
-        answer: The event, once it has come.
-        question: What was written to the stream when it began.
-        asked: Whether the question has been written, so that it is not to be written again.
-        question_number: The number of the question in the stream of the run; 0 if it was read in an
-            earlier run.
-        timed_out: Whether the step was told that no event came.
-        refused: Whether the execution ended while a task of it was still waiting.
+        requirements: Attributes that the event must have, with their values; a copy that never changes,
+            as the index of open waits relies on it.
+        waiter_id: The name that the step gave to the wait; `None` if it gave none.
+        since: When it first began, in UTC; an equal wait of a later attempt keeps it.
+        number: Its number among the waits of the execution with the same label, from 1; 0 until it has
+            begun. Kept by an equal wait of a later attempt, so that its id stays the same.
+        wake: Lets the waiting task continue; called once, or not at all. Does nothing if no task waits.
+        answer: The event; `None` until the wait is answered. Never replaced.
+        question: The event that was published when it began; `None` if there was none.
+        asked: Whether the question has been published, and so must not be published again.
+        question_number: The number of the question in the stream of this run; 0 if it was not
+            published in this run.
+        timed_out: Whether it ended without an answer; then `answer` stays `None`.
+        refused: Whether the execution ended while the task was waiting; then its task raises.
     """
 
     work: Work
@@ -237,24 +261,24 @@ class Wait:
 
     @property
     def over(self) -> bool:
-        """Whether it has its answer, or the step was told that there is none."""
+        """Whether it has been answered or has timed out."""
         return self.answer is not None or self.timed_out
 
     @property
     def label(self) -> str:
-        """What tells it from other waits of the execution, together with its number."""
+        """Together with its number, distinguishes it from other waits of the execution."""
         return self.event_type.__name__ if self.waiter_id is None else self.waiter_id
 
     @property
     def id(self) -> str:
-        """Identifies it in the run and in all that go on from it."""
+        """Identifies it in the run, and in all runs that continue from it."""
         return f"{self.work.id}:{self.number}:{self.label}"
 
     def as_open(self) -> OpenWait:
-        """Describe it to those who may answer it."""
+        """Describe it for users, who may answer it."""
         return OpenWait(
             id=self.id,
-            step=self.work.queue.spec.name,
+            step=self.work.step,
             event_type=self.event_type,
             question=self.question,
             requirements=dict(self.requirements),
@@ -262,8 +286,8 @@ class Wait:
             since=self.since,
         )
 
-    def take_over(self, earlier: Wait) -> None:
-        """Go on with the same wait of an earlier attempt."""
+    def continue_from(self, earlier: Wait) -> None:
+        """Continue the same wait of an earlier attempt, with its answer if it has one."""
         self.since, self.number = earlier.since, earlier.number
         self.question, self.asked = earlier.question, earlier.asked
         self.question_number = earlier.question_number
@@ -281,7 +305,7 @@ class Wait:
 
     def takes(self, event_type: type[Event]) -> bool:
         """Return whether the type of an event is the one waited for."""
-        if self.work.queue.spec.config.accept_event_subclasses:
+        if self.work.spec.config.accept_event_subclasses:
             return issubclass(event_type, self.event_type)
         return event_type is self.event_type
 
@@ -299,7 +323,28 @@ class Wait:
 
 @attrs.define(eq=False, repr=False)
 class StepQueue:
-    """One step's entry in the ledger: how much of its work is where."""
+    """The slots of one step, and how much of its work is in which state.
+
+    Its pending work is `queued + running + waiting + delayed`.
+
+    Attributes:
+        spec: The step.
+        limit: The number of its slots (`num_workers`); fixed.
+        queued: Pending work without a slot, granted slots included; not work in a retry delay.
+        granted: Slots meant for the oldest queued work, and not yet taken; so often the queue is in
+            `StepQueues.granted`. At most `queued`.
+        running: Executions that hold a slot: attempts in progress that are not suspended.
+            `granted + running` is above `limit` only by those that were cancelled while they waited.
+        waiting: Suspended executions, those in `resuming` included.
+        delayed: Pending work in a retry delay.
+        done: Executions that have ended, those that failed for good included; never falls.
+        failed: Executions that failed for good; never falls.
+        retried: Failed attempts that another one follows; never falls.
+        resuming: The suspended executions that request a slot to continue, in order; not empty only
+            while no slot is free. `None` until there is the first one, as most steps never wait.
+        last_result_type: The type of what the execution that ended last returned or raised; `None` if
+            it was cancelled, or if none has ended.
+    """
 
     spec: StepSpec
     limit: int
@@ -312,9 +357,7 @@ class StepQueue:
     failed: int = 0
     retried: int = 0
     resuming: deque[Work] | None = None
-    """The executions that want their place back; made when the first one does."""
-    last: type | None = None
-    """The type of what its last execution returned or raised; `None` if it was cancelled."""
+    last_result_type: type | None = None
 
 
 # --- The queues of the steps ---------------------------------------------------------------------
@@ -322,13 +365,16 @@ class StepQueue:
 
 @attrs.define(eq=False, repr=False)
 class StepQueues:
-    """The places of every step of a run.
+    """The queues and slots of all steps of a run.
 
     Attributes:
-        granted: The steps with a place for their oldest queued work, in the order of the grants.
-        by_step: The steps that have had work, by name.
-        on_change: Told when work is queued, waits, goes on or is withdrawn, while somebody listens. The
-            pool tells when it starts, the dispatch when it is over.
+        granted: A queue for each granted slot, in the order in which they were granted; each queue as
+            often as its `granted` says.
+        by_step: The queues of the steps that have had work or were looked up, by name.
+        on_change: Called when work is queued, suspended, resumed or withdrawn; `None` while nothing
+            listens. The engine itself reports when an execution starts and ends.
+        _delays: A heap by due time. Has all work in a retry delay, and work that was dropped meanwhile
+            until it is the first one.
     """
 
     granted: deque[StepQueue] = attrs.field(factory=deque)
@@ -337,38 +383,39 @@ class StepQueues:
     _delays: list[tuple[float, int, Work]] = attrs.field(factory=list)
 
     def of(self, spec: StepSpec) -> StepQueue:
-        """Return the places of a step."""
+        """Return the queue of a step."""
         queue = self.by_step.get(spec.name)
         if queue is None:
             queue = self.by_step[spec.name] = StepQueue(spec, spec.config.num_workers)
         return queue
 
     def add(self, work: Work) -> None:
-        """Note that work waits for a place."""
+        """Queue work, and grant it a slot if one is free."""
         queue = work.queue
         queue.queued += 1
-        if queue.granted + queue.running < queue.limit:  # then nobody is ahead of it (rule 2)
+        if queue.granted + queue.running < queue.limit:  # then nothing is ahead of it (rule 3)
             queue.granted += 1
             self.granted.append(queue)
         if self.on_change is not None:
             self.on_change(work, StepState.PREPARING)
 
     def withdraw(self, work: Work) -> None:
-        """Take work back that has no place yet."""
+        """Take back queued or delayed work, which holds no slot."""
         queue = work.queue
         if work.due is not None:
-            queue.delayed -= 1
+            queue.delayed -= 1  # it stays in the heap until it is the first one there
             return
         queue.queued -= 1
         if self.on_change is not None:
             self.on_change(work, StepState.NOT_RUNNING)
+        # A slot was meant for it if there are more granted slots than queued work now: pass it on.
         if queue.granted > queue.queued:
             queue.granted -= 1
             self.granted.remove(queue)
             self._grant(queue)
 
     def _grant(self, queue: StepQueue) -> None:
-        """Give a free place to an execution that wants to go on, else to queued work (rule 2)."""
+        """Give a free slot to an execution that wants to continue, else to queued work (rule 3)."""
         if queue.granted + queue.running >= queue.limit:
             return
         if queue.resuming:
@@ -378,7 +425,7 @@ class StepQueues:
             self.granted.append(queue)
 
     def take_slot(self) -> StepQueue:
-        """Take the first of `calls`; the oldest queued work of that step is to be started next."""
+        """Take the slot granted first; the caller starts the oldest queued work of that step."""
         queue = self.granted.popleft()
         queue.granted -= 1
         queue.queued -= 1
@@ -386,7 +433,7 @@ class StepQueues:
         return queue
 
     def release_slot(self, queue: StepQueue) -> None:
-        """Give the place of an execution that is over to the next one."""
+        """Pass the slot of an execution on."""
         queue.running -= 1
         if queue.queued > queue.granted or queue.resuming:
             self._grant(queue)
@@ -394,7 +441,7 @@ class StepQueues:
     # --- Waiting ------------------------------------------------------------------------------
 
     def suspend(self, work: Work) -> None:
-        """Note that an execution begins to wait, and gives its place back."""
+        """Let an execution that begins to wait give its slot back."""
         work.queue.running -= 1
         work.queue.waiting += 1
         if self.on_change is not None:
@@ -402,25 +449,28 @@ class StepQueues:
         self._grant(work.queue)
 
     def request_slot(self, work: Work) -> None:
-        """Note that an execution wants its place back."""
+        """Resume a suspended execution once a slot is free, ahead of queued work."""
         if work.queue.resuming is None:
             work.queue.resuming = deque()
         work.queue.resuming.append(work)
         self._grant(work.queue)
 
     def withdraw_request(self, work: Work) -> None:
-        """Note that an execution that wanted its place back has another way to go on."""
+        """Forget the request of an execution that continues or waits without a slot, or ends."""
         if work.queue.resuming is not None:
             work.queue.resuming.remove(work)
 
     def resume(self, work: Work) -> None:
-        """Let an execution go on that waited."""
-        self.stop_waiting(work)
+        """Give a suspended execution a slot, and let it continue."""
+        self.resume_to_end(work)
         if self.on_change is not None:
             self.on_change(work, StepState.RUNNING)
 
-    def stop_waiting(self, work: Work) -> None:
-        """Let an execution go on, or end, that waited."""
+    def resume_to_end(self, work: Work) -> None:
+        """Do as `resume()` for an execution that is ending, so that nobody is told that it continues.
+
+        The caller releases its slot next.
+        """
         work.queue.waiting -= 1
         work.queue.running += 1
         wake(work)
@@ -428,12 +478,12 @@ class StepQueues:
     # --- Retry delays -------------------------------------------------------------------------
 
     def delay(self, work: Work, due: float) -> None:
-        """Note that an execution gives its place back, until it is queued again at time `due`."""
+        """Release the slot of a failed attempt, and queue its work again at the time `due`."""
         self.hold(work, due)
         self.release_slot(work.queue)
 
     def hold(self, work: Work, due: float) -> None:
-        """Keep work that has no place, until it is queued at time `due`."""
+        """Keep work without a slot, and queue it at the time `due`."""
         work.due = due
         work.queue.delayed += 1
         heapq.heappush(self._delays, (due, work.id, work))
@@ -446,7 +496,7 @@ class StepQueues:
         return self._delays[0][0] if self._delays else math.inf
 
     def end_delays(self, now: float) -> list[Work]:
-        """Queue the work whose delay is over; it is to be carried to its steps."""
+        """Queue the work whose delay is over; returns it, to be delivered to its steps."""
         over: list[Work] = []
         while self.next_due <= now:
             _, _, work = heapq.heappop(self._delays)
@@ -459,8 +509,8 @@ class StepQueues:
     # --- Counts -------------------------------------------------------------------------------
 
     def active_steps(self) -> list[str]:
-        """Return the sorted names of the steps that are at work, wait, or are in a retry delay."""
-        active = (p for p in self.by_step.values() if p.running or p.waiting or p.delayed)
+        """Return the sorted names of the steps that run, wait, or are in a retry delay."""
+        active = (q for q in self.by_step.values() if q.running or q.waiting or q.delayed)
         return sorted(queue.spec.name for queue in active)
 
     def statistics(self) -> dict[str, StepStatistics]:
@@ -472,13 +522,13 @@ class StepQueues:
         }
 
     def busy(self) -> int:
-        """Return how many executions go on, or will without an event from outside."""
+        """Count the work that is in progress or will be without an event from outside."""
         queues = self.by_step.values()
-        return sum(p.queued + p.running + p.delayed + len(p.resuming or ()) for p in queues)
+        return sum(q.queued + q.running + q.delayed + len(q.resuming or ()) for q in queues)
 
 
 def wake(work: Work) -> None:
-    """Let the tasks of an execution go on whose waits are over."""
+    """Wake the tasks of an execution whose waits are over."""
     answered, work.answered = work.answered, ()
     for wait in answered:
         wait.wake()
