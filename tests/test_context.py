@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
-from anyio_workflows.errors import WorkflowRuntimeError
+from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
 
 from .running import read, texts
 from .samples import Next, Note, OneStep
@@ -151,3 +153,22 @@ async def test_context_of_one_run_does_not_reach_another() -> None:
     notes = [texts(await read(one)), texts(await read(two))]
     assert [len(found) for found in notes] == [1, 1]
     assert notes[0] != notes[1]
+
+
+@pytest.mark.parametrize("wrong", [OneStep, 5, None, {"graph": {}}])
+def test_a_context_is_made_for_a_workflow_only(wrong: Any) -> None:
+    with pytest.raises(WorkflowConfigurationError, match=r"^Context\(\) takes a workflow, not "):
+        Context(wrong)
+    with pytest.raises(
+        WorkflowConfigurationError, match=r"^Context.from_dict\(\) takes a workflow"
+    ):
+        Context.from_dict(wrong, {})
+
+
+@pytest.mark.parametrize("wrong", [3, "child", anyio.sleep])
+async def test_only_the_events_of_a_handler_are_relayed(wrong: Any) -> None:
+    async def relays(ctx: Context) -> None:
+        await ctx.relay_events(wrong)
+
+    with pytest.raises(WorkflowRuntimeError, match=r"relay_events\(\) takes a handler, not "):
+        await OneStep(relays).run()

@@ -154,7 +154,7 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
         run = self._run
         _enter_run(run)
         while run.ledger.queues.granted:
-            work = self._inboxes.receive(run.ledger.queues.take_slot())
+            work = self._inboxes.receivers[run.ledger.queues.take_slot()].receive_nowait()
             work.started = run.loop.current_time()
             self.spawn_worker()
             try:

@@ -14,7 +14,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from anyio_workflows import Context, StartEvent, StopEvent, Workflow, WorkflowHandler, step
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
 from anyio_workflows.errors import (
     EventValidationError,
     WorkflowConfigurationError,
@@ -308,6 +308,19 @@ async def test_r1_a_subclass_of_the_start_event_where_the_step_takes_subclasses(
     assert await Wide().run(start_event=MyStart(topic="tea")) == "MyStart"
     with pytest.raises(WorkflowConfigurationError, match="starts with StartEvent"):
         Echo().run(start_event=MyStart(topic="tea"))
+
+
+@anyio_only
+async def test_s2_a_start_event_for_a_step_that_takes_any_event():
+    class Anything(Workflow):
+        @step(accept_event_subclasses=True)
+        async def take(self, ev: Event) -> StopEvent:
+            return StopEvent(result=type(ev))
+
+    workflow = Anything(disable_validation=True)
+    assert await workflow.run(start_event=StartEvent()) is StartEvent
+    with pytest.raises(WorkflowValidationError, match="no step accepts a StartEvent"):
+        workflow.run()
 
 
 @anyio_only

@@ -350,10 +350,10 @@ class Context(Generic[StateT]):
                 run that waits for it.
             BaseException: As `await child` does.
         """
-        run, stream_events = getattr(child, "_run", None), getattr(child, "stream_events", None)
-        if run is None or stream_events is None:
+        ctx, stream_events = getattr(child, "ctx", None), getattr(child, "stream_events", None)
+        if not isinstance(ctx, Context) or stream_events is None:
             raise WorkflowRuntimeError(f"relay_events() takes a handler, not {reprlib.repr(child)}")
-        if (mine := _current_step()) is not None and mine._belongs_to(run):
+        if (mine := _current_step()) is not None and mine._belongs_to(ctx._run):
             raise WorkflowRuntimeError("a step cannot relay the events of its own run to itself")
         with self._until_given_up():
             async for event in stream_events():

@@ -212,7 +212,7 @@ class Workflow(Generic[ResultT]):
         Raises:
             WorkflowValidationError: If no step accepts a start event.
         """
-        return self._only(self.graph.start_event_types, "no step accepts a StartEvent")
+        return self._start_class(self.graph)
 
     @property
     def stop_event_class(self) -> type[Event]:
@@ -222,6 +222,9 @@ class Workflow(Generic[ResultT]):
             WorkflowValidationError: If no step returns a stop event.
         """
         return self._only(self.graph.stop_event_types, "no step returns a StopEvent")
+
+    def _start_class(self, graph: Graph) -> type[Event]:
+        return self._only(graph.start_event_types, "no step accepts a StartEvent")
 
     def _only(self, types: list[type[Event]], fault: str) -> type[Event]:
         if not types:
@@ -304,14 +307,14 @@ class Workflow(Generic[ResultT]):
         return handler
 
     def _start_event(self, graph: Graph, given: StartEvent | None, fields: dict[str, Any]) -> Event:
-        start_class = self._only(graph.start_event_types, "no step accepts a StartEvent")
         if given is None:
-            return start_class(**fields)
+            return self._start_class(graph)(**fields)
         if fields:
             raise WorkflowConfigurationError(
                 f"run() takes a start_event or its fields, not both; got {', '.join(fields)} as well"
             )
         if not isinstance(given, StartEvent) or not graph.takers(type(given)):
+            start_class = self._start_class(graph)
             text = f"{self.workflow_name} starts with {start_class.__name__}, not with "
             remark = namesakes([type(given)], [start_class])
             raise WorkflowConfigurationError(f"{text}{given!r}{remark and f'; {remark}'}")

@@ -57,34 +57,32 @@ _UNSET = object()
 
 @attrs.define(eq=False, repr=False)
 class Inboxes:
-    """The memory object streams that carry work to its steps, made when a step first gets some."""
+    """The memory object streams that carry work to its steps, made when a step first gets some.
 
-    _streams: dict[
-        StepQueue, tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
-    ] = attrs.field(factory=dict)
+    Attributes:
+        receivers: The end of each from which workers take work, once they have a slot for it.
+    """
+
+    receivers: dict[StepQueue, MemoryObjectReceiveStream[Work]] = attrs.field(factory=dict)
+    _senders: dict[StepQueue, MemoryObjectSendStream[Work]] = attrs.field(factory=dict)
 
     def deliver(self, work: list[Work]) -> None:
         """Put work into the inboxes of its steps; to be followed by `WorkerPool.spawn_worker()`."""
         for item in work:
-            ends = self._streams.get(item.queue)
-            if ends is None:
-                ends = self._streams[item.queue] = anyio.create_memory_object_stream(math.inf)
-            ends[0].send_nowait(item)
-
-    def receive(self, queue: StepQueue) -> Work:
-        """Take the oldest work of a step, for which a slot has been taken; skip what was dropped."""
-        inbox = self._streams[queue][1]
-        work = inbox.receive_nowait()
-        while work.dropped:
-            work = inbox.receive_nowait()
-        return work
+            sender = self._senders.get(item.queue)
+            if sender is None:
+                sender, receiver = anyio.create_memory_object_stream[Work](math.inf)
+                self._senders[item.queue], self.receivers[item.queue] = sender, receiver
+            sender.send_nowait(item)
 
     def close(self) -> None:
         """Throw away the work that no worker will take any more."""
-        for send, receive in self._streams.values():
-            send.close()
-            receive.close()
-        self._streams.clear()
+        for sender in self._senders.values():
+            sender.close()
+        for receiver in self.receivers.values():
+            receiver.close()
+        self._senders.clear()
+        self.receivers.clear()
 
 
 @attrs.define(eq=False, repr=False)
@@ -234,7 +232,7 @@ class WorkerPool:
         given = [(var, value) for var, value in copy_context().items() if var not in own]
         number = len(given) + len(own)
         native_cancellations = loop.cancellation_counter()
-        current_time, inboxes = loop.current_time, self._inboxes
+        current_time, receivers = loop.current_time, self._inboxes.receivers
         now = rested = current_time()
         steps = 0
         while queues.granted and decision.outcome is None:
@@ -242,7 +240,11 @@ class WorkerPool:
             if now >= decision.deadline:
                 decision.decide_cancellation()
                 return
-            work = inboxes.receive(queues.take_slot())
+            inbox = receivers[queues.take_slot()]
+            work = inbox.receive_nowait()
+            # What was dropped with its batch has given its slot to the next in line (F4).
+            while work.dropped:
+                work = inbox.receive_nowait()
             work.started = now
             # The next worker begins while this step waits. It spawns the one after it.
             if queues.granted and not self._starting:
@@ -302,7 +304,7 @@ class WorkerPool:
             dispatch.settle_cancellation(work)
         else:
             dispatch.settle_error(work, _stray_cancellation(work, exc), now)
-        if self._run.ledger.queues.next_due < math.inf:  # it may be retried
+        if work.due is not None:  # it is retried after a delay
             self.watch_delays()
 
     def _scope_left_open(self, result: object) -> bool:
