@@ -1,4 +1,4 @@
-"""The layers of the package: who may import whom, and what nobody imports (section 13)."""
+"""The layers of the package: who may import whom, and what no module imports."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ GRAPH = {name: ours(path.read_text(), name) for name, path in MODULES.items()}
         ("from .testing import replay", {"testing"}),
     ],
 )
-def test_s13_imports_are_found_wherever_they_stand(source: str, found: set[str]):
+def test_imports_are_found_wherever_they_stand(source: str, found: set[str]):
     assert ours(source) == found
 
 
@@ -115,32 +115,32 @@ def test_s13_imports_are_found_wherever_they_stand(source: str, found: set[str])
         ("__init__", "from .events import Event", {"events"}),
     ],
 )
-def test_s13_imports_in_a_sub_package_are_found(module: str, source: str, found: set[str]):
+def test_imports_in_a_sub_package_are_found(module: str, source: str, found: set[str]):
     assert ours(source, module) == found
 
 
-def test_s13_every_module_and_folder_has_a_layer():
+def test_every_module_and_folder_has_a_layer():
     assert {folder_of(module) for module in MODULES} <= set(LAYER)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_s13_a_module_imports_only_its_own_layer_and_those_before_it(module: str):
+def test_a_module_imports_only_its_own_layer_and_those_before_it(module: str):
     mine = LAYER[folder_of(module)]
     assert not [name for name in GRAPH[module] if LAYER[folder_of(name)] > mine]
 
 
-def test_s13_there_are_no_import_cycles():
+def test_there_are_no_import_cycles():
     list(TopologicalSorter(GRAPH).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_s13_only_the_doors_to_a_run_know_the_engine(module: str):
+def test_only_the_doors_to_a_run_know_the_engine(module: str):
     if folder_of(module) not in ENGINE_USERS:
         assert not [name for name in GRAPH[module] if folder_of(name) == "_engine"]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_s13_tests_and_demos_use_public_modules_only(module: str):
+def test_tests_and_demos_use_public_modules_only(module: str):
     mine = folder_of(module)
     if mine in PUBLIC_ONLY:
         private = {name for name in GRAPH[module] if name.startswith("_") and name != "__init__"}
@@ -148,7 +148,7 @@ def test_s13_tests_and_demos_use_public_modules_only(module: str):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_s13_nobody_imports_private_parts_of_anyio_and_trio(module: str):
+def test_nobody_imports_private_parts_of_anyio_and_trio(module: str):
     for name in imported(MODULES[module].read_text(), module):
         root, *rest = name.split(".")
         if root in ("anyio", "trio"):
@@ -156,12 +156,12 @@ def test_s13_nobody_imports_private_parts_of_anyio_and_trio(module: str):
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"_backend", "_demo", "testing._clock"}))
-def test_s13_only_the_backend_module_knows_asyncio_and_trio(module: str):
+def test_only_the_backend_module_knows_asyncio_and_trio(module: str):
     roots = {name.partition(".")[0] for name in imported(MODULES[module].read_text(), module)}
     assert not roots & {"asyncio", "trio"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if folder_of(name) in PURE])
-def test_s13_declaring_and_deciding_need_no_event_loop(module: str):
+def test_declaring_and_deciding_need_no_event_loop(module: str):
     roots = {name.partition(".")[0] for name in imported(MODULES[module].read_text(), module)}
     assert not roots & {"anyio", "time", "threading"}

@@ -107,7 +107,7 @@ async def test_r4_forgotten_return(caplog: pytest.LogCaptureFixture) -> None:
     _, last = await check_ending(Forgets(timeout=None).run())
     assert caplog.records[0].getMessage().split(": ", 1)[1] == (
         "step work returned None, though it declares StopEvent; is a 'return' missing? If not, add "
-        "'| None' to its annotation (this is told once)"
+        "'| None' to its annotation (logged once)"
     )
     assert str(last["exception"]).endswith("step work returned None, though it declares StopEvent")
 

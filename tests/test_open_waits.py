@@ -295,11 +295,11 @@ async def test_w5_what_is_answered_is_refused_and_the_open_ones_are_named() -> N
         await handler.send_event(Answer(text="b"), wait=one.id)
     assert str(caught.value) == (
         f"Answer cannot answer wait {one.id!r}: it has been answered already; "
-        f"open are {two.id!r} (ask)"
+        f"open waits: {two.id!r} (ask)"
     )
     await anyio.sleep(2)
     with pytest.raises(
-        WorkflowRuntimeError, match="no step in progress has such a wait; open are '3:1:Answer'"
+        WorkflowRuntimeError, match="no step in progress has such a wait; open waits: '3:1:Answer'"
     ):
         await handler.send_event(Answer(text="b"), wait=one.id)
     await handler.send_event(Answer(text="c"))
@@ -314,7 +314,7 @@ async def test_w5_an_id_that_nothing_has_is_refused(wait: str) -> None:
     handler = Acts(wait_once).run()
     await anyio.sleep(1)
     with pytest.raises(
-        WorkflowRuntimeError, match=r"has such a wait; open are '1:1:Answer' \(work\)"
+        WorkflowRuntimeError, match=r"has such a wait; open waits: '1:1:Answer' \(work\)"
     ) as caught:
         await handler.send_event(Answer(text="a"), wait=wait)
     assert len(str(caught.value)) < 300

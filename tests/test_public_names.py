@@ -1,4 +1,4 @@
-"""The public names: sorted, documented, typed, and cheap to import (section 2 and 14)."""
+"""The public names: sorted, documented, typed, and cheap to import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(name: str):
     return importlib.import_module(f"anyio_workflows.{name}")
 
 
-def test_s2_the_face_of_the_package():
+def test_the_face_of_the_package():
     assert anyio_workflows.__all__ == [
         "Context",
         "Event",
@@ -49,12 +49,12 @@ def test_s2_the_face_of_the_package():
     ]
 
 
-def test_s2_the_package_knows_its_version():
+def test_the_package_knows_its_version():
     assert anyio_workflows.__version__ == importlib.metadata.version("anyio-workflows")
 
 
 @pytest.mark.parametrize("name", ["__init__", *PUBLIC])
-def test_s14_all_is_sorted_and_every_name_is_there(name: str):
+def test_all_is_sorted_and_every_name_is_there(name: str):
     module = anyio_workflows if name == "__init__" else load(name)
     names = module.__all__
     assert names == sorted(set(names))
@@ -70,7 +70,7 @@ def documented_objects():
 
 
 @pytest.mark.parametrize("name", [name for name, _ in documented_objects()])
-def test_s14_every_public_name_is_documented(name: str):
+def test_every_public_name_is_documented(name: str):
     thing = dict(documented_objects())[name]
     own = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
     assert own
@@ -85,12 +85,12 @@ def test_s14_every_public_name_is_documented(name: str):
 
 
 @pytest.mark.parametrize("name", ["__init__", *IMPORTABLE])
-def test_s14_every_module_says_what_it_is_for(name: str):
+def test_every_module_says_what_it_is_for(name: str):
     module = anyio_workflows if name == "__init__" else load(name)
     assert module.__doc__
 
 
-def test_s2_the_reference_names_are_where_users_look_for_them():
+def test_the_reference_names_are_where_users_look_for_them():
     wanted = {
         "errors": "WorkflowError WorkflowValidationError WorkflowConfigurationError "
         "WorkflowRuntimeError WorkflowTimeoutError WorkflowCancelledByUser EventValidationError "
@@ -124,7 +124,7 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
-def test_s2_users_find_only_what_is_for_them(cls: type):
+def test_users_find_only_what_is_for_them(cls: type):
     found = [name for name in dir(cls) if name[0] != "_" and hasattr(cls, name)]
     assert found == MEMBERS[cls].split()
 
@@ -137,7 +137,7 @@ def defined_in(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_s2_what_a_public_module_defines_is_public_or_has_an_underscore(name: str):
+def test_what_a_public_module_defines_is_public_or_has_an_underscore(name: str):
     module = load(name)
     defined = defined_in(Path(module.__file__))
     assert [one for one in defined if one[0] != "_" and one not in module.__all__] == []
@@ -152,7 +152,7 @@ PRIVATE = [path for path in sorted(PACKAGE.rglob("*.py")) if is_private(path)]
 
 
 @pytest.mark.parametrize("path", PRIVATE, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_s2_private_modules_list_no_public_names(path: Path):
+def test_private_modules_list_no_public_names(path: Path):
     assert not re.search(r"^__all__\b", path.read_text("utf-8"), re.MULTILINE)
 
 
@@ -164,7 +164,7 @@ PASSED_ON = {
 """Names that a public module has from the engine room."""
 
 
-def test_s14_no_name_pretends_to_come_from_elsewhere():
+def test_no_name_pretends_to_come_from_elsewhere():
     for name, thing in documented_objects():
         module, _, public = name.partition(".")
         if module == "retry_policy" and getattr(tenacity, public, None) is thing:

@@ -287,7 +287,7 @@ async def test_x1_policy_that_answers_no_time_fails_the_run(answer: Any) -> None
     assert isinstance(last, WorkflowFailedEvent)
     assert type(last.exception) is WorkflowRuntimeError
     assert str(last.exception) == (
-        f"the retry policy of step work answered {answer!r}; it is to answer a number of seconds, "
+        f"the retry policy of step work returned {answer!r}; it must return a number of seconds, "
         "0 or more, or None"
     )
     assert last.exception.__cause__ is act.errors[0]

@@ -1,6 +1,6 @@
 """Event-driven workflows on AnyIO: the same on asyncio and on trio."""
 
-# General layout, in the order of the data's path; each imports only what stands before it:
+# General layout, in the order of the data's path (who may import what is in tests/test_layering.py):
 #
 #   ground      errors, _messages, _annotations, _backend
 #               Every exception; how values and hints are written in messages; annotations resolved,
@@ -20,7 +20,8 @@
 #               `handler` is the caller's side of a run, and `workflow` starts one.
 #
 #   keep        state, _json/ -> _snapshot -> checkpoint (_snapshot_file)
-#               The state that steps share; pending work as JSON and back; snapshots in a file.
+#               The state that steps share; pending work as JSON and back; snapshots in a file, which is
+#               the only storage there is.
 #
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.

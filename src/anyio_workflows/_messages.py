@@ -55,7 +55,7 @@ class Absent:
 
     def __init__(self, name: str, instead: str) -> None:
         self._name, self._instead = name, instead
-        self.__doc__ = f"Not there: {instead}."
+        self.__doc__ = f"Not there: {instead}" + ("" if instead.endswith("?") else ".")
 
     def __get__(self, instance: object, owner: type) -> Any:
         message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"

@@ -429,13 +429,15 @@ def _instead(name: str) -> str:
     """Return a hint what to use instead of an attribute that a context does not have."""
     if hasattr(StateStore, name) and not name.startswith("_"):
         return f"use ctx.store.{name}()"
-    if close := get_close_matches(name, [known for known in dir(Context) if known[0] != "_"], n=1):
+    public = [each for each in dir(Context) if each[0] != "_" and each not in _ELSEWHERE]
+    if close := get_close_matches(name, public, n=1):
         return f"did you mean {close[0]!r}?"
     return f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
 
 
 # Names from other libraries. For any other name, only the errors of steps get a hint: `_advice()`.
-for _name in ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state"):
+_ELSEWHERE = ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state")
+for _name in _ELSEWHERE:
     setattr(Context, _name, Absent(_name, _instead(_name)))
 
 

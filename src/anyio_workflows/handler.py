@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -294,7 +295,13 @@ class WorkflowHandler(Generic[ResultT]):
 
         def __getattr__(self, name: str) -> Any:
             what = f"{type(self).__name__!r} object has no attribute {name!r}"
-            remedy = _ELSEWHERE.get(name, "await it for the result of the run")
+            remedy = _ELSEWHERE.get(name)
+            if remedy is None:
+                public = [known for known in dir(type(self)) if known[0] != "_"]
+                close = get_close_matches(name, public, n=1)
+                remedy = (
+                    f"did you mean {close[0]!r}?" if close else "await it for the result of the run"
+                )
             raise AttributeError(f"{what}; {remedy}", name=name, obj=self)
 
         def __aiter__(self) -> Any:

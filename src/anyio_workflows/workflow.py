@@ -324,7 +324,9 @@ class Workflow(Generic[ResultT]):
 def _saved_state(ctx: Context[Any], graph: Graph) -> SavedState:
     """Return what a run with this context continues from."""
     if not isinstance(ctx, Context):
-        raise WorkflowConfigurationError(f"run(ctx=...) takes a Context, not {ctx!r}")
+        raise WorkflowConfigurationError(
+            f"run(ctx=...) takes a Context, not {ctx!r}; give the fields of the start event by keyword"
+        )
     saved = ctx._saved
     saved.check_free()
     if saved.graph is graph:

@@ -201,7 +201,9 @@ _brief.maxother = 120
 
 
 def format_seconds(number: float) -> str:
-    """Write a time."""
+    """Return a time in words; what is too short to matter in milliseconds."""
+    if 0 < number < 0.001:
+        return f"{number * 1000:.2g} ms"
     return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
 
 

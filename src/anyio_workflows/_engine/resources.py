@@ -190,7 +190,7 @@ class ResourceManager:
         """See whether the task has begun, or never will."""
         if self._coroutine is None:
             return
-        await self._look_in()
+        await self._let_task_run()
         if self._coroutine is not None:
             # It would have begun by now: asyncio threw its task away, cancelled before the start.
             self._coroutine.close()
@@ -198,7 +198,7 @@ class ResourceManager:
 
     async def _wait_until_gone(self, timeout: float) -> None:
         assert self._gone is not None
-        await self._look_in()  # what closes at once needs no timeout
+        await self._let_task_run()  # what closes at once needs no timeout
         with anyio.move_on_after(timeout, shield=True) as timeout_scope:
             while not self._gone.is_set():
                 # Besides the timeout, a native cancellation arrives here if the loop ends now.
@@ -220,10 +220,10 @@ class ResourceManager:
         for _ in range(_GRACE):
             if self._gone.is_set():
                 return
-            await self._look_in()
+            await self._let_task_run()
         self._given_up = True
 
-    async def _look_in(self) -> None:
+    async def _let_task_run(self) -> None:
         """Let the task run, whatever may be cancelled here."""
         for _ in range(2):  # trio runs the tasks of one batch in any order
             with suppress(anyio.get_cancelled_exc_class()):

@@ -123,7 +123,7 @@ class Run:
         No step begins inside this call (O1).
         """
         try:
-            if limiter is not None and not self._has_kin():
+            if limiter is not None and not self._has_ancestor_of_same_workflow():
                 self._slot = limiter.request(self.loop.token)
             if event is not None:
                 self._dispatch.emit(event)
@@ -269,7 +269,7 @@ class Run:
         state = "has ended" if self.ended else "is ending"
         return WorkflowRuntimeError(f"{what}: the run {state}, {self.outcome.summary}")
 
-    def _has_kin(self) -> bool:
+    def _has_ancestor_of_same_workflow(self) -> bool:
         """Return whether an ancestor is a run of the same workflow instance (R7)."""
         ancestor = self.parent
         while isinstance(ancestor, Run) and ancestor.workflow is not self.workflow:

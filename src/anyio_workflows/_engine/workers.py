@@ -549,7 +549,7 @@ class Dispatch:
             _warned_of_none.add(function)
             logger.warning(
                 "%s: step %s returned None, though it declares %s; is a 'return' missing? If not, "
-                "add '| None' to its annotation (this is told once)",
+                "add '| None' to its annotation (logged once)",
                 self.run,
                 spec.name,
                 spec.declared,
@@ -649,7 +649,7 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
     delay = policy.next(_elapsed(work, now), work.attempt, error)
     if delay is not None and not is_positive_number(delay, or_zero=True):
         raise WorkflowRuntimeError(
-            f"the retry policy of step {work.queue.spec.name} answered {delay!r}; it is to answer a "
+            f"the retry policy of step {work.queue.spec.name} returned {delay!r}; it must return a "
             "number of seconds, 0 or more, or None"
         )
     return delay

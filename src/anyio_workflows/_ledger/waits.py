@@ -166,7 +166,7 @@ class Waits:
             for wait in islice(self.open, _MOST_NAMED)
         )
         more = f" and {len(self.open) - _MOST_NAMED} more" if len(self.open) > _MOST_NAMED else ""
-        return f"open are {first}{more}" if first else "no wait is open"
+        return f"open waits: {first}{more}" if first else "no wait is open"
 
     def end(self, wait: Wait) -> None:
         """Note that a wait is over, answered or timed out; after the last one a slot is requested."""
