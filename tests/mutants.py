@@ -373,7 +373,7 @@ MUTANTS = [
         "T5: `await handler` raises another object than the step did",
     ),
     Mutant(
-        "hire nobody when a worker ends",
+        "start no worker when another one ends",
         "WorkerPool._run_task",
         "self.spawn_worker()",
         "",
@@ -387,7 +387,7 @@ MUTANTS = [
         "R2: executions come one after the other",
     ),
     Mutant(
-        "forget a recruit that never began",
+        "count a worker that never began",
         "WorkerPool.wait_until_gone",
         "self.size -= 1",
         "",
@@ -527,7 +527,7 @@ MUTANTS = [
         "W4: a run that goes on from a snapshot asks again what has been answered",
     ),
     Mutant(
-        "owe nothing after a timeout",
+        "drop the pending work after a timeout",
         "SavedState.keep",
         "self.pending = record",
         "pass",

@@ -40,7 +40,7 @@ async def snapshot_at(
     return data
 
 
-def owed(data: dict[str, Any]) -> list[tuple[str, int]]:
+def pending_steps(data: dict[str, Any]) -> list[tuple[str, int]]:
     """Return the steps and attempts of the work in a snapshot."""
     return [(work["step"], work["attempt"]) for work in data["work"]["work"]]
 

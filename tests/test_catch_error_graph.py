@@ -83,7 +83,7 @@ async def test_x4_static_methods_can_be_handlers() -> None:
 # --- Static faults ------------------------------------------------------------------------------------
 
 
-def catcher(gives: Any = StopEvent, **options: Any) -> Any:
+def handler(gives: Any = StopEvent, **options: Any) -> Any:
     async def probe(self: Any, ev: Any) -> Any: ...
 
     probe.__annotations__ = {"ev": StepFailedEvent, "return": gives}
@@ -108,22 +108,22 @@ def faults(**steps: Any) -> list[str]:
 
 
 def test_v1_unknown_names_get_the_nearest_one():
-    assert faults(rescue=catcher(for_steps=["worc"])) == [
+    assert faults(rescue=handler(for_steps=["worc"])) == [
         "step rescue: for_steps names 'worc', which is not a step; did you mean 'work'?"
     ]
-    assert faults(rescue=catcher(for_steps=["work", "42"])) == [
+    assert faults(rescue=handler(for_steps=["work", "42"])) == [
         "step rescue: for_steps names '42', which is not a step; known: rescue, work"
     ]
 
 
 def test_v1_two_handlers_for_one_step():
-    assert faults(a=catcher(for_steps=["work"]), b=catcher(for_steps=["work"])) == [
+    assert faults(a=handler(for_steps=["work"]), b=handler(for_steps=["work"])) == [
         "steps a and b both take the failures of step work; name different steps in their for_steps"
     ]
 
 
 def test_v1_two_wildcards():
-    assert faults(a=catcher(), b=catcher()) == [
+    assert faults(a=handler(), b=handler()) == [
         "steps a and b both take the failures of all other steps; name different steps in their "
         "for_steps"
     ]
@@ -131,9 +131,9 @@ def test_v1_two_wildcards():
 
 @pytest.mark.parametrize("covered", ["rescue", "other"])
 def test_v1_handlers_cover_no_handlers(covered: str):
-    steps = {"rescue": catcher(for_steps=["work", covered])}
+    steps = {"rescue": handler(for_steps=["work", covered])}
     if covered == "other":
-        steps["other"] = catcher()
+        steps["other"] = handler()
         steps["work"] = node(StartEvent, Item)
         steps["next"] = node(Item, StopEvent)
     assert faults(**steps) == [
@@ -143,13 +143,13 @@ def test_v1_handlers_cover_no_handlers(covered: str):
 
 
 def test_v1_a_name_given_twice_counts_once():
-    assert faults(rescue=catcher(for_steps=["work", "work"])) == []
+    assert faults(rescue=handler(for_steps=["work", "work"])) == []
 
 
 @pytest.mark.parametrize("names", ["work", [], [1], ["work", None], 7, b"work"])
 def test_v1_for_steps_is_a_list_of_names(names: Any):
     with pytest.raises(WorkflowValidationError) as caught:
-        catcher(for_steps=names)
+        handler(for_steps=names)
     assert str(caught.value) == (
         f"step probe: for_steps must be a list of names of steps, or None, not {names!r}"
     )
@@ -158,7 +158,7 @@ def test_v1_for_steps_is_a_list_of_names(names: Any):
 @pytest.mark.parametrize("number", [0, -1, 1.0, "2", True, None])
 def test_v1_max_recoveries_is_a_positive_int(number: Any):
     with pytest.raises(WorkflowValidationError) as caught:
-        catcher(max_recoveries=number)
+        handler(max_recoveries=number)
     assert str(caught.value) == (
         f"step probe: max_recoveries must be a positive int, not {number!r}"
     )
@@ -196,18 +196,18 @@ def test_v1_catch_error_goes_on_a_function():
 
 
 def test_v1_what_a_handler_returns_is_reached_and_produced():
-    assert faults(rescue=catcher(Item), next=node(Item, StopEvent)) == []
+    assert faults(rescue=handler(Item), next=node(Item, StopEvent)) == []
 
 
 def test_v1_what_a_handler_returns_must_be_accepted():
-    assert faults(rescue=catcher(Item | StopEvent)) == [
+    assert faults(rescue=handler(Item | StopEvent)) == [
         "step rescue returns Item, which no step accepts; add a step for it, or write it to the "
         "stream instead of returning it"
     ]
 
 
 def test_v1_a_handler_can_be_a_dead_end():
-    assert faults(rescue=catcher(Item), loop=node(Item, Item)) == [
+    assert faults(rescue=handler(Item), loop=node(Item, Item)) == [
         f"step {name} is a dead end: nothing that follows from Item ends the run; let a step after "
         "it return StopEvent"
         for name in ("rescue", "loop")
@@ -215,32 +215,32 @@ def test_v1_a_handler_can_be_a_dead_end():
 
 
 def test_v1_a_wildcard_that_nothing_is_left_for_is_no_fault():
-    assert faults(rescue=catcher(for_steps=["work"]), others=catcher()) == []
+    assert faults(rescue=handler(for_steps=["work"]), others=handler()) == []
 
 
 def test_v1_a_handler_of_steps_that_cannot_be_reached_cannot_be_reached_either():
-    steps = {"a": node(Item, Item | StopEvent), "rescue": catcher(for_steps=["a"])}
+    steps = {"a": node(Item, Item | StopEvent), "rescue": handler(for_steps=["a"])}
     assert faults(**steps) == [
         "step a cannot be reached from the start event; return Item from a step that can"
     ]
 
 
 def test_v1_a_handler_may_be_the_only_step_that_stops():
-    assert faults(work=node(StartEvent, None), rescue=catcher()) == []
+    assert faults(work=node(StartEvent, None), rescue=handler()) == []
 
 
 def test_v1_a_loop_that_only_a_failure_ends_is_no_dead_end():
     steps = {"work": node(StartEvent, Item), "poll": node(Item, Item)}
-    assert faults(**steps, rescue=catcher(for_steps=["poll"])) == []
+    assert faults(**steps, rescue=handler(for_steps=["poll"])) == []
 
 
 def test_v1_t9_handlers_take_no_events_from_outside():
-    cls = type("Flow", (Workflow,), {"work": node(StartEvent, StopEvent), "rescue": catcher()})
+    cls = type("Flow", (Workflow,), {"work": node(StartEvent, StopEvent), "rescue": handler()})
     assert cls().graph.takes_outside_events is False
 
 
 def test_v1_no_step_produces_a_failure():
-    assert faults(work=node(StartEvent, StepFailedEvent | StopEvent), rescue=catcher()) == [
+    assert faults(work=node(StartEvent, StepFailedEvent | StopEvent), rescue=handler()) == [
         "step work returns StepFailedEvent, which no step accepts; add a step for it, or write it "
         "to the stream instead of returning it"
     ]
@@ -251,10 +251,10 @@ def test_f2_the_way_to_a_join_may_lead_through_handlers_alone():
         "work": node(StartEvent, list[Item]),
         "part": node(Item, None),
         "join": node(list[Part], StopEvent),
-        "rescue": catcher(Part, for_steps=["part"]),
+        "rescue": handler(Part, for_steps=["part"]),
     }
     assert faults(**steps) == []
-    steps["rescue"] = catcher(Part, for_steps=["work"])
+    steps["rescue"] = handler(Part, for_steps=["work"])
     assert faults(**steps) == [
         "step join joins a list of Part, but no list leads to it; let a step before it return a "
         "list of events"
@@ -262,7 +262,7 @@ def test_f2_the_way_to_a_join_may_lead_through_handlers_alone():
 
 
 def test_f2_a_handler_can_open_the_batch_of_a_join():
-    steps = {"rescue": catcher(list[Part]), "join": node(list[Part], StopEvent)}
+    steps = {"rescue": handler(list[Part]), "join": node(list[Part], StopEvent)}
     cls = type("Flow", (Workflow,), {"work": node(StartEvent, StopEvent), **steps})
     graph = cls().graph
     assert faults(**steps) == []

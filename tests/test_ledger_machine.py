@@ -95,7 +95,9 @@ class NaiveBooks:
 
     # Work and places
 
-    def owe(self, name: str, payload: list[Event], branch: NaiveBranch | None) -> list[NaiveWork]:
+    def enqueue(
+        self, name: str, payload: list[Event], branch: NaiveBranch | None
+    ) -> list[NaiveWork]:
         if branch is not None and any(batch.cancelled for batch in branch.around()):
             return []
         work = NaiveWork(name, payload, branch)
@@ -186,7 +188,7 @@ class NaiveBooks:
 
     def take(self, name: str, event: Event, branch: NaiveBranch | None) -> list[NaiveWork]:
         if len(TAKES[name]) == 1:
-            return self.owe(name, [event], branch)
+            return self.enqueue(name, [event], branch)
         sets = self.sets if branch is None else branch.sets
         queues = sets.setdefault(name, [[] for _ in TAKES[name]])
         fitting = [n for n, types in enumerate(TAKES[name]) if type(event) in types]
@@ -194,7 +196,7 @@ class NaiveBooks:
         next(queues[n] for n in fitting if len(queues[n]) == shortest).append(event)
         if not all(queues):
             return []
-        return self.owe(name, [queue.pop(0) for queue in queues], branch)
+        return self.enqueue(name, [queue.pop(0) for queue in queues], branch)
 
     def join(self, name: str, event: Event, batch: NaiveBatch) -> list[NaiveWork]:
         policy = self.steps[name].policy
@@ -205,7 +207,7 @@ class NaiveBooks:
             return []
         batch.fired[name] += 1
         batch.cancelled = batch.cancelled or policy.cancel
-        return self.owe(name, batch.arrived[name], batch.outer)
+        return self.enqueue(name, batch.arrived[name], batch.outer)
 
     def drop(self, batch: NaiveBatch) -> None:
         for work in [work for work in self.pending if work.is_in(batch) and not work.dropped]:
@@ -260,7 +262,7 @@ class NaiveBooks:
             for join in ended.joins:
                 if not ended.fired[join]:
                     ended.fired[join] += 1
-                    new += self.owe(join, ended.arrived[join], ended.outer)
+                    new += self.enqueue(join, ended.arrived[join], ended.outer)
         return new
 
     # Waits

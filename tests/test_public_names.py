@@ -161,7 +161,7 @@ PASSED_ON = {
     "retry_policy.RetryInfo": "anyio_workflows.steps",
     "retry_policy.RetryPolicy": "anyio_workflows.steps",
 }
-"""Names that a public module has from the engine room."""
+"""Names that a public module takes from another one."""
 
 
 def test_no_name_pretends_to_come_from_elsewhere():
@@ -171,7 +171,7 @@ def test_no_name_pretends_to_come_from_elsewhere():
             continue
         home = thing.__module__
         if module == "testing":
-            home = home.partition("._")[0]  # a package: its names come from its own engine room
+            home = home.partition("._")[0]  # a package: its names come from its own private modules
         assert home == PASSED_ON.get(name, f"anyio_workflows.{module}")
 
 

@@ -156,10 +156,10 @@ async def test_x7_what_was_owed_can_be_saved_before_and_after_it_is_owed_again()
     assert failed["work"] is None
     assert [work["step"] for work in failed["failed"]["work"]] == ["publish"]
     ctx.retry_failed()
-    owed = saved(ctx)
-    assert (owed["work"], owed["failed"]) == (failed["failed"], None)
+    pending = saved(ctx)
+    assert (pending["work"], pending["failed"]) == (failed["failed"], None)
     workflow.mended = True
-    assert await workflow.run(ctx=Context.from_dict(workflow, owed)) == (7, 3)
+    assert await workflow.run(ctx=Context.from_dict(workflow, pending)) == (7, 3)
     assert workflow.ran.count("load") == 1
 
 
@@ -428,7 +428,7 @@ async def test_x7_p3_the_end_of_a_child_run_is_a_failure_of_the_step(
     assert workflow.ran == ["work", "|", "work"]
 
 
-# --- What was owed beside it ----------------------------------------------------------------------
+# --- What else was pending ------------------------------------------------------------------------
 
 
 @THROUGH_JSON

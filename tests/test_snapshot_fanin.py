@@ -20,7 +20,7 @@ from anyio_workflows import (
 from anyio_workflows.collect import Collect, Take
 
 from .samples import Done, Item, Mail, Numbers, Other, Part
-from .snapshotting import Fan, Parcel, owed, resume, snapshot_at, through_json
+from .snapshotting import Fan, Parcel, pending_steps, resume, snapshot_at, through_json
 
 pytestmark = pytest.mark.anyio
 
@@ -140,7 +140,7 @@ async def test_p3_f4_joins_inside_a_cancelled_batch_do_not_fire_after_a_restore(
 
     joined: list[list[int]] = []
     data = await snapshot_at(17, Nested().run(items=[1, 2]))
-    assert owed(data) == [("outer", 1)]
+    assert pending_steps(data) == [("outer", 1)]
     assert await resume(Nested(), data) == 1
     assert joined == [[1]]
 
@@ -300,5 +300,5 @@ async def test_p3_a_failed_join_is_recovered_with_the_events_of_its_batch() -> N
             return StopEvent(result=ev.input_event)
 
     data = await snapshot_at(5, Failing().run(items=[1, 2]))
-    assert owed(data) == [("recover", 1)]
+    assert pending_steps(data) == [("recover", 1)]
     assert await resume(Failing(), data) == [Item(n=1), Item(n=2)]

@@ -546,7 +546,7 @@ async def test_p4_what_goes_on_is_written_as_it_was(name: str) -> None:
 
 
 def begin_a_stream(work: Any) -> None:
-    """Change what is owed as a new run does, whose stream has but the questions to ask again."""
+    """Change the pending work as a new run does, whose stream has only the questions to ask again."""
     read, work["events_read"] = work["events_read"], 0
     unread = [one for one in work["questions"] if one["number"] > read]
     work["questions"] = [one | {"number": n} for n, one in enumerate(unread, start=1)]

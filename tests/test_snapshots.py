@@ -39,7 +39,7 @@ from .conftest import BACKENDS
 from .programs import Line, Moment, moments, play, whole_programs
 from .running import Note, read, run_virtually, texts
 from .samples import Item, Mail, Numbers, OneStep, Other, Question
-from .snapshotting import Fan, owed, resume, snapshot_at, through_json
+from .snapshotting import Fan, pending_steps, resume, snapshot_at, through_json
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +97,7 @@ async def test_p3_before_the_first_step_it_holds_the_start_event() -> None:
     handler = Echo().run(items=[1, 2])
     data = through_json(handler.ctx.to_dict())
     assert await handler == [1, 2]
-    assert owed(data) == [("work", 1)]
+    assert pending_steps(data) == [("work", 1)]
     assert await resume(Echo(), data) == [1, 2]
 
 
@@ -109,7 +109,7 @@ async def test_p3_from_inside_a_step_it_holds_that_step() -> None:
 
     found: list[Any] = []
     assert await OneStep(act).run() == "done"
-    assert owed(found[0]) == [("work", 1)]
+    assert pending_steps(found[0]) == [("work", 1)]
     assert await resume(OneStep(act), through_json(found[0])) == "done"
 
 
@@ -132,7 +132,7 @@ def test_p3_from_inside_a_sync_step(backend: str) -> None:
 
     found: list[Any] = []
     assert anyio.run(main, backend=backend) == ["1: 7", "2: 7"]
-    assert owed(found[0]) == [("work", 1)]
+    assert pending_steps(found[0]) == [("work", 1)]
     assert found[0] | {"work": None} == found[1] | {"work": None}
 
 
@@ -220,12 +220,12 @@ async def test_p3_a_run_that_is_queued_for_a_place() -> None:
     workflow = Row([], num_concurrent_runs=1, timeout=35)
     running, queued = workflow.run(), workflow.run()
     data = await snapshot_at(5, queued)
-    assert owed(data) == [("first", 1)]
+    assert pending_steps(data) == [("first", 1)]
     assert await running == ["first", "second", "third"]
     assert await resume(Row([]), data) == ["first", "second", "third"]
     again = resume(workflow, data)
     await again.cancel_run()
-    assert owed(again.ctx.to_dict()) == [("first", 1)]
+    assert pending_steps(again.ctx.to_dict()) == [("first", 1)]
 
 
 class Mailbox(Workflow[list[int]]):
@@ -247,7 +247,7 @@ async def test_p3_an_idle_run_that_waits_for_events_from_outside() -> None:
     handler = Mailbox().run()
     await handler.send_event(Mail(n=1))
     data = await snapshot_at(5, handler)
-    assert owed(data) == []
+    assert pending_steps(data) == []
     again = resume(Mailbox(), data)
     async for event in again.stream_events(expose_internal=True):
         if isinstance(event, WorkflowIdleEvent):
@@ -408,7 +408,7 @@ async def test_p3_during_cleanup_it_holds_what_was_owed_when_the_end_was_decided
     with pytest.raises(WorkflowTimeoutError):
         await handler
     found.append(through_json(handler.ctx.to_dict()))
-    assert [owed(data) for data in found] == [[("work", 1)]] * 3
+    assert [pending_steps(data) for data in found] == [[("work", 1)]] * 3
     for data in found[:2]:
         assert await resume(OneStep(act), data) == "again"
 
@@ -516,7 +516,7 @@ def test_p3_after_the_end_of_its_loop_it_goes_on_in_another(
 async def test_p3_a_run_that_is_cancelled_before_its_first_step_goes_on() -> None:
     handler = Counting().run(end=0)
     await handler.cancel_run()
-    assert owed(through_json(handler.ctx.to_dict())) == [("count", 1)]
+    assert pending_steps(through_json(handler.ctx.to_dict())) == [("count", 1)]
     assert await Counting().run(ctx=handler.ctx) == 1
 
 
@@ -569,7 +569,7 @@ async def test_p2_a_second_run_raises_until_cleanup_is_over() -> None:
     outer = workflow.run()
     await anyio.sleep(1)
     await outer.cancel_run()
-    assert owed(outer.ctx.to_dict()) == [("work", 1)]
+    assert pending_steps(outer.ctx.to_dict()) == [("work", 1)]
 
 
 @pytest.mark.parametrize("left", [True, False])

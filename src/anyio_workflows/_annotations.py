@@ -55,11 +55,14 @@ def resolve(annotation: object, owner: Any, names: Mapping[str, Any] | None = No
         The type, or an `Unresolved`; nothing is raised.
     """
     module = getattr(owner, "__module__", None) or "builtins"
+    # As in Python, the innermost names win: those of the class over those of the functions around it.
     known = local_names(annotation, module, owner.__qualname__)
     if isinstance(owner, type):
+        # What an event class kept when it was defined; `vars`, as a base may be from elsewhere.
         known |= vars(owner).get("_local_names", {})
         known |= classes_of(owner)
     known |= names or {}
+    # `get_type_hints` reads a holder with this annotation alone, so that one fault hides no other field.
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     globalns = vars(sys.modules[module]) if module in sys.modules else {}
     try:
@@ -87,8 +90,8 @@ def classes_of(cls: type) -> dict[str, type]:
 def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any]:
     """Return the names in `annotation` that are local to a function enclosing `qualname`.
 
-    Only functions that are being executed can be looked into, so events ask when their class is defined,
-    and keep what is found, in `_local_names`. Nothing but the values of those names is kept.
+    Only functions that are being executed have frames, so event classes ask when they are defined and
+    keep what is found in `_local_names`. Only the values of those names are kept, never a frame.
     """
     found: dict[str, Any] = {}
     if not isinstance(annotation, str) or ".<locals>." not in qualname:
@@ -97,10 +100,11 @@ def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any
         wanted = set(compile(annotation, "<annotation>", "eval").co_names)
     except SyntaxError:
         return found
+    # From the inside out: `| found` lets the names of inner functions hide those of outer ones.
     outer = qualname
     while ".<locals>." in outer:
         outer = outer.rpartition(".<locals>.")[0]
-        frame = inspect.currentframe()
+        frame = inspect.currentframe()  # a function that has returned has no frame any more
         while frame is not None and (frame.f_code.co_qualname, frame.f_globals["__name__"]) != (
             outer,
             module,
@@ -221,7 +225,7 @@ def check_for(annotation: Any) -> Any:
     if origin is tuple and args[-1:] != (Ellipsis,):
         return _Tuple(tuple(check_for(arg) for arg in args))
     if annotation is Any:
-        return ANYTHING
+        return ANYTHING  # before `isinstance` is asked, which accepts `Any` since Python 3.11
     container = origin or _WIDER.get(annotation, annotation)
     try:
         isinstance(None, container)
@@ -269,6 +273,7 @@ def read_names(
     known = typing.get_args(literal)
     if names is None:
         return frozenset(), []
+    # A single name is a mistake for a list of it; iterating over its letters would hide that.
     given = names if isinstance(names, Collection) and not isinstance(names, str) else [names]
     faults = [
         f"{argument} has no {name!r}, {nearest(str(name), known)}"

@@ -8,12 +8,11 @@ import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
-from ._annotations import Unresolved, classes_of, resolve, strip
+from ._annotations import Unresolved, classes_of, is_record, resolve, strip
 from ._dependencies import Dependency, read_dependency
 from ._messages import names_of
 from .collect import All, Collect, Take
@@ -272,8 +271,8 @@ def _state_type(annotation: Any, faults: list[str]) -> type | None:
     cls: Any = typing.get_origin(wanted) or wanted
     if cls is Any or cls is DictState:
         return None
-    if isinstance(cls, type) and (attrs.has(cls) or is_dataclass(cls)):
-        return cls
+    if is_record(cls):
+        return cast(type, cls)
     shown = inspect.formatannotation(wanted)
     faults.append(f"Context[{shown}]: the state is an attrs class or a dataclass, or untyped")
     return None

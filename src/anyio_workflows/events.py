@@ -427,7 +427,7 @@ class WorkflowFailedEvent(StopEvent):
 
 
 class StepFailedEvent(Event):
-    """A step failed for good. It starts the `@catch_error` step that takes its failures.
+    """A step failed for good. It starts the `@catch_error` step for that step.
 
     Attributes:
         step_name: Name of the step that failed.
@@ -610,7 +610,7 @@ def _classes_of(value: object) -> list[type]:
 #
 # `Event.__init__` takes any keyword and looks up its check: 0.5 us for one field, 0.7 for three; one
 # generated for a class, with its fields as parameters, 0.35 and 0.5. That one has the fast path only,
-# and leaves all that it is in doubt about, and the errors, to `Event.__init__`.
+# and leaves doubtful cases and errors to `Event.__init__`.
 
 _MISSING = object()
 
@@ -693,7 +693,7 @@ def _generate_init(
         *("    " + store for store in stores),
     ]
     code = compile("\n".join(source), f"<constructor of {cls.__qualname__}>", "exec")
-    exec(code, names)  # only the names of fields are not ours
+    exec(code, names)  # only the names of the fields come from outside
     constructor: Callable[..., None] = names["__init__"]
     constructor.__qualname__ = f"{cls.__qualname__}.__init__"
     constructor.__module__ = cls.__module__
