@@ -303,7 +303,7 @@ async def test_x1_policy_that_answers_an_awaitable_fails_the_run() -> None:
         answers.append(slowly(attempts))
         return answers[0]
 
-    with pytest.raises(WorkflowRuntimeError, match="step work answered <coroutine object"):
+    with pytest.raises(WorkflowRuntimeError, match="step work returned <coroutine object"):
         await acting(Tries(1), Policy(decide))
     answers[0].close()
 
