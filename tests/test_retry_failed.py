@@ -180,7 +180,7 @@ async def test_x7_there_is_nothing_to_repeat_before_a_run_or_after_a_stop_event(
         Context(workflow).retry_failed()
     workflow.mended = True
     handler = workflow.run()
-    with pytest.raises(ContextStateError, match="still going on"):
+    with pytest.raises(ContextStateError, match="still in progress"):
         handler.ctx.retry_failed()
     await handler
     with pytest.raises(ContextStateError, match="no failed step to repeat"):
@@ -205,7 +205,7 @@ async def test_x7_in_a_step_it_is_refused() -> None:
     class Inside(Noting):
         @step
         async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            with pytest.raises(ContextStateError, match="still going on"):
+            with pytest.raises(ContextStateError, match="still in progress"):
                 ctx.retry_failed()
             return StopEvent()
 
@@ -228,7 +228,7 @@ async def test_x7_until_cleanup_is_over_it_is_refused() -> None:
     handler = Slow().run()
     await anyio.sleep(1)
     assert not handler.is_done()
-    with pytest.raises(ContextStateError, match="still going on"):
+    with pytest.raises(ContextStateError, match="still in progress"):
         handler.ctx.retry_failed()
     (await fail(handler)).retry_failed()
 

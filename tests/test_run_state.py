@@ -284,7 +284,7 @@ async def test_p2_a_context_has_one_run_at_a_time() -> None:
         with pytest.raises(ContextStateError) as caught:
             workflow.run(ctx=same)
     assert str(caught.value) == (
-        "the run of this context is still going on; await its handler first, or use another context"
+        "the run of this context is still in progress; await its handler first, or use another context"
     )
     await check_ending(handler)
     await check_ending(workflow.run(ctx=ctx))

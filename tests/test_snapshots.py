@@ -549,9 +549,9 @@ async def test_p3_discard_work_drops_what_is_left_and_keeps_the_state() -> None:
 async def test_p2_a_second_run_while_one_goes_on_raises() -> None:
     handler = Row([]).run()
     for _ in range(2):
-        with pytest.raises(ContextStateError, match="still going on"):
+        with pytest.raises(ContextStateError, match="still in progress"):
             Row([]).run(ctx=handler.ctx)
-        with pytest.raises(ContextStateError, match="still going on"):
+        with pytest.raises(ContextStateError, match="still in progress"):
             handler.ctx.discard_work()
         await anyio.sleep(5)
     assert await handler == ["first", "second", "third"]
@@ -562,7 +562,7 @@ async def test_p2_a_second_run_raises_until_cleanup_is_over() -> None:
         try:
             await anyio.sleep(1000)
         finally:
-            with pytest.raises(ContextStateError, match="still going on"):
+            with pytest.raises(ContextStateError, match="still in progress"):
                 workflow.run(ctx=outer.ctx)
 
     workflow = OneStep(act)

@@ -544,7 +544,7 @@ class _StepContext(Context[Any]):
         if work.started is None or work.attempt != self._number:
             if self._run.ended or self._given_up:
                 self._run.check_open(f"a step cannot {what}")
-            name = work.queue.spec.name
+            name = work.step
             raise WorkflowRuntimeError(
                 f"attempt {self._number} of step {name} has ended; it can no longer {what}"
             )
@@ -556,9 +556,7 @@ class _StepContext(Context[Any]):
         if self._given_up:
             assert self._work is not None
             why = "with its batch" if self._work.dropped else "at its timeout"
-            raise WorkflowRuntimeError(
-                f"step {self._work.queue.spec.name} was cancelled {why} and has ended"
-            )
+            raise WorkflowRuntimeError(f"step {self._work.step} was cancelled {why} and has ended")
 
 
 # Python's own messages about a step's context have the name that the documentation uses.
@@ -697,4 +695,4 @@ async def _suspend(
         waits.abandon(wait)  # has an effect only if the wait was cancelled
     if wait.refused:
         run.check_open(what)
-        raise WorkflowRuntimeError(f"{what}: step {wait.work.queue.spec.name} has ended")
+        raise WorkflowRuntimeError(f"{what}: step {wait.work.step} has ended")

@@ -92,7 +92,7 @@ class Reporter:
     def step_started(self, work: Work) -> None:
         """Report that an execution begins."""
         again = f", attempt {work.attempt}" if work.attempt > 1 else ""
-        self.log("Running step %s%s", work.queue.spec.name, again)
+        self.log("Running step %s%s", work.step, again)
         self._state(work, StepState.RUNNING)
 
     def step_ended(self, work: Work, outcome: ExecutionOutcome, result: Any) -> None:
@@ -104,14 +104,14 @@ class Reporter:
             result: What it returned or raised; `None` if it was cancelled.
         """
         result_type = None if outcome == "cancelled" else type(result)
-        self.log("Step %s %s", work.queue.spec.name, describe_result(result_type, work.queue.spec))
+        self.log("Step %s %s", work.step, describe_result(result_type, work.queue.spec))
         self._state(work, StepState.NOT_RUNNING, outcome, result)
 
     def step_retried(self, work: Work, error: Exception, delay: float) -> None:
         """Report that an attempt failed and another follows."""
         self.log(
             "Step %s %s; attempt %d in %s",
-            work.queue.spec.name,
+            work.step,
             describe_result(type(error), work.queue.spec),
             work.attempt + 1,
             format_seconds(delay),
@@ -120,7 +120,7 @@ class Reporter:
 
     def step_recovered(self, work: Work, error: Exception, error_handler: str) -> None:
         """Report that a step failed for good, and which error handler takes over."""
-        name = work.queue.spec.name
+        name = work.step
         logger.info(
             "%s: step %s failed; %s takes over", self.run, name, error_handler, exc_info=error
         )
@@ -128,7 +128,7 @@ class Reporter:
 
     def step_waiting(self, wait: Wait) -> None:
         """Report that an execution waits for an event."""
-        self.log("Step %s waits for %s", wait.work.queue.spec.name, wait.event_type.__name__)
+        self.log("Step %s waits for %s", wait.work.step, wait.event_type.__name__)
 
     def unhandled(self, event: Event, *, idle: bool) -> None:
         """Report that no step takes an event (R3)."""
@@ -168,7 +168,7 @@ class Reporter:
             over = state is StepState.NOT_RUNNING
             self.stream.write(
                 StepStateChanged(
-                    name=work.queue.spec.name,
+                    name=work.step,
                     step_state=state,
                     worker_id=str(work.id),
                     input_event_name=work.event_name,
@@ -225,7 +225,7 @@ def describe_result(result_type: type | None, spec: StepSpec) -> str:
 def describe_failure(work: Work, elapsed: float) -> str:
     """Describe which step failed on what; a note of its exception."""
     return (
-        f"step {work.queue.spec.name} failed on {_brief.repr(work.payload)}, in attempt "
+        f"step {work.step} failed on {_brief.repr(work.payload)}, in attempt "
         f"{work.attempt}, {format_seconds(elapsed)} after its first start"
     )
 
@@ -245,7 +245,7 @@ def describe_activities(ledger: Ledger, now: float) -> Mapping[str, str]:
     """Describe what each step with pending work is doing."""
     pending: dict[str, list[Work]] = {}
     for work in ledger.pending.values():
-        pending.setdefault(work.queue.spec.name, []).append(work)
+        pending.setdefault(work.step, []).append(work)
     return {
         name: ", ".join(_describe_activities(work[0].queue, work, now))
         for name, work in sorted(pending.items())
@@ -261,7 +261,7 @@ def busy_steps(ledger: Ledger) -> list[str]:
     """Return the sorted names of the steps that are being executed in the event loop."""
     return sorted(
         {
-            work.queue.spec.name
+            work.step
             for work in ledger.pending.values()
             if work.started is not None and not work.suspended and work.queue.spec.is_async
         }

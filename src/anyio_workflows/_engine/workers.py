@@ -383,7 +383,7 @@ class WorkerPool:
 def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
     """Return the failure for a cancellation that was not requested (T8)."""
     error = WorkflowRuntimeError(
-        f"step {work.queue.spec.name} raised a cancellation, although it had not been cancelled; a cancel "
+        f"step {work.step} raised a cancellation, although it had not been cancelled; a cancel "
         "scope, task or timeout inside the step leaks its own"
     )
     error.__cause__ = exc
@@ -392,7 +392,7 @@ def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
 
 def _scope_error(work: Work) -> BaseException:
     return WorkflowRuntimeError(
-        f"step {work.queue.spec.name}, or one before it in the same task, left a cancel scope open, as "
+        f"step {work.step}, or one before it in the same task, left a cancel scope open, as "
         "an async generator does that is not exhausted; close it, with contextlib.aclosing()"
     )
 
@@ -570,7 +570,7 @@ class Dispatch:
 
     def fail(self, work: Work, error: BaseException, now: float) -> None:
         """Fail the run with an error that is neither retried nor taken by an error handler."""
-        name = work.queue.spec.name
+        name = work.step
         if work.dropped and isinstance(error, Exception):
             words = describe_result(type(error), work.queue.spec)
             logger.warning("%s: dropped step %s %s", self.run, name, words, exc_info=error)
@@ -609,7 +609,7 @@ class Dispatch:
         elapsed = _elapsed(work, now)
         _annotate(error, work, elapsed)
         failure = StepFailedEvent(
-            step_name=work.queue.spec.name,
+            step_name=work.step,
             input_event=work.payload,
             exception=error,
             attempts=work.attempt,
@@ -649,7 +649,7 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
     delay = policy.next(_elapsed(work, now), work.attempt, error)
     if delay is not None and not is_positive_number(delay, or_zero=True):
         raise WorkflowRuntimeError(
-            f"the retry policy of step {work.queue.spec.name} returned {delay!r}; it must return a "
+            f"the retry policy of step {work.step} returned {delay!r}; it must return a "
             "number of seconds, 0 or more, or None"
         )
     return delay
@@ -658,7 +658,7 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
 def _policy_error(work: Work, raised: BaseException, error: Exception) -> BaseException:
     """Return what a policy raised, with the step's error as its cause."""
     if isinstance(raised, StopIteration) or is_cancellation(raised):  # would be misunderstood (T5)
-        what = f"the retry policy of step {work.queue.spec.name} raised {type(raised).__name__}"
+        what = f"the retry policy of step {work.step} raised {type(raised).__name__}"
         raised = WorkflowRuntimeError(what)
     if raised is not error and raised.__cause__ is None:
         raised.__cause__ = error

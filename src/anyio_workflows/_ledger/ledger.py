@@ -19,51 +19,45 @@ from .waits import Waits
 from .work import Collected, StepQueue, StepQueues, StepStatistics, Wait, Work
 
 
-@attrs.define(eq=False, init=False, repr=False)
+def _make_waits(ledger: Ledger) -> Waits:
+    return Waits(ledger.queues)
+
+
+@attrs.define(eq=False, repr=False)
 class Ledger:
-    """The books of one run.
+    """What one run has pending, and who gets what.
 
     Attributes:
         graph: The steps.
-        owed: All work that is owed, by id, in order of arrival.
+        pending: All work from its routing to its end, by id, in order of arrival; nothing else says
+            what is pending.
+        queues: The queues of the steps, which say which execution has a slot.
         waits: The open waits, in the order in which they began.
         buffers: What `ctx.collect_events()` keeps.
-        queues: The places of the steps, and who has them.
-        sets: What waits at steps with several event parameters, outside of any branch.
-        next_id: The number of the work to come.
-        input_asked: Whether the run has asked for input.
+        param_buffers: What is kept for steps with several event parameters, outside of any branch.
+        next_id: The number of the work to come; never used twice, not even by runs that continue
+            from this one.
+        input_asked: Whether the run has asked for input, so that it may be idle for ever (T9).
         questions: The questions that steps returned and that may be unread, each with its number in
-            the stream (W4); made with the first one, as it takes 0.7 KB.
+            the stream, in that order (W4); made with the first one, as it takes 0.7 KB.
         last_finished: Name of the step whose execution ended last.
-        closed: Whether the run has ended, so that nothing more is owed.
+        closed: Whether the run has ended, so that nothing becomes pending any more.
     """
 
     graph: Graph
-    pending: dict[int, Work]
-    waits: Waits
-    buffers: Buffers
-    queues: StepQueues
-    param_buffers: ParamBuffers
-    _takers: dict[type[Event], tuple[StepQueue, ...]]
-    next_id: int
-    input_asked: bool
-    questions: deque[tuple[int, Event]] | None
-    last_finished: str | None
-    closed: bool
+    pending: dict[int, Work] = attrs.field(factory=dict, init=False)
+    queues: StepQueues = attrs.field(factory=StepQueues, init=False)
+    waits: Waits = attrs.field(init=False, default=attrs.Factory(_make_waits, takes_self=True))
+    buffers: Buffers = attrs.field(factory=Buffers, init=False)
+    param_buffers: ParamBuffers = attrs.field(factory=ParamBuffers, init=False)
+    next_id: int = attrs.field(default=1, init=False)
+    input_asked: bool = attrs.field(default=False, init=False)
+    questions: deque[tuple[int, Event]] | None = attrs.field(default=None, init=False)
+    last_finished: str | None = attrs.field(default=None, init=False)
+    closed: bool = attrs.field(default=False, init=False)
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.pending = {}
-        self.queues = StepQueues()
-        self.waits = Waits(self.queues)
-        self.buffers = Buffers()
-        self.param_buffers = ParamBuffers()
-        self._takers = {}
-        self.next_id = 1
-        self.input_asked = False
-        self.questions = None
-        self.last_finished = None
-        self.closed = False
+    _takers: dict[type[Event], tuple[StepQueue, ...]] = attrs.field(factory=dict, init=False)
+    """The queues of the steps that accept a type, so that the graph is asked once for each type."""
 
     # --- Routing ------------------------------------------------------------------------------
 
@@ -111,7 +105,7 @@ class Ledger:
             recoveries: How often `@catch_error` steps have recovered its ancestors.
 
         Returns:
-            The new work, to be carried to its steps; `None` if nobody takes the event.
+            The new work, to be carried to its steps; `None` if no step takes the event.
         """
         takers = self._takers.get(type(event))
         if takers is None:
@@ -147,7 +141,7 @@ class Ledger:
         branch: Branch | None,
         recoveries: Recoveries,
     ) -> tuple[set[str], list[Work]]:
-        """Answer waits, and give the event to the other takers; returns who took it, and the work."""
+        """Answer waits, and give the event to the other takers; returns the steps that took it, and the work."""
         taken_by = self.waits.answer(event, target) if self.waits.open.numbers else set()
         if target is not None:
             takers = (self.queues.of(target),)
@@ -200,6 +194,7 @@ class Ledger:
     def _enqueue(
         self, queue: StepQueue, payload: Any, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work]:
+        # Nothing starts in a batch that a join has cancelled (F4), or after the end (T7).
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
         work = Work(self.next_id, queue, payload, branch, recoveries)
@@ -211,7 +206,7 @@ class Ledger:
         return [work]
 
     def enqueue_again(self, work: Work, due: float | None) -> list[Work]:
-        """Owe work of an earlier run, which has no place yet (P3).
+        """Make work of an earlier run pending, which has no slot yet (P3).
 
         Args:
             work: The work.
@@ -270,7 +265,7 @@ class Ledger:
             if wait is not None and wait.answer is not None:
                 state = "it has been answered already"
             raise WorkflowRuntimeError(f"{what}: {state}; {self.waits.describe_open()}")
-        waiting = wait.work.queue.spec.name
+        waiting = wait.work.step
         if step not in (None, waiting):
             raise WorkflowRuntimeError(f"{what}: step {waiting} waits there, not {step}")
         if not wait.takes(type(event)):
@@ -284,7 +279,7 @@ class Ledger:
         return waiting
 
     def _wait_of(self, wait_id: str) -> Wait | None:
-        """Find a wait of the work that is owed by its id, which begins with the number of the work."""
+        """Find a wait of pending work by its id, which begins with the number of the work."""
         number = wait_id.partition(":")[0]
         work = self.pending.get(int(number)) if number.isdecimal() and len(number) < 20 else None
         if work is None or work.history is None:
@@ -299,7 +294,7 @@ class Ledger:
     def finish(
         self, work: Work, result_type: type | None = None, failed: bool = False
     ) -> list[Work]:
-        """Note that `work` is done with, and pass its place on.
+        """Note that `work` is over, and pass its slot on.
 
         Args:
             work: The work whose execution ended.
@@ -311,6 +306,8 @@ class Ledger:
         """
         del self.pending[work.id]
         queue = work.queue
+        # Tasks that the step leaves behind may still wait: they are refused, before the slot is passed
+        # on, since the end of their waits counts the execution as running again.
         if work.history is not None:
             self.waits.leave(work)
             self.waits.forget(work)
@@ -324,6 +321,8 @@ class Ledger:
 
     def delay(self, work: Work, due: float) -> None:
         """Note that an attempt failed, and that the next is to be queued at the time `due`."""
+        # The waits of this attempt end for its tasks, and are then kept open for the next attempt: an
+        # answer that comes during the delay must not be lost (W3).
         self.waits.leave(work)
         work.past.start_over()
         self.waits.keep_open(work)
@@ -346,14 +345,14 @@ class Ledger:
             asked = earlier
         else:
             kept = Buffered(event, work.recoveries)
-            if found := self.buffers.add(work.queue.spec.name, buffer_id, kept, expected):
+            if found := self.buffers.add(work.step, buffer_id, kept, expected):
                 work.recoveries = _merged(found)
             asked.events = None if found is None else tuple(one.event for one in found)
         work.past.collected.append(asked)
         return None if asked.events is None else list(asked.events)
 
     def close(self) -> None:
-        """The run has ended: end all open waits, and owe nothing more."""
+        """End all open waits, with the run; nothing becomes pending any more."""
         self.closed = True
         self.waits.close()
 
@@ -392,6 +391,8 @@ class Ledger:
     def _end_branches(self, branch: Branch | None) -> list[Work]:
         """End a branch if nothing is left of it, and what ends with it; returns joins that fire."""
         fired: list[Work] = []
+        # Upwards: the end of a branch may end its batch, whose joins fire in the outer branch. They are
+        # part of that branch before it is looked at, so it does not end too early (rule 7).
         while branch is not None and branch.ended and branch in branch.batch.branches:
             batch = branch.batch
             del batch.branches[branch]
@@ -402,7 +403,7 @@ class Ledger:
         return fired
 
     def _fire(self, batch: Batch) -> list[Work]:
-        """Owe the joins of a batch that has ended what arrived for them."""
+        """Start the joins of a batch that has ended, with what arrived for each: `[]` included (F2)."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
             fired += self._enqueue(self.queues.of(join), arrived, batch.outer, batch.recoveries)
@@ -421,20 +422,22 @@ class Ledger:
 
     def _drop(self, work: Work, branch: Branch) -> list[Work]:
         work.dropped = True
+        # What is being executed stays pending until its task has been cancelled and settles it.
         if work.started is not None:
             if work.cancel is not None:
                 work.cancel()
             return []
+        # What is queued, or in a retry delay, is gone at once; workers skip it in the inbox.
         del self.pending[work.id]
         self.waits.forget(work)
         self.queues.withdraw(work)
         return self._leave(work, branch)
 
-    # --- Looking at the books -------------------------------------------------------------------
+    # --- Queries -------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is owed (rule 2)."""
+        """Whether nothing is pending."""
         return not self.pending
 
     def statistics(self) -> dict[str, StepStatistics]:
@@ -443,7 +446,7 @@ class Ledger:
         return {name: found.get(name, StepStatistics()) for name in self.graph.steps}
 
     def is_quiet(self, besides: Work | None = None) -> bool:
-        """Return whether nothing goes on: all that is owed waits for events, or there is nothing.
+        """Return whether nothing is in progress: all that is pending waits for events, or nothing is.
 
         Args:
             besides: An execution that is about to end.
@@ -451,7 +454,7 @@ class Ledger:
         return self.queues.busy() == (0 if besides is None or besides.suspended else 1)
 
     def missing(self) -> Iterator[tuple[str, str]]:
-        """Yield each step that has events kept for it, and what it lacks to go on."""
+        """Yield each step that has buffered events, and what it lacks to start."""
         yield from self.param_buffers.missing()
         yield from self.buffers.missing()
 

@@ -102,7 +102,7 @@ class WorkRecord:
 
 @attrs.frozen
 class KeptRecord:
-    """An event that waits for company, with the recoveries of its ancestors."""
+    """An event in a buffer, with the recoveries of its ancestors."""
 
     event: Event
     recoveries: Recoveries
@@ -110,7 +110,7 @@ class KeptRecord:
 
 @attrs.frozen
 class SetRecord:
-    """What waits at a step with several event parameters: a list for each of them."""
+    """The buffers of a step with several event parameters: a list for each of them."""
 
     step: str
     queues: list[list[KeptRecord]]
@@ -147,9 +147,10 @@ class BufferRecord:
 
 @attrs.frozen
 class LedgerRecord:
-    """All that a run owes.
+    """All that a run has pending.
 
-    Questions whose number is above `events_read` have not been read: they are asked again (W4). What
+    Ids of work are below `next_id`; ids of branches are unique, and stand before they are referred to
+    (outer batches come first). Questions whose number is above `events_read` have not been read: they are asked again (W4). What
     has a default is not in version 1.
     """
 
@@ -177,15 +178,15 @@ class LedgerRecord:
 
 
 def take(ledger: Ledger, now: float, events_read: int) -> LedgerRecord:
-    """Record what a run owes at the time `now`, when so many events of its stream have been read."""
-    owed = [work for work in ledger.pending.values() if not work.dropped]
+    """Record what is pending at the time `now`, when so many events of the stream have been read."""
+    pending = [work for work in ledger.pending.values() if not work.dropped]
     batches = _open_batches(ledger)
     ids = {branch: n for n, branch in enumerate(b for batch in batches for b in batch.branches)}
     return LedgerRecord(
         next_id=ledger.next_id,
         input_asked=ledger.input_asked,
         last_finished=ledger.last_finished,
-        work=[_take_work(work, ids, now) for work in owed],
+        work=[_take_work(work, ids, now) for work in pending],
         batches=[_take_batch(batch, ids) for batch in batches],
         sets=_take_sets(ledger.param_buffers),
         buffers=[
@@ -226,7 +227,7 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
     past = work.history or History()
     return WorkRecord(
         id=work.id,
-        step=work.queue.spec.name,
+        step=work.step,
         events=[work.payload] if isinstance(work.payload, Event) else list(work.payload),
         branch=None if work.branch is None else ids[work.branch],
         recoveries=work.recoveries,
@@ -289,7 +290,7 @@ def _take_kept(kept: Buffered) -> KeptRecord:
 
 
 def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, list[Work]]:
-    """Make a ledger that owes what was recorded, at the time `now`.
+    """Make a ledger in which what was recorded is pending, at the time `now`.
 
     Returns:
         The ledger, and the work to be carried to its steps.
@@ -465,14 +466,15 @@ def _record_of(run: RunPort) -> LedgerRecord:
 
 @attrs.define(eq=False, repr=False)
 class SavedState:
-    """What goes on from one run to the next.
+    """What one run leaves to the next.
 
     Attributes:
         graph: The steps that it is for.
         types: Types that the state may hold, besides those that the workflow declares.
         run: The run in progress, or the last one.
-        left: What the last run left to do; `None` if it ended with a stop event or a failure.
-        failed: What the last run owed when it failed, for `retry_failed()`.
+        pending: The work that the last run left, with which the next one continues; `None` while a run
+            is in progress, and after a stop event or a failure. Only one of the two is there.
+        failed: What was pending when the last run failed, for `retry_failed()`.
     """
 
     graph: Graph
@@ -491,23 +493,23 @@ class SavedState:
         return self._store
 
     def state(self) -> Any:
-        """Return the state, which is not to be changed; `None` if nobody has used it."""
+        """Return the state, which is not to be changed; `None` if it has not been used."""
         return None if self._store is None else self._store._snapshot()
 
     def drop_dead_writers(self) -> None:
-        """Let nobody write the state, or wait to, who was given up or whose run has ended."""
+        """Drop the writers of steps that were given up, or whose run has ended, and their waits."""
         if self._store is not None:
             self._store._drop_dead_writers()
 
     def pending_work(self) -> LedgerRecord | None:
-        """Record what is owed now; `None` if nothing is, and a new run has to start anew."""
+        """Record what is pending now; `None` if nothing is left to continue with."""
         run = self.run
         if run is not None and run.is_running:
             return _record_of(run)
         return self._up_to_date(self.pending)
 
     def failed_work(self) -> LedgerRecord | None:
-        """Record what `retry_failed()` makes owed; `None` if no step failed."""
+        """Record what `retry_failed()` makes pending; `None` if no step failed."""
         return self._up_to_date(self.failed)
 
     def _up_to_date(self, record: LedgerRecord | None) -> LedgerRecord | None:
@@ -542,7 +544,7 @@ class SavedState:
             self.failed = record.repeating(failed)
 
     def begin(self, run: RunPort) -> None:
-        """Note that a run goes on from here."""
+        """Note that a run continues from here."""
         self.run = run
         self.pending = self.failed = None
 
@@ -550,33 +552,33 @@ class SavedState:
         """Drop what the last run left to do, or to repeat.
 
         Raises:
-            ContextStateError: If a run is going on.
+            ContextStateError: If a run is in progress.
         """
         self.check_free()
         self.pending = self.failed = None
 
     def retry_failed(self) -> None:
-        """Owe again what the last run owed when it failed (X7).
+        """Make pending again what was pending when the last run failed (X7).
 
         Raises:
-            ContextStateError: If a run is going on, or there is nothing to repeat.
+            ContextStateError: If a run is in progress, or there is nothing to repeat.
         """
         self.check_free()
         if self.failed is None:
             why = "no step of its last run has failed for good"
             if self.pending is not None:
-                why = "it has work left already, with which run(ctx=...) goes on"
+                why = "it has work left already; run(ctx=...) continues it"
             raise ContextStateError(f"this context has no failed step to repeat: {why}")
         self.pending, self.failed = self.failed, None
 
     def check_free(self) -> None:
-        """Refuse what makes no sense while a run goes on.
+        """Refuse what makes no sense while a run is in progress.
 
         Raises:
             ContextStateError: If one does.
         """
         if self.run is not None and not self.run.ended:
             raise ContextStateError(
-                "the run of this context is still going on; await its handler first, or use another "
+                "the run of this context is still in progress; await its handler first, or use another "
                 "context"
             )

@@ -467,7 +467,7 @@ class StepQueues:
             self.on_change(work, StepState.RUNNING)
 
     def resume_to_end(self, work: Work) -> None:
-        """Do as `resume()` for an execution that is ending, so that nobody is told that it continues.
+        """Do as `resume()` for an execution that is ending, without reporting that it continues.
 
         The caller releases its slot next.
         """
