@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -43,7 +44,7 @@ LAYER = {name: n for n, names in enumerate(LAYERS) for name in names.split()}
 PURE = LAYERS[1].split() + LAYERS[3].split() + LAYERS[4].split()
 """Declaring and deciding: they need no event loop."""
 
-ENGINE_USERS = {"_engine", "handler", "workflow", "checkpoint"}
+ENGINE_USERS = {"_engine", "handler", "workflow"}
 """What may import from `_engine/`: the doors to a run, and nothing else."""
 
 PUBLIC_ONLY = {"testing", "_demo", "__main__"}
@@ -127,6 +128,15 @@ def test_every_module_and_folder_has_a_layer():
 def test_a_module_imports_only_its_own_layer_and_those_before_it(module: str):
     mine = LAYER[folder_of(module)]
     assert not [name for name in GRAPH[module] if LAYER[folder_of(name)] > mine]
+
+
+def test_the_map_names_every_module_and_folder():
+    text = (PACKAGE / "__init__.py").read_text()
+    drawn = text[text.index("# General layout") : text.index("\nfrom ")]
+    places = {folder_of(module) for module in MODULES} - {"__init__"}
+    assert places - set(re.findall(r"\w+", drawn)) == set()
+    named = set(re.findall(r"\b_[a-z_]+\b|\b\w+(?=/)", drawn)) - {"__all__", "tests", "__init__"}
+    assert named - places == set()
 
 
 def test_there_are_no_import_cycles():
