@@ -567,7 +567,7 @@ def test_r5_thread_that_waits_for_an_event_is_let_go_at_the_end(backend: str, ho
         over.set()
 
     async def main() -> None:
-        handler = Acts(act, timeout=0.05 if how == "timeout" else None).run()
+        handler = Acts(act, timeout=1 if how == "timeout" else None).run()
         await until(lambda: handler.statistics().steps["work"].waiting)
         if how == "cancel":
             await handler.cancel_run()
