@@ -292,7 +292,7 @@ async def test_w3_timeout_of_a_wait_is_an_error_that_the_policy_sees() -> None:
     async def act(ctx: Context) -> str:
         return (await ctx.wait_for_event(Answer, timeout=5)).text
 
-    with pytest.raises(TimeoutError, match="no Answer"):
+    with pytest.raises(TimeoutError, match="no matching Answer"):
         await acting(act, policy := Policy(lambda attempts: 10 if attempts < 2 else None))
     assert [asked[:2] for asked in policy.asked] == [(5, 1), (20, 2)]
 
