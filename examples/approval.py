@@ -69,7 +69,7 @@ class Purchase(Workflow[str]):
         return StopEvent(result=f"Ordered {ev.item}, approved by {ev.by}.")
 
 
-# The terminal. `input()` blocks, so it gets a thread of its own and the event loop goes on.
+# The terminal. `input()` blocks, so it gets a thread of its own and the event loop keeps running.
 
 
 def decide(question: str) -> Decision:

@@ -63,7 +63,7 @@ class Batch(Workflow):
 
 async def main(items: int, file: str, log: str) -> None:
     if await anyio.Path(file).exists():
-        print(f"going on from {file}")
+        print(f"continuing from {file}")
     result = await run_with_checkpoints(
         Batch(timeout=None),
         file,

@@ -91,13 +91,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.last_id = 0
         self.model = {drawn.name: ModelStep(drawn) for drawn in steps}
-        self.calls: list[str] = []
+        self.granted: list[str] = []
         self.last_finished: str | None = None
 
-    def grant_calls(self) -> None:
-        """Call a worker for each place that is free while work is queued."""
+    def grant_slots(self) -> None:
+        """Grant each slot that is free while work is queued."""
         for name, found in self.model.items():
-            self.calls += [name] * (found.callable_now - self.calls.count(name))
+            self.granted += [name] * (found.callable_now - self.granted.count(name))
 
     @rule(event_type=st.sampled_from(EVENTS), choice=st.integers(0), aimed=st.booleans())
     def route(self, event_type: type[Event], choice: int, aimed: bool) -> None:
@@ -118,13 +118,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.last_id = item.id
             self.inboxes.setdefault(item.queue, deque()).append(item)
             found.queued.append(event)
-        self.grant_calls()
+        self.grant_slots()
 
-    @precondition(lambda self: self.calls)
+    @precondition(lambda self: self.granted)
     @rule()
     def answer(self) -> None:
         queue = self.ledger.queues.take_slot()
-        name = self.calls.pop(0)
+        name = self.granted.pop(0)
         assert queue.spec.name == name
         work = self.inboxes[queue].popleft()
         found = self.model[name]
@@ -142,7 +142,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_finished = work.queue.spec.name
         found = self.model[work.queue.spec.name]
         found.done.append(found.running.pop(index_of(work.payload, found.running)))
-        self.grant_calls()
+        self.grant_slots()
 
     @precondition(lambda self: self.running)
     @rule(choice=st.integers(0), seconds=st.integers(0, 4))
@@ -156,7 +156,7 @@ class LedgerMachine(RuleBasedStateMachine):
         found = self.model[work.queue.spec.name]
         found.delayed.append(found.running.pop(index_of(work.payload, found.running)))
         found.retried += 1
-        self.grant_calls()
+        self.grant_slots()
 
     @precondition(lambda self: self.delayed)
     @rule(seconds=st.integers(1, 4))
@@ -172,24 +172,24 @@ class LedgerMachine(RuleBasedStateMachine):
             self.inboxes[work.queue].append(work)
             found = self.model[work.queue.spec.name]
             found.queued.append(found.delayed.pop(index_of(work.payload, found.delayed)))
-            self.grant_calls()
+            self.grant_slots()
 
     @invariant()
-    def capacity_is_respected(self) -> None:  # rule 1
+    def capacity_is_respected(self) -> None:  # rule 2
         for queue in self.inboxes:
             assert queue.granted >= 0
             assert queue.running >= 0
             assert queue.granted + queue.running <= queue.limit == queue.spec.config.num_workers
 
     @invariant()
-    def no_place_is_free_while_work_is_queued(self) -> None:  # rule 2
+    def no_slot_is_free_while_work_is_queued(self) -> None:  # rule 3
         for queue in self.inboxes:
             assert queue.granted == min(queue.queued, queue.limit - queue.running)
             assert queue.granted == self.ledger.queues.granted.count(queue)
-        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.calls
+        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.granted
 
     @invariant()
-    def everything_is_owed_until_it_is_finished(self) -> None:  # rule 3
+    def everything_is_pending_until_it_is_finished(self) -> None:  # rule 1
         queued = [work for inbox in self.inboxes.values() for work in inbox]
         delayed = [work for _, work in self.delayed]
         carried = sorted(queued + self.running + delayed, key=lambda work: work.id)
@@ -197,7 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert list(self.ledger.pending) == [work.id for work in carried]
 
     @invariant()
-    def idle_means_that_nothing_is_owed(self) -> None:  # rule 4
+    def idle_means_that_nothing_is_pending(self) -> None:  # rule 1
         busy = any(f.queued or f.running or f.delayed for f in self.model.values())
         assert self.ledger.idle is not busy
 
@@ -222,14 +222,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """Work off what is left: it all gets its turn."""
         if not hasattr(self, "ledger"):
             return
-        while self.calls or self.running or self.delayed:
-            if self.calls:
+        while self.granted or self.running or self.delayed:
+            if self.granted:
                 self.answer()
             elif self.running:
                 self.finish(0)
             else:
                 self.let_time_pass(4)
-            self.no_place_is_free_while_work_is_queued()
+            self.no_slot_is_free_while_work_is_queued()
         assert self.ledger.idle
         assert not self.ledger.queues.granted
         assert not any(self.inboxes.values())
@@ -309,7 +309,9 @@ def test_the_same_event_twice_is_two_pieces_of_work(ledger: Ledger) -> None:
     event = Stone()
     [first], [second] = routed(ledger, event), routed(ledger, event)
     assert first.id < second.id
-    assert [queue.spec.name for queue in ledger.queues.granted] == ["peel"], "one place, one call"
+    assert [queue.spec.name for queue in ledger.queues.granted] == ["peel"], (
+        "one slot, granted once"
+    )
     assert ledger.queues.take_slot() is first.queue
     assert not ledger.queues.granted
     ledger.finish(first)

@@ -82,7 +82,7 @@ class NaiveBooks:
 
     def __init__(self, limits: dict[str, int], policies: dict[str, All | Take]) -> None:
         self.steps = {name: NaiveStep(limits[name], policies.get(name)) for name in TAKES}
-        self.calls: list[str] = []
+        self.granted: list[str] = []
         self.pending: list[NaiveWork] = []
         self.batches: list[NaiveBatch] = []
         self.branches: list[NaiveBranch] = []
@@ -93,7 +93,7 @@ class NaiveBooks:
         self.woken: list[Wait] = []
         self.stopped: list[NaiveWork] = []
 
-    # Work and places
+    # Work and slots
 
     def enqueue(
         self, name: str, payload: list[Event], branch: NaiveBranch | None
@@ -108,16 +108,16 @@ class NaiveBooks:
 
     def grant(self, name: str) -> None:
         here = self.steps[name]
-        while self.calls.count(name) + len(here.running) < here.limit:
+        while self.granted.count(name) + len(here.running) < here.limit:
             if here.resuming:
                 self.resume(here.resuming.pop(0))
-            elif self.calls.count(name) < len(here.queued):
-                self.calls.append(name)
+            elif self.granted.count(name) < len(here.queued):
+                self.granted.append(name)
             else:
                 break
 
     def start(self) -> NaiveWork:
-        here = self.steps[self.calls.pop(0)]
+        here = self.steps[self.granted.pop(0)]
         here.running.append(here.queued.pop(0))
         return here.running[-1]
 
@@ -223,8 +223,8 @@ class NaiveBooks:
                 here.delayed.remove(delayed[0])
                 continue
             here.queued.remove(work)
-            if self.calls.count(work.step) > len(here.queued):
-                self.calls.remove(work.step)
+            if self.granted.count(work.step) > len(here.queued):
+                self.granted.remove(work.step)
             self.grant(work.step)
 
     # Batches
@@ -376,7 +376,7 @@ class KitchenMachine(RuleBasedStateMachine):
         self.emit_list(order, [Box() for _ in boxes])
         self.end(order)
         for _ in range(20):
-            if self.books.calls:
+            if self.books.granted:
                 self.answer()
             opened = [work for work in self.started() if work.step == "open"]
             if opened and boxes:
@@ -432,7 +432,7 @@ class KitchenMachine(RuleBasedStateMachine):
             with pytest.raises(WorkflowRuntimeError, match=words):
                 self.ledger.check_target(event, name)
 
-    @precondition(lambda self: self.books.calls)
+    @precondition(lambda self: self.books.granted)
     @rule()
     def answer(self) -> None:
         queue = self.ledger.queues.take_slot()
@@ -446,13 +446,13 @@ class KitchenMachine(RuleBasedStateMachine):
         work.started = 0.0
         work.cancel = lambda: self.stopped.append(naive)
 
-    @precondition(lambda self: self.books.calls)
+    @precondition(lambda self: self.books.granted)
     @rule(data=st.data(), number=st.integers(1, 5))
     def execute(self, data: st.DataObject, number: int) -> None:
         """Let the oldest calls be answered by steps that never wait."""
         for _ in range(number):
-            if self.books.calls:
-                work = self.books.steps[self.books.calls[0]].queued[0]
+            if self.books.granted:
+                work = self.books.steps[self.books.granted[0]].queued[0]
                 self.answer()
                 self.end_with_result(work, data)
 
@@ -577,25 +577,25 @@ class KitchenMachine(RuleBasedStateMachine):
     # What is true at any moment
 
     @invariant()
-    def capacity_is_respected(self) -> None:  # rule 1
+    def capacity_is_respected(self) -> None:  # rule 2
         for queue in self.inboxes:
             over = sum(work.over_the_limit for work in self.books.steps[queue.spec.name].running)
             assert min(queue.granted, queue.queued, queue.running, queue.waiting) >= 0
             assert queue.granted + queue.running <= queue.limit + over
 
     @invariant()
-    def no_place_is_free_while_it_is_wanted(self) -> None:  # rule 2
+    def no_slot_is_free_while_it_is_wanted(self) -> None:  # rule 3
         for queue in self.inboxes:
             if queue.granted + queue.running < queue.limit:
                 assert queue.granted == queue.queued
                 assert not queue.resuming
             assert queue.granted == self.ledger.queues.granted.count(queue)
-        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.books.calls
+        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.books.granted
 
     @invariant()
-    def everything_is_owed_until_it_is_finished_or_dropped(self) -> None:  # rule 3
+    def everything_is_pending_until_it_is_finished_or_dropped(self) -> None:  # rule 1
         assert list(self.ledger.pending.values()) == [work.real for work in self.books.pending]
-        assert self.ledger.idle is not bool(self.books.pending)  # rule 4
+        assert self.ledger.idle is not bool(self.books.pending)  # rule 1
         carried = [work for inbox in self.inboxes.values() for work in inbox if not work.dropped]
         queued = [w.real for found in self.books.steps.values() for w in found.queued]
         assert set(carried) == set(queued)
@@ -658,7 +658,7 @@ class KitchenMachine(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         while self.books.pending:
-            if self.books.calls:
+            if self.books.granted:
                 self.answer()
             elif self.suspended():
                 self.time_out(0)
@@ -668,7 +668,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 work = next(work for work in self.started() if not work.answered)
                 work.real.cancel = None
                 self.end(work)
-            self.no_place_is_free_while_it_is_wanted()
+            self.no_slot_is_free_while_it_is_wanted()
         assert self.ledger.idle
         assert not self.ledger.queues.granted
         assert not self.ledger.waits.open

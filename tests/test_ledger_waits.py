@@ -19,7 +19,7 @@ from .ledger_graphs import Berry, Box, Reply, Slice, one_at_a_time, routed, star
 
 
 def test_r3_an_execution_that_waits_on_while_it_ends_keeps_nothing_busy() -> None:
-    """A task that it left behind waits: it holds no place that its end could free."""
+    """A task that it left behind waits: it holds no slot that its end could free."""
     ledger = one_at_a_time(All())
     [leaving] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["weigh"]))
     assert not ledger.is_quiet()
@@ -36,7 +36,7 @@ def test_r3_an_execution_that_waits_on_while_it_ends_keeps_nothing_busy() -> Non
     assert ledger.is_quiet(besides=other)
 
 
-def test_r2_the_place_of_dropped_work_goes_to_an_execution_that_wants_to_go_on() -> None:
+def test_r2_the_slot_of_dropped_work_goes_to_an_execution_that_wants_to_continue() -> None:
     ledger = one_at_a_time(Take(1, cancel=True))
     [waiting] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
     wait = Wait(waiting, Reply, {}, None)
@@ -45,7 +45,7 @@ def test_r2_the_place_of_dropped_work_goes_to_an_execution_that_wants_to_go_on()
     batch = ledger.open_batch(box)
     branch = ledger.open_branch(batch)
     [peel, _] = routed(ledger, Berry(), None, branch)
-    assert peel.queue in ledger.queues.granted, "the place of the execution that waits"
+    assert peel.queue in ledger.queues.granted, "the slot of the execution that waits"
     assert routed(ledger, Reply()) == []
     assert (waiting.queue.running, waiting.queue.waiting) == (0, 1)
     assert len(routed(ledger, Slice(), None, branch)) == 1
@@ -95,7 +95,7 @@ def test_w4_a_wait_that_had_timed_out_does_so_at_once() -> None:
     assert not ledger.waits.open
 
 
-def test_r2_an_execution_that_waits_anew_does_not_want_its_place_back_yet() -> None:
+def test_r2_an_execution_that_waits_anew_does_not_request_a_slot_yet() -> None:
     """One of its tasks was answered and wants to go on, another begins to wait meanwhile."""
     ledger = one_at_a_time(All())
     [waiting] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
@@ -104,12 +104,12 @@ def test_r2_an_execution_that_waits_anew_does_not_want_its_place_back_yet() -> N
     ledger.waits.begin(first)
     [other] = start_next(ledger, *routed(ledger, Berry(), ledger.graph.steps["peel"]))
     assert ledger.route(Reply(n=1)) == []
-    assert woken == [], "the only place is taken"
+    assert woken == [], "the only slot is taken"
     assert ledger.queues.busy() == 2, "one at work, one that wants to go on"
     assert not ledger.is_quiet(besides=other)
     second = Wait(waiting, Reply, {"n": 2}, None, wake=lambda: woken.append("second"))
     ledger.waits.begin(second)
-    assert woken == ["first"], "it goes on without a place, beside a task that waits"
+    assert woken == ["first"], "it continues without a slot, beside a task that waits"
     assert ledger.queues.busy() == 1
     ledger.finish(other)
     assert (waiting.queue.running, waiting.queue.waiting) == (0, 1)

@@ -66,16 +66,25 @@ _LONGEST_NAME = 200
 _MOST_NAMES = 20
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest of `known`, or all of them.
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest of `known`; empty if none is close.
 
     Both may come from hostile data: texts that are too long for a name are not compared, since that
-    takes quadratic time, and of many names only the first ones are listed.
+    takes quadratic time.
     """
+    if len(name) > _LONGEST_NAME:
+        return ""
     names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
-    close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
-    if close:
-        return f"did you mean {close[0]!r}?"
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest of `known`, or else the first ones of them."""
+    known = list(known)
+    if hint := closest(name, known):
+        return hint
+    names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
     if len(names) > _MOST_NAMES:
         names[_MOST_NAMES:] = [f"... ({len(names)} in all)"]
     return f"known: {', '.join(names)}" if names else "there are none"

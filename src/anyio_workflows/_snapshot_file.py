@@ -192,7 +192,7 @@ def _lock(lock: int) -> bool:
     """Lock an open file; return `False` if it is locked already."""
     try:
         if sys.platform == "win32":
-            os.lseek(lock, 1000, os.SEEK_SET)  # Windows lets nobody read locked bytes
+            os.lseek(lock, 1000, os.SEEK_SET)  # on Windows locked bytes cannot be read
             msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
             os.lseek(lock, 0, os.SEEK_SET)
         else:

@@ -8,7 +8,6 @@ import reprlib
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -21,7 +20,7 @@ from ._annotations import is_positive_number
 from ._backend import LoopHandle
 from ._ledger.pending import RunPort, SavedState
 from ._ledger.work import OpenWait, Wait, Work
-from ._messages import Absent, namesakes
+from ._messages import Absent, closest, namesakes
 from .errors import ContextStateError, WorkflowConfigurationError, WorkflowRuntimeError
 from .events import Event, StopEvent
 from .graph import Graph
@@ -430,9 +429,8 @@ def _instead(name: str) -> str:
     if hasattr(StateStore, name) and not name.startswith("_"):
         return f"use ctx.store.{name}()"
     public = [each for each in dir(Context) if each[0] != "_" and each not in _ELSEWHERE]
-    if close := get_close_matches(name, public, n=1):
-        return f"did you mean {close[0]!r}?"
-    return f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
+    shared = f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
+    return closest(name, public) or shared
 
 
 # Names from other libraries. For any other name, only the errors of steps get a hint: `_advice()`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -14,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from ._engine.run import Run
 from ._engine.stream import EventIterator
 from ._ledger.work import OpenWait, StepStatistics
+from ._messages import closest
 from .context import Context, _context_of, _current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from .events import Event, InputRequiredEvent, StopEvent
@@ -295,13 +295,9 @@ class WorkflowHandler(Generic[ResultT]):
 
         def __getattr__(self, name: str) -> Any:
             what = f"{type(self).__name__!r} object has no attribute {name!r}"
-            remedy = _ELSEWHERE.get(name)
-            if remedy is None:
-                public = [known for known in dir(type(self)) if known[0] != "_"]
-                close = get_close_matches(name, public, n=1)
-                remedy = (
-                    f"did you mean {close[0]!r}?" if close else "await it for the result of the run"
-                )
+            public = [known for known in dir(type(self)) if known[0] != "_"]
+            remedy = _ELSEWHERE.get(name) or closest(name, public)
+            remedy = remedy or "await it for the result of the run"
             raise AttributeError(f"{what}; {remedy}", name=name, obj=self)
 
         def __aiter__(self) -> Any:

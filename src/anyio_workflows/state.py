@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 import anyio
 import attrs
 
+from ._annotations import is_record
 from ._backend import running_task
 from ._messages import namesakes, nearest
 from .errors import ContextStateError, WorkflowError
@@ -305,7 +306,7 @@ class StateStore(Generic[StateT]):
 
     def _blank(self) -> StateT:
         cls = self._state_type
-        if not isinstance(cls, type) or not (cls is DictState or _has_fields(cls)):
+        if not isinstance(cls, type) or not (cls is DictState or is_record(cls)):
             raise ContextStateError(
                 f"the type of a state is an attrs class or dataclass, not {cls!r}"
             )
@@ -376,7 +377,7 @@ class StateStore(Generic[StateT]):
         elif isinstance(state, wanted):
             new = _shallow_copy(state)
             await self._write("set_state()", lambda _: new)
-        elif _has_fields(given) and issubclass(wanted, given):
+        elif is_record(given) and issubclass(wanted, given):
             fields = {name: getattr(state, name) for name in _field_names(given)}
             await self._write("set_state()", lambda old: _merged(old, fields))
         else:
@@ -455,11 +456,6 @@ def _merged(state: Any, fields: Mapping[str, Any]) -> Any:
 
 
 # --- Shallow copies -----------------------------------------------------------------------------
-
-
-def _has_fields(cls: type) -> bool:
-    """Return whether `cls` is an attrs class or a dataclass."""
-    return attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
 def _field_names(cls: Any) -> list[str]:
@@ -644,7 +640,7 @@ def _is_class_default(cls: Any, name: str) -> bool:
     found = getattr(cls, name, _MISSING)
     if found is _MISSING or name.startswith("__"):
         return False
-    is_value = not _has_fields(cls) and not hasattr(found, "__get__")
+    is_value = not is_record(cls) and not hasattr(found, "__get__")
     return is_value or hasattr(found, "__set__")
 
 

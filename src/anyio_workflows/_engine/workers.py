@@ -375,7 +375,7 @@ class WorkerPool:
                 limiter=anyio.CapacityLimiter(1),
             )
         except anyio.get_cancelled_exc_class():
-            context._give_up()  # the thread may go on
+            context._give_up()  # the thread may still run
             raise
         return result
 

@@ -217,7 +217,7 @@ class Encoding:
         """The run-time check for the annotation; `object` where it cannot be checked."""
         try:
             return check_for(self.annotation)
-        except Exception:  # an alias that contains itself, no hash, or a metaclass of somebody else
+        except Exception:  # an alias that contains itself, no hash, or a foreign metaclass
             return object
 
 
@@ -230,7 +230,7 @@ def encoding_of(annotation: Any) -> Encoding:
         return _union_encoding(annotation, cls, args)
     if cls is typing.Literal:
         return Encoding(annotation, cls, "literal", raw=ATOMS)
-    if not isinstance(cls, type):  # a type variable, or whatever else somebody takes for a type
+    if not isinstance(cls, type):  # a type variable, or whatever else passes for a type
         return Encoding(annotation, cls, "anything", raw=ATOMS | {list, dict})
     if cls in MAPPINGS:
         key, value = args or (Any, Any)

@@ -24,7 +24,7 @@ from ..graph import Graph
 from ..state import StateStore
 from .fanin import Batch, Branch, Buffer, Buffered, ParamBuffers, Recoveries
 from .ledger import Ledger
-from .work import Collected, History, OpenWait, Wait, Work, utc_now
+from .work import Collected, History, OpenWait, Wait, Work, utc_now, wait_label
 
 
 @attrs.frozen
@@ -55,8 +55,8 @@ class WaitRecord:
 
     @property
     def label(self) -> str:
-        """What tells it from other waits of the execution, together with its number."""
-        return self.event_type.__name__ if self.waiter_id is None else self.waiter_id
+        """As `Wait.label`."""
+        return wait_label(self.event_type, self.waiter_id)
 
 
 @attrs.frozen

@@ -222,6 +222,11 @@ class OpenWait:
     since: datetime
 
 
+def wait_label(event_type: type[Event], waiter_id: str | None) -> str:
+    """Return the part of a wait's id that tells people which one it is (W5)."""
+    return event_type.__name__ if waiter_id is None else waiter_id
+
+
 @attrs.define(eq=False, repr=False)
 class Wait:
     """An execution's wait for one event.
@@ -267,7 +272,7 @@ class Wait:
     @property
     def label(self) -> str:
         """Together with its number, distinguishes it from other waits of the execution."""
-        return self.event_type.__name__ if self.waiter_id is None else self.waiter_id
+        return wait_label(self.event_type, self.waiter_id)
 
     @property
     def id(self) -> str:
