@@ -98,7 +98,8 @@ def test_the_reference_names_are_where_users_look_for_them():
         "InternalDispatchEvent "
         "StepStateChanged StepState UnhandledEvent WorkflowIdleEvent",
         "collect": "All Collect Take",
-        "retry_policy": "retry_policy RetryPolicy RetryInfo retry_if_exception_type wait_fixed "
+        "decorators": "catch_error step",
+        "retry_policy": "ConstantDelayRetryPolicy ExponentialBackoffRetryPolicy retry_policy RetryPolicy RetryInfo retry_if_exception_type wait_fixed "
         "wait_exponential stop_after_attempt stop_after_delay",
         "handler": "WorkflowHandler",
         "state": "DictState StateStore",
@@ -153,6 +154,8 @@ def test_private_modules_list_no_public_names(path: Path):
 
 
 PASSED_ON = {
+    "decorators.catch_error": "anyio_workflows.steps",
+    "decorators.step": "anyio_workflows.steps",
     "handler.OpenWait": "anyio_workflows._ledger.work",
     "retry_policy.RetryInfo": "anyio_workflows.steps",
     "retry_policy.RetryPolicy": "anyio_workflows.steps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -220,6 +221,167 @@ def test_x1_wait_that_answers_nothing_does_not_pass_for_giving_up() -> None:
         policy.next(0, 1, ERROR)
 
 
+# --- As in the reference --------------------------------------------------------------------------
+
+
+def test_x1_constant_delay() -> None:
+    assert decisions(rp.ConstantDelayRetryPolicy(), *[ERROR] * 3) == [5, 5, None]
+    policy = rp.ConstantDelayRetryPolicy(maximum_attempts=2, delay=7)
+    assert decisions(policy, ERROR, ERROR) == [7, None]
+    assert decisions(rp.ConstantDelayRetryPolicy(1, 7), ERROR) == [None]
+
+
+def test_x1_exponential_backoff() -> None:
+    policy = rp.ExponentialBackoffRetryPolicy(jitter=False)
+    assert decisions(policy, *[ERROR] * 5) == [1, 2, 4, 8, None]
+    policy = rp.ExponentialBackoffRetryPolicy(4, 2, 3, 10, False)
+    assert decisions(policy, *[ERROR] * 4) == [2, 6, 10, None]
+
+
+def test_x1_jitter_draws_from_the_whole_interval() -> None:
+    random.seed(1)
+    policy = rp.ExponentialBackoffRetryPolicy(initial_delay=8)
+    drawn = [policy.next(0, 2, ERROR) or 0 for _ in range(200)]
+    assert min(drawn) < 2
+    assert 14 < max(drawn) <= 16
+
+
+def test_x1_a_policy_is_asked_by_keyword_too() -> None:
+    policy: Any = retry_policy(wait=wait_fixed(2))
+    assert policy.next(elapsed_time=1.0, attempts=1, error=ERROR) == 2
+    assert policy.next(0, 1, ERROR, seed=None) == 2
+    with pytest.raises(WorkflowRuntimeError, match="no use for seed=3"):
+        policy.next(0, 1, ERROR, seed=3)
+
+
+class ForTheReference:
+    """A policy with the signature that the reference asks for, around one of ours."""
+
+    inner: Any = retry_policy(wait=wait_fixed(3), stop=stop_after_attempt(2))
+
+    def next(
+        self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None
+    ) -> float | None:
+        found: float | None = self.inner.next(
+            elapsed_time=elapsed_time, attempts=attempts, error=error, seed=seed
+        )
+        return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_x1_a_policy_that_was_written_for_the_reference(backend: str) -> None:
+    starts: list[float] = []
+
+    class Flaky(Workflow):
+        @step(retry_policy=ForTheReference())
+        async def work(self, ev: StartEvent) -> StopEvent:
+            starts.append(anyio.current_time())
+            raise ERROR
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="no luck"):
+            await Flaky().run()
+
+    run_virtually(backend, main)
+    assert starts == [0, 3]
+
+
+def test_x1_policies_are_known_by_their_method() -> None:
+    assert isinstance(retry_policy(), RetryPolicy)
+    assert isinstance(ForTheReference(), RetryPolicy)
+    assert not isinstance(wait_fixed(1), RetryPolicy)
+
+
+def test_x1_exponential_waits_are_capped_at_a_minute() -> None:
+    def delays(wait: Any) -> list[float | None]:
+        policy = retry_policy(wait=wait, stop=stop_never)
+        return [policy.next(0, attempt, ERROR) for attempt in (1, 6, 7, 99)]
+
+    assert delays(wait_exponential()) == [1, 32, 60, 60]
+    assert delays(wait_exponential(2, exp_base=3, max=timedelta(seconds=100), min=5)) == [
+        5,
+        100,
+        100,
+        100,
+    ]
+    assert delays(rp.wait_exponential_jitter(initial=4, jitter=0)) == [4, 60, 60, 60]
+    assert delays(rp.wait_exponential_jitter(2, exp_base=1, jitter=0, max=9)) == [2, 2, 2, 2]
+    assert rp.wait_full_jitter is rp.wait_random_exponential
+    random.seed(1)
+    drawn = [retry_policy(wait=rp.wait_full_jitter(min=5)).next(0, 2, ERROR) or 0] * 50
+    assert all(2 <= each <= 5 for each in drawn)
+    assert max(delays(rp.wait_random_exponential(8))[1:]) <= 60  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    "wait", [rp.wait_exponential, rp.wait_random_exponential, rp.wait_exponential_jitter]
+)
+def test_x1_what_tenacity_has_in_another_order_is_given_by_keyword(wait: Any) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        wait(1, 2)
+
+
+def test_x1_a_pattern_is_searched_for_anywhere_in_the_message() -> None:
+    errors = [ValueError("HTTP 503: rate limit"), ValueError("Rate limit"), ValueError("HTTP")]
+    forever: Any = {"wait": wait_none(), "stop": stop_never}
+
+    def retried(condition: Any) -> list[bool]:
+        found = decisions(retry_policy(condition, **forever), *errors)
+        return [delay is not None for delay in found]
+
+    yes, no = rp.retry_if_exception_message, rp.retry_if_not_exception_message
+    assert retried(yes(match="rate limit")) == [True, False, False]
+    assert retried(no(match="rate limit|^Rate")) == [False, False, True]
+    assert retried(yes(match=re.compile("RATE", re.IGNORECASE))) == [True, True, False]
+    assert retried(yes(message="HTTP")) == [False, False, True]
+    assert retried(no("HTTP")) == [True, True, False]
+
+
+@pytest.mark.parametrize("given", [{}, {"message": "a", "match": "b"}], ids=["none", "both"])
+def test_x1_a_condition_on_messages_takes_a_message_or_a_pattern(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes one of message= and match="):
+        rp.retry_if_not_exception_message(**given)
+
+
+class WaitsForTheReference:
+    def __call__(self, attempts: int, *, seed: int | None = None) -> float:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "WaitsForTheReference()"
+
+
+def stops_for_the_reference(
+    attempts: int, elapsed_time: float, *, upcoming_sleep: float = 0
+) -> bool:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("role", "strategy", "remedy"),
+    [
+        ("retry", lambda error: True, "retry_if_exception(f) makes a condition of a function f"),
+        ("retry", rp.retry_never | (lambda exc: True), "retry_if_exception(f) makes a condition"),
+        ("wait", WaitsForTheReference(), "takes (attempts, seed), but"),
+        ("wait", WaitsForTheReference(), "in state.attempt_number, from 1"),
+        ("stop", stops_for_the_reference, "state.seconds_since_start and state.upcoming_sleep"),
+    ],
+)
+def test_x1_strategies_for_another_library_are_refused(
+    role: str, strategy: Any, remedy: str
+) -> None:
+    with pytest.raises(WorkflowConfigurationError) as caught:
+        retry_policy(**{role: strategy})
+    assert str(caught.value).startswith(f"retry_policy({role}=...): ")
+    assert "but a strategy is called with tenacity's call state" in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", [lambda state: True, lambda *args: True], ids=["one", "any"])
+def test_x1_strategies_of_ones_own_take_the_call_state(strategy: Any) -> None:
+    assert decisions(retry_policy(retry=strategy), ERROR) == [5]
+
+
 # --- What is refused ------------------------------------------------------------------------------
 
 
@@ -360,7 +522,10 @@ WRAP = "; wrap tenacity's strategies, as in retry_policy(stop=stop_after_attempt
         (3, f"retry_policy must be a policy, not 3{WRAP}"),
         (True, f"retry_policy must be a policy, not True{WRAP}"),
         (stop_never, f"retry_policy must be a policy, not {stop_never!r}{WRAP}"),
-        (retry_policy, f"retry_policy must be a policy, not {retry_policy!r}{WRAP}"),
+        (
+            retry_policy,
+            "retry_policy must be a policy, not the function retry_policy; call it: retry_policy()",
+        ),
         (SimpleNamespace(next=5), f"retry_policy must be a policy, not namespace(next=5){WRAP}"),
         (Slowly(), "next() of Slowly() is async; a policy is a plain method"),
     ],

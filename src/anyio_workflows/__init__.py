@@ -6,7 +6,7 @@
 #               Every exception; how values and hints are written in messages; annotations resolved,
 #               and checked at run time; the few lines that differ between asyncio and trio.
 #
-#   declare     events, collect, resource, steps, retry_policy -> _signatures -> graph -> _validation
+#   declare     events, collect, resource, steps (decorators), retry_policy -> _signatures -> graph -> _validation
 #               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.
 #               `_signatures` reads functions into step specs, `_dependencies` their resources; `graph`
 #               knows which step takes which event, `_validation` what is wrong with that.

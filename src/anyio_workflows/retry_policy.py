@@ -8,16 +8,23 @@ Strategies are combined as in tenacity: conditions and stops with `|` and `&`, w
         stop=stop_after_attempt(5) | stop_after_delay(60),
     )
 
+They are tenacity's own, but for what would mean one thing there and another in llama-index-workflows:
+the exponential waits are capped at a minute unless `max=` says otherwise and take all but their first
+argument by keyword, and `match=` of the conditions on messages is searched for anywhere in the message.
 `stop_never`, `retry_always` and `retry_never` may be written with or without a call.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, Self, overload
 
 import attrs
+import tenacity
 from tenacity import (
     Future,
     RetryCallState,
@@ -28,9 +35,7 @@ from tenacity import (
     retry_base,
     retry_if_exception,
     retry_if_exception_cause_type,
-    retry_if_exception_message,
     retry_if_exception_type,
-    retry_if_not_exception_message,
     retry_if_not_exception_type,
     retry_if_not_result,
     retry_if_result,
@@ -44,14 +49,10 @@ from tenacity import (
     wait_chain,
     wait_combine,
     wait_exception,
-    wait_exponential,
-    wait_exponential_jitter,
     wait_fixed,
-    wait_full_jitter,
     wait_incrementing,
     wait_none,
     wait_random,
-    wait_random_exponential,
 )
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
@@ -60,6 +61,8 @@ from .errors import WorkflowConfigurationError, WorkflowRuntimeError
 from .steps import RetryInfo, RetryPolicy
 
 __all__ = [
+    "ConstantDelayRetryPolicy",
+    "ExponentialBackoffRetryPolicy",
     "RetryInfo",
     "RetryPolicy",
     "retry_all",
@@ -131,6 +134,100 @@ stop_never = _StopNever()
 retry_always = _RetryWhatever("retry_always", True)
 retry_never = _RetryWhatever("retry_never", False)
 
+
+class retry_if_exception_message(retry_if_exception):  # noqa: N801
+    """Retry exceptions with a certain message.
+
+    Args:
+        message: The message.
+        match: A regular expression, searched for anywhere in the message.
+
+    Raises:
+        TypeError: If not exactly one of the two is given.
+    """
+
+    _wanted = True
+
+    def __init__(
+        self, message: str | None = None, match: str | re.Pattern[str] | None = None
+    ) -> None:
+        if (message is None) == (match is None):
+            raise TypeError(f"{type(self).__name__}() takes one of message= and match=")
+        self.message = message
+        self.match = None if match is None else re.compile(match)
+        super().__init__(self._decide)
+
+    def _decide(self, error: BaseException) -> bool:
+        text = str(error)
+        found = text == self.message if self.match is None else self.match.search(text) is not None
+        return found is self._wanted
+
+
+class retry_if_not_exception_message(retry_if_exception_message):  # noqa: N801
+    """Retry exceptions unless they have a certain message; takes what its counterpart takes."""
+
+    _wanted = False
+
+
+_Seconds = float | timedelta
+
+
+class wait_exponential(tenacity.wait_exponential):  # noqa: N801
+    """Wait `multiplier * exp_base ** n` seconds before retry n, from 0; between `min` and `max`."""
+
+    def __init__(
+        self,
+        multiplier: float = 1,
+        *,
+        exp_base: float = 2,
+        max: _Seconds = 60,  # noqa: A002
+        min: _Seconds = 0,  # noqa: A002
+    ) -> None:
+        super().__init__(multiplier=multiplier, exp_base=exp_base, max=max, min=min)
+
+
+class wait_random_exponential(tenacity.wait_random_exponential):  # noqa: N801
+    """Wait between `min` and what `wait_exponential()` would wait, at random ("full jitter")."""
+
+    def __init__(
+        self,
+        multiplier: float = 1,
+        *,
+        exp_base: float = 2,
+        max: _Seconds = 60,  # noqa: A002
+        min: _Seconds = 0,  # noqa: A002
+    ) -> None:
+        super().__init__(multiplier=multiplier, exp_base=exp_base, max=max, min=min)
+
+
+wait_full_jitter = wait_random_exponential
+
+
+class wait_exponential_jitter(tenacity.wait_exponential_jitter):  # noqa: N801
+    """Wait `initial * exp_base ** n` seconds before retry n, and up to `jitter` more; at most `max`.
+
+    Args:
+        initial: Seconds before the first retry.
+        exp_base: By how much each delay is longer than the one before it.
+        max: Seconds of the longest delay.
+        jitter: Seconds that are added at most.
+        **others: What tenacity's strategy takes besides, in the version that is installed.
+    """
+
+    def __init__(
+        self,
+        initial: float = 1,
+        *,
+        exp_base: float = 2,
+        max: _Seconds = 60,  # noqa: A002
+        jitter: _Seconds = 1,
+        **others: Any,
+    ) -> None:
+        with warnings.catch_warnings():  # newer versions prefer another name than `initial`
+            warnings.simplefilter("ignore", DeprecationWarning)
+            super().__init__(initial, exp_base=exp_base, max=max, jitter=jitter, **others)
+
+
 _Strategy = Callable[[RetryCallState], Any]
 """Called by tenacity: whether to retry, how long to wait, or whether to stop."""
 
@@ -167,6 +264,37 @@ def retry_policy(
     return policy
 
 
+def ConstantDelayRetryPolicy(maximum_attempts: int = 3, delay: float = 5) -> RetryPolicy:  # noqa: N802
+    """Make a policy with the same delay before each retry.
+
+    Args:
+        maximum_attempts: How many attempts to make, the first included.
+        delay: Seconds between two attempts.
+    """
+    return retry_policy(wait=wait_fixed(delay), stop=stop_after_attempt(maximum_attempts))
+
+
+def ExponentialBackoffRetryPolicy(  # noqa: N802
+    maximum_attempts: int = 5,
+    initial_delay: float = 1,
+    multiplier: float = 2,
+    max_delay: float = 60,
+    jitter: bool = True,
+) -> RetryPolicy:
+    """Make a policy with delays that grow exponentially.
+
+    Args:
+        maximum_attempts: How many attempts to make, the first included.
+        initial_delay: Seconds before the first retry.
+        multiplier: How many times longer each delay is than the one before it.
+        max_delay: Seconds of the longest delay.
+        jitter: Draw each delay at random, between 0 and what it would be otherwise.
+    """
+    backoff = wait_random_exponential if jitter else wait_exponential
+    wait = backoff(initial_delay, exp_base=multiplier, max=max_delay)
+    return retry_policy(wait=wait, stop=stop_after_attempt(maximum_attempts))
+
+
 @attrs.frozen
 class _Policy:
     """Calls the strategies in tenacity's order: retry, then wait, then stop."""
@@ -175,7 +303,13 @@ class _Policy:
     wait: _Strategy
     stop: _Strategy
 
-    def next(self, elapsed_time: float, attempts: int, error: Exception, /) -> float | None:
+    def next(
+        self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None
+    ) -> float | None:
+        if seed is not None:  # a policy that wraps this one may pass the keyword on
+            raise WorkflowRuntimeError(
+                f"delays are drawn from the random module; a policy has no use for seed={seed!r}"
+            )
         state = RetryCallState(Retrying(**attrs.asdict(self, recurse=False)), None, (), {})
         state.attempt_number = attempts
         state.outcome = Future.construct(attempts, error, has_exception=True)
@@ -233,7 +367,38 @@ def _fault(role: str, strategy: object) -> str | None:
         return f"{strategy!r} is not a strategy; use one such as {_EXAMPLES[role]}"
     if _is_async(strategy) or _is_async(getattr(strategy, "predicate", None)):
         return f"{strategy!r} is async; strategies are plain functions"
+    if not isinstance(strategy, _BASES[role]) and not _takes_call_state(strategy):
+        given = ", ".join(inspect.signature(strategy).parameters)
+        return (
+            f"{strategy!r} takes ({given}), but a strategy is called with tenacity's call state; "
+            f"{_CALLS[role]}"
+        )
     return None
+
+
+_CALLS = {
+    "retry": "retry_if_exception(f) makes a condition of a function f that takes an exception",
+    "wait": "write 'def wait(state): ...', which finds the number of the attempt in "
+    "state.attempt_number, from 1",
+    "stop": "write 'def stop(state): ...', which finds the number of the attempt in "
+    "state.attempt_number, and the time in state.seconds_since_start and state.upcoming_sleep",
+}
+
+_OTHER_CALLS = {"error", "exc", "exception", "err", "e", "attempts"}
+"""First parameters of strategies that were written for other libraries, or for `retry_if_exception`."""
+
+
+def _takes_call_state(strategy: Callable[..., Any]) -> bool:
+    """Return whether a strategy of the user's seems to be called with one argument, a call state."""
+    try:
+        signature = inspect.signature(strategy)
+    except ValueError:  # some builtins have none
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return next(iter(signature.parameters)) not in _OTHER_CALLS
 
 
 def _is_async(function: object) -> bool:

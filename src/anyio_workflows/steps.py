@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Collection
 from datetime import datetime
 from types import FunctionType
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import attrs
 
@@ -25,13 +25,15 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class RetryPolicy(Protocol):
     """Decides whether, and when, a failed step is tried again."""
 
-    def next(self, elapsed_time: float, attempts: int, error: Exception, /) -> float | None:
+    def next(self, elapsed_time: float, attempts: int, error: Exception) -> float | None:
         """Decide about the next attempt.
 
-        Called once per failed attempt, but never for a cancellation or after the end of the run.
+        Called once per failed attempt, by position, but never for a cancellation or after the end of
+        the run.
 
         Args:
             elapsed_time: Seconds from the first start of the step to this failure.
@@ -269,6 +271,9 @@ def _policy_faults(policy: object) -> list[str]:
             f"retry_policy must be a policy, not the class {policy.__name__}; use an instance of it"
         ]
     decide = getattr(policy, "next", None)
+    if inspect.isroutine(policy) and decide is None:
+        name = policy.__name__
+        return [f"retry_policy must be a policy, not the function {name}; call it: {name}()"]
     if not callable(decide):
         return [
             f"retry_policy must be a policy, not {policy!r}; wrap tenacity's strategies, as in "
