@@ -569,6 +569,13 @@ MUTANTS = [
         "P3: a join gets those events only that came after the snapshot",
     ),
     Mutant(
+        "forget in a snapshot that a join has fired",
+        "_take_batch",
+        "None if events is None else list(events)",
+        "list(events or ())",
+        "F4: a join that has fired fires again after a restore",
+    ),
+    Mutant(
         "fire a join early",
         "Batch.ended",
         "self.branches or self.opening",

@@ -135,8 +135,10 @@ class NaiveBooks:
         self.leave(work)
         here.delayed.append((due, work))
         here.retried += 1
-        work.earlier, work.begun = work.begun + work.earlier, []
-        left = [w for w in work.earlier if w.answer is None and not w.timed_out]
+        # What has timed out is waited for anew, and so is nothing to be given again.
+        work.earlier = [wait for wait in work.begun + work.earlier if not wait.timed_out]
+        work.begun = []
+        left = [wait for wait in work.earlier if wait.answer is None]
         self.waits += [wait for wait in left if wait not in self.waits]
         self.grant(work.step)
 
@@ -622,8 +624,9 @@ class KitchenMachine(RuleBasedStateMachine):
             assert batch.ended is (naive in self.books.ended)
             assert not (batch.ended and batch.arrived)
             assert all(naive.fired[join] <= 1 for join in naive.joins)
-            assert set(batch.arrived) == {
-                join for join in batch.joins if not naive.fired[join.name]
+            left = {name for name in naive.joins if not naive.fired[name]}
+            assert left == {
+                join.name for join, arrived in batch.arrived.items() if arrived is not None
             }
 
     @invariant()

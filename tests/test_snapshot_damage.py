@@ -158,6 +158,7 @@ DAMAGE = [
     Damage("collected", "work.buffers.0.step", "wrok", "did you mean 'work'"),
     Damage("batches", "work.batches.0.arrived", {"ouetr": []}, "did you mean 'outer'"),
     Damage("batches", "work.batches.0.arrived", {"work": []}, "joins no batch"),
+    Damage("fired", "work.batches.0.arrived", {"work": None}, "joins no batch"),
     # wrong shapes
     Damage("start", "work", [], "expected"),
     Damage("start", "work.work", {}, "expected"),

@@ -19,6 +19,7 @@ from anyio_workflows import (
 )
 from anyio_workflows.collect import Collect, Take
 
+from .running import read_all, unhandled
 from .samples import Done, Item, Mail, Numbers, Other, Part
 from .snapshotting import Fan, Parcel, pending_steps, resume, snapshot_at, through_json
 
@@ -169,6 +170,38 @@ async def test_p3_take_without_cancelling() -> None:
     data = await snapshot_at(15, Early().run(items=[1, 2, 3]))
     assert await resume(Early(), data) == [1, 2, 3]
     assert done == [1, "early 1", 2, 3]
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_p3_f4_a_join_that_has_fired_stays_so_after_a_restore(cancel: bool) -> None:
+    class Early(Workflow[Any]):
+        @step
+        async def split(self, ev: Numbers) -> list[Item]:
+            return [Item(n=n) for n in ev.items]
+
+        @step
+        async def work(self, ev: Item) -> Done:
+            with anyio.CancelScope(shield=cancel):
+                await anyio.sleep(10 * ev.n)
+            return Done(n=ev.n)
+
+        @step
+        async def early(
+            self, events: Annotated[list[Done], Collect(Take(1, cancel=cancel))]
+        ) -> Other:
+            return Other(n=events[0].n)
+
+        @step
+        async def end(self, ev: Other) -> StopEvent:
+            await anyio.sleep(30)
+            return StopEvent(result=ev.n)
+
+    data = await snapshot_at(15, Early().run(items=[1, 2, 3]))
+    for _ in range(2):
+        handler = resume(Early(), data)
+        assert unhandled(await read_all(handler)) == [], "what comes after the join is dropped"
+        assert await handler == 1
+        data = await snapshot_at(5, resume(Early(), data))
 
 
 class Sets(Workflow[Any]):

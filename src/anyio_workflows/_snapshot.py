@@ -1,9 +1,9 @@
 """Snapshots: what `ctx.to_dict()` returns and `Context.from_dict()` reads (P3, P4).
 
-The format, version 2, is JSON:
+The format, version 3, is JSON:
 
     {
-      "version": 2,
+      "version": 3,
       "workflow": the name of the workflow class, for readers,
       "state": the state of the store; null if it was never used,
       "failed": null, or after a failure the pending work that `retry_failed()` restores, as in "work",
@@ -20,7 +20,8 @@ The format, version 2, is JSON:
                   "collected": [{"buffer_id", "expected", "events"}]}],
         "batches": [{"outer": the branch it was opened in, or null,
                      "branches": [{"id", "sets"}],
-                     "arrived": {join: events}, "recoveries", "cancelled"}],
+                     "arrived": {join: events, or null once it has fired}, "recoveries",
+                     "cancelled"}],
         "sets": [{"step", "queues": for each parameter [{"event", "recoveries"}]}],
         "buffers": [{"step", "buffer_id", "expected", "kept": [{"event", "recoveries"}]}],
         "questions": [{"number", "event"}],
@@ -31,7 +32,8 @@ The format, version 2, is JSON:
 A question is an event of the stream. Its number is its position there, from 1, or 0 if it was read in an
 earlier run. If the number is above "events_read", it was never read, and it is asked again (W4).
 
-Version 1 lacks "failed", "questions", "events_read", and in "waits" the last four names.
+Version 2 lacks, in "arrived", the joins that have fired. Version 1 lacks "failed", "questions",
+"events_read", and in "waits" the last four names, too.
 
 Values that JSON does not know are tagged, `{"$": tag, "value": ...}`. The tag of an event, or of another class
 that the workflow declares, is `module:qualname`. It is looked up among those classes, those in the `types` of
@@ -66,7 +68,7 @@ from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, StepSpec
 from .state import DictState
 
-VERSION = 2
+VERSION = 3
 
 # A codec looks at every class that a workflow mentions, which takes longer than a small snapshot. One is kept
 # for each `types=` that was given, as long as the graph lives.
@@ -240,7 +242,7 @@ def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int
         yield from _step_faults(f"{path}.arrived", join, graph)
         if not graph.steps[join].is_join:
             yield f"{path}.arrived", f"step {join} joins no batch, since it takes no list of events"
-        yield from _event_faults(f"{path}.arrived.{join}", events, graph.steps[join])
+        yield from _event_faults(f"{path}.arrived.{join}", events or (), graph.steps[join])
     yield from _recovery_faults(path, batch.recoveries, graph)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -86,9 +86,8 @@ class Batch:
     Attributes:
         outer: The branch it was opened in, in whose `batches` it is until it has ended; `None` if it
             was opened in no branch.
-        joins: The steps that join it; fixed when it opens.
-        arrived: Has a key for exactly those joins that have not fired, with the events that arrived
-            for them, in order. Empty once the batch has ended.
+        arrived: Has a key for each step that joins it, fixed when it opens, with the events that
+            arrived for it, in order; `None` once it has fired. Empty once the batch has ended.
         recoveries: The highest counts of the step that opened it, of all work that ended in it, and of
             all events that arrived at its joins; they never fall.
         branches: The branches that have not ended, and the one being opened, in the order of the list.
@@ -98,8 +97,7 @@ class Batch:
     """
 
     outer: Branch | None
-    joins: Collection[StepSpec]
-    arrived: dict[StepSpec, list[Event]]
+    arrived: dict[StepSpec, list[Event] | None]
     recoveries: Recoveries
     branches: dict[Branch, None] = attrs.field(factory=dict)
     opening: bool = True
@@ -124,13 +122,16 @@ class Batch:
 
     def add(self, join: StepSpec, event: Event, recoveries: Recoveries) -> list[Event] | None:
         """Add an event for a join; returns all that arrived if the join is to fire now."""
-        arrived = self.arrived.get(join)
+        arrived = self.arrived[join]
         if arrived is None:  # the join has fired: the event came too late (rule 5)
             return None
         arrived.append(event)
         if recoveries:
             self.recoveries = merged(self.recoveries, recoveries)
-        return self.arrived.pop(join) if len(arrived) >= join.batch_size else None
+        if len(arrived) < join.batch_size:
+            return None
+        self.arrived[join] = None
+        return arrived
 
 
 @attrs.define(eq=False, repr=False)

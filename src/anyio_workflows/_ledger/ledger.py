@@ -182,7 +182,7 @@ class Ledger:
         self, queue: StepQueue, event: Event, branch: Branch | None, recoveries: Recoveries
     ) -> list[Work] | None:
         """Bring an event to a join; what is left of the batch is dropped if that cancels it (F4)."""
-        if branch is None or queue.spec not in branch.batch.joins:
+        if branch is None or queue.spec not in branch.batch.arrived:
             return None
         batch = branch.batch
         arrived = batch.add(queue.spec, event, recoveries)
@@ -361,7 +361,7 @@ class Ledger:
     def open_batch(self, work: Work) -> Batch:
         """Open a batch for the list that the execution of `work` returned (F1)."""
         joins = self.graph.joins_of(work.queue.spec)
-        batch = Batch(work.branch, joins, {join: [] for join in joins}, work.recoveries)
+        batch = Batch(work.branch, {join: [] for join in joins}, work.recoveries)
         if work.branch is not None:
             work.branch.open(batch)
             batch.cancelled = work.branch.batch.cancelled
@@ -406,6 +406,8 @@ class Ledger:
         """Start the joins of a batch that has ended, with what arrived for each: `[]` included (F2)."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
+            if arrived is None:
+                continue
             fired += self._enqueue(self.queues.of(join), arrived, batch.outer, batch.recoveries)
         batch.arrived.clear()
         if batch.outer is not None:

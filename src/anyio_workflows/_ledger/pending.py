@@ -126,11 +126,15 @@ class BranchRecord:
 
 @attrs.frozen
 class BatchRecord:
-    """A batch that has not ended; `outer` is the id of the branch it was opened in."""
+    """A batch that has not ended.
+
+    `outer` is the id of the branch it was opened in. What arrived for a join that has fired is `None`; in
+    versions 1 and 2 such a join is missing.
+    """
 
     outer: int | None
     branches: list[BranchRecord]
-    arrived: dict[str, list[Event]]
+    arrived: dict[str, list[Event] | None]
     recoveries: Recoveries
     cancelled: bool
 
@@ -268,7 +272,10 @@ def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
         branches=[
             BranchRecord(ids[branch], _take_sets(branch.param_buffers)) for branch in batch.branches
         ],
-        arrived={join.name: list(events) for join, events in batch.arrived.items()},
+        arrived={
+            join.name: None if events is None else list(events)
+            for join, events in batch.arrived.items()
+        },
         recoveries=batch.recoveries,
         cancelled=batch.cancelled,
     )
@@ -321,8 +328,11 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
 
 def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch]) -> None:
     outer = None if record.outer is None else branches[record.outer]
-    arrived = {graph.steps[join]: list(events) for join, events in record.arrived.items()}
-    batch = Batch(outer, list(arrived), arrived, record.recoveries)
+    arrived = {
+        graph.steps[join]: None if events is None else list(events)
+        for join, events in record.arrived.items()
+    }
+    batch = Batch(outer, arrived, record.recoveries)
     batch.opening, batch.cancelled = False, record.cancelled
     if outer is not None:
         outer.open(batch)
