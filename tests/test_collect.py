@@ -39,13 +39,13 @@ COLOURS: list[type[Event]] = [Red, Green, Blue]
 
 def test_f4_all_is_the_default() -> None:
     assert Collect() == Collect(All())
-    assert Collect().policy == All()
+    assert Collect().cardinality == All()
 
 
 def test_f4_take_keeps_what_it_was_told() -> None:
     assert (Take(3).n, Take(3).cancel) == (3, False)
     assert Take(3, cancel=True) == Take(n=3, cancel=True) != Take(3)
-    assert repr(Collect(Take(3))) == "Collect(policy=Take(n=3, cancel=False))"
+    assert repr(Collect(Take(3))) == "Collect(cardinality=Take(n=3, cancel=False))"
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, "2", None, True])

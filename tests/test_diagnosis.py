@@ -674,10 +674,11 @@ async def test_statistics_and_repr_count_each_state() -> None:
     events = [*[Item()] * 3, Other(n=3), Other(n=1), Answer(), Answer(), Answer(n=1)]
     handler = Busy(skip_graph_checks=["reachability"]).run(events=events, run_id="r1")
     name = "<WorkflowHandler of run r1 of Busy: "
+    hint = "; await it for the result, no task is needed>"
     assert counts(handler)["begin"] == {"queued": 1}
-    assert repr(handler) == name + "running, 0 unread events; begin: 1 queued>"
+    assert repr(handler) == name + "running, 0 unread events; begin: 1 queued" + hint
     await anyio.sleep(1)
-    assert repr(handler) == name + "running, 0 unread events; begin: 1 running>"
+    assert repr(handler) == name + "running, 0 unread events; begin: 1 running" + hint
     await anyio.sleep(10)
     assert counts(handler) == {
         "begin": {"done": 1},
@@ -687,7 +688,7 @@ async def test_statistics_and_repr_count_each_state() -> None:
     }
     assert repr(handler) == (
         name + "running, 0 unread events; begin: 1 done; run_long: 2 queued, 1 running; "
-        "fail: 2 delayed, 2 retried; ask: 1 running, 2 waiting>"
+        "fail: 2 delayed, 2 retried; ask: 1 running, 2 waiting" + hint
     )
     await handler.send_event(Answer(n=100))
     await anyio.sleep(1)

@@ -75,7 +75,7 @@ class Chain(Workflow):
 
 
 def test_v1_a_sound_graph_has_no_faults():
-    assert Chain().validate() is None
+    assert Chain().validate() is False
 
 
 def test_the_graph_lists_steps_and_events_in_the_order_of_definition():

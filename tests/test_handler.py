@@ -497,7 +497,10 @@ async def test_statistics_count_what_happens() -> None:
     assert (found.steps["fork"].done, found.unread_events) == (1, 1)
     assert not found.reader_waiting
     assert "running" in repr(handler)
-    assert "running, 1 unread events; fork: 1 done; work: 3 queued, 2 running>" in repr(handler)
+    assert (
+        "running, 1 unread events; fork: 1 done; work: 3 queued, 2 running; await it for "
+        in repr(handler)
+    )
     assert handler.run_id in repr(handler)
     assert "Pool" in repr(handler)
 

@@ -732,11 +732,11 @@ def test_v1_a_context_without_annotation() -> None:
         ("cancel", "use await handler.cancel_run()"),
         ("events", "iterate over handler.stream_events() with 'async for'"),
         ("stream", "iterate over handler.stream_events() with 'async for'"),
-        ("done", "use handler.is_done()"),
+        ("is_finished", "use handler.is_done()"),
         ("emit", "use await handler.send_event(ev)"),
         ("store", "use handler.ctx, and its store"),
         ("to_dict", "use handler.ctx.to_dict()"),
-        ("result", "await it for the result of the run"),
+        ("value", "await it for the result of the run"),
     ],
 )
 async def test_e8_what_handlers_of_others_have(name: str, remedy: str) -> None:

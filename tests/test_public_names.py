@@ -115,7 +115,8 @@ MEMBERS = {
     "wait_for_event write_event_to_stream",
     Workflow: "add_step events graph run start_event_class stop_event_class types validate "
     "workflow_name",
-    WorkflowHandler: "cancel_run ctx get_stop_event is_done open_waits run_id send_event statistics "
+    WorkflowHandler: "cancel_run cancelled ctx done exception get_stop_event is_done open_waits result run_id "
+    "send_event statistics "
     "stop_event_result stream_events",
     StateStore: "clear edit_state get get_state set set_state statistics",
 }

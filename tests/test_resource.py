@@ -76,6 +76,16 @@ def test_p5_config_refuses_empty_keys(selector: Any) -> None:
         ResourceConfig("settings.json", path_selector=selector)
 
 
+def test_p5_config_keeps_what_is_for_people() -> None:
+    config = ResourceConfig("a.json", "b", "Limits", description="How much of each")
+    assert (config.label, config.description) == ("Limits", "How much of each")
+    assert ResourceConfig("a.json").label is None
+    with pytest.raises(
+        WorkflowConfigurationError, match=r"ResourceConfig\(label=\) is text, not 3"
+    ):
+        ResourceConfig("a.json", label=3)  # type: ignore[arg-type]
+
+
 def test_p5_config_takes_paths() -> None:
     assert ResourceConfig(Path("settings.TOML")).config_file == "settings.TOML"
 

@@ -7,14 +7,24 @@ import gc
 import threading
 import warnings
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, WorkflowHandler, step
+from anyio_workflows import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    WorkflowHandler,
+    step,
+)
 from anyio_workflows.errors import (
     EventValidationError,
     WorkflowConfigurationError,
@@ -23,6 +33,7 @@ from anyio_workflows.errors import (
     WorkflowTimeoutError,
     WorkflowValidationError,
 )
+from anyio_workflows.resource import Resource, ResourceConfig
 
 from .samples import Next, Total
 
@@ -192,6 +203,64 @@ async def test_v1_disable_validation():
     Faulty(disable_validation=True).run()
     with pytest.raises(WorkflowValidationError):
         Faulty(disable_validation=True).validate()
+
+
+def make_client(limits: Annotated[dict[str, int], ResourceConfig("gone.toml")]) -> object:
+    raise NotImplementedError
+
+
+class Configured(Workflow):
+    @step
+    async def first(
+        self,
+        ev: StartEvent,
+        client: Annotated[object, Resource(make_client)],
+        most: Annotated[int, ResourceConfig("limits.json", "most", label="Limit")],
+    ) -> StopEvent: ...
+
+
+def test_v1_validate_reads_the_files_of_resources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "limits.json").write_text('{"most": "many"}')
+    assert Configured().validate(validate_resource_configs=False) is False
+    assert Configured().validate(validate_resource_configs=False, validate_resources=True) is False
+    with pytest.raises(WorkflowValidationError) as caught:
+        Configured().validate()
+    assert caught.value.faults == (
+        "step first: parameter 'client': gone.toml: cannot be read: No such file or directory",
+        "step first: parameter 'most': limits.json: most: expected int, got 'many' (str)",
+    )
+    (tmp_path / "limits.json").write_text('{"most": 3}')
+    (tmp_path / "gone.toml").write_text("each = 3")
+    assert Configured().validate() is False
+
+
+def test_v1_validate_reports_the_faults_of_the_graph_and_of_the_files_together(
+    tmp_path, monkeypatch
+):
+    class Worse(Configured):
+        @step
+        async def second(self, ev: Next) -> StopEvent: ...
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkflowValidationError) as caught:
+        Worse().validate()
+    assert ["Next" in fault for fault in caught.value.faults] == [True, False, False]
+
+
+def test_v1_validate_tells_whether_the_workflow_asks_people():
+    class Asks(Workflow):
+        @step
+        async def first(self, ev: StartEvent) -> InputRequiredEvent | StopEvent: ...
+
+    class Listens(Workflow):
+        @step
+        async def first(self, ev: StartEvent) -> None: ...
+        @step
+        async def second(self, ev: HumanResponseEvent) -> StopEvent: ...
+
+    assert Asks().validate() is True
+    assert Listens(skip_graph_checks=["dead_end"]).validate() is True
 
 
 @anyio_only

@@ -36,6 +36,7 @@ class Dependency:
         cache: Whether it is made once per run.
         is_context_manager: Whether `make` may return a context manager, which is then entered.
         dependencies: What the factory asks for itself, by parameter. It has no cycles: those are faults.
+        is_file: Whether `make` only reads a file.
     """
 
     key: Hashable = attrs.field(repr=False)
@@ -44,6 +45,7 @@ class Dependency:
     cache: bool = attrs.field(eq=False)
     is_context_manager: bool = attrs.field(eq=False)
     dependencies: Mapping[str, Dependency] = attrs.field(eq=False, repr=False, factory=dict)
+    is_file: bool = attrs.field(eq=False, repr=False, default=False)
 
     @property
     def needs_closing(self) -> bool:
@@ -58,6 +60,16 @@ class Dependency:
                 yield dependency
             else:
                 yield from dependency.cached_dependencies()
+
+    def file_faults(self) -> Iterator[str]:
+        """Read the files that it is made of, and yield a sentence for each that has a fault."""
+        if self.is_file:
+            try:
+                self.make()
+            except WorkflowConfigurationError as exc:
+                yield str(exc)
+        for dependency in self.dependencies.values():
+            yield from dependency.file_faults()
 
 
 def read_dependency(annotation: Any, faults: list[str], unresolved: list[str]) -> Dependency | None:
@@ -113,7 +125,12 @@ class _Reader:
             return self._read_factory(mark.factory, mark.cache)
         contents = _Contents(mark.config_file, mark.path_selector, wanted)
         return Dependency(
-            contents.key, contents.name, contents.read, cache=True, is_context_manager=False
+            contents.key,
+            contents.name,
+            contents.read,
+            cache=True,
+            is_context_manager=False,
+            is_file=True,
         )
 
     def _read_factory(self, factory: Callable[..., Any], cache: bool) -> Dependency:

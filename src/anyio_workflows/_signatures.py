@@ -292,7 +292,7 @@ def _read_event_param(name: str, annotation: Any, faults: list[str]) -> EventPar
     else:
         events, others = _event_types(element)
         mark = _collect_mark(annotation)
-        policy = All() if mark is None else mark.policy
+        policy = All() if mark is None else mark.cardinality
     if not events:
         return None
     faults += [f"parameter {name!r} mixes events with {other}" for other in others]

@@ -10,7 +10,7 @@ import attrs
 
 from .errors import WorkflowConfigurationError
 
-__all__ = ["All", "Collect", "Take"]
+__all__ = ["All", "Cardinality", "Collect", "Take"]
 
 
 @attrs.frozen
@@ -38,18 +38,25 @@ class Take:
             raise WorkflowConfigurationError(f"Take() takes a positive int, not {self.n!r}")
 
 
+Cardinality = All | Take
+"""What `Collect()` takes."""
+
+
 @attrs.frozen
 class Collect:
     """Say when a join fires; goes inside `Annotated`.
 
+    Args:
+        cardinality: When, and with which events: `All()` or `Take(n)`.
+
     Raises:
-        WorkflowConfigurationError: If `policy` is neither `All()` nor `Take(n)`.
+        WorkflowConfigurationError: If `cardinality` is neither.
     """
 
-    policy: All | Take = All()
+    cardinality: All | Take = All()
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.policy, All | Take):
+        if not isinstance(self.cardinality, All | Take):
             raise WorkflowConfigurationError(
-                f"Collect() takes All() or Take(n), not {self.policy!r}"
+                f"Collect() takes All() or Take(n), not {self.cardinality!r}"
             )

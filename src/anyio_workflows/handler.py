@@ -10,13 +10,14 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
+from ._engine.outcome import Outcome
 from ._engine.run import Run
 from ._engine.stream import EventIterator
 from ._ledger.work import OpenWait, StepStatistics
 from ._messages import closest
 from .context import Context, _context_of, _current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
-from .events import Event, InputRequiredEvent, StopEvent
+from .events import Event, InputRequiredEvent, StopEvent, WorkflowCancelledEvent
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -35,7 +36,11 @@ _ELSEWHERE = {
         ("cancel", "stop", "abort", "close", "aclose"), "use await handler.cancel_run()"
     ),
     **dict.fromkeys(("events", "stream", "iter_events", "astream"), _STREAM),
-    **dict.fromkeys(("done", "is_finished"), "use handler.is_done()"),
+    "is_finished": "use handler.is_done()",
+    **dict.fromkeys(
+        ("add_done_callback", "remove_done_callback"),
+        "'await handler' where the result is needed; anyio.create_task_group() waits for several runs",
+    ),
     **dict.fromkeys(("send", "emit"), "use await handler.send_event(ev)"),
     **dict.fromkeys(("context", "store", "state"), "use handler.ctx, and its store"),
     **dict.fromkeys(("to_dict", "snapshot"), "use handler.ctx.to_dict()"),
@@ -109,6 +114,46 @@ class WorkflowHandler(Generic[ResultT]):
         """Return whether the run has ended: its terminal event is in the stream."""
         return self._run.ended
 
+    def done(self) -> bool:
+        """Return whether the run has ended, as `is_done()` does."""
+        return self._run.ended
+
+    def cancelled(self) -> bool:
+        """Return whether the run has ended because it was cancelled."""
+        outcome = self._run.outcome if self._run.ended else None
+        return (
+            outcome is not None
+            and outcome.error is not None
+            and isinstance(outcome.event, WorkflowCancelledEvent)
+        )
+
+    def result(self) -> ResultT:
+        """Return the result of a run that has ended, without waiting.
+
+        Raises:
+            WorkflowRuntimeError: If the run has not ended.
+            BaseException: As `await handler` does.
+        """
+        outcome = self._outcome("result")
+        self._raise_failure()
+        result: ResultT = self._result_in(outcome.event)
+        return result
+
+    def exception(self) -> BaseException | None:
+        """Return the exception with which the run has failed; `None` if it has a result.
+
+        It counts as retrieved then, for the log.
+
+        Raises:
+            WorkflowRuntimeError: If the run has not ended.
+            WorkflowCancelledByUser: If the run was cancelled.
+        """
+        outcome = self._outcome("exception")
+        if self.cancelled():
+            self._raise_failure()
+        self._run.observed = True
+        return outcome.error
+
     def __await__(self) -> Generator[Any, Any, ResultT]:
         """Wait for the end of the run.
 
@@ -126,7 +171,10 @@ class WorkflowHandler(Generic[ResultT]):
         return self._result().__await__()
 
     async def _result(self) -> Any:
-        event = await self.stop_event_result()
+        return self._result_in(await self.stop_event_result())
+
+    @staticmethod
+    def _result_in(event: StopEvent) -> Any:
         return event.result if type(event) is StopEvent else event
 
     async def stop_event_result(self) -> StopEvent:
@@ -284,6 +332,14 @@ class WorkflowHandler(Generic[ResultT]):
                 f"a run can only be {done} in the event loop and thread where it was started"
             )
 
+    def _outcome(self, what: str) -> Outcome:
+        if not self._run.ended:
+            raise WorkflowRuntimeError(
+                f"the run has not ended and has no {what} yet; 'await handler' waits for its end"
+            )
+        assert self._run.outcome is not None
+        return self._run.outcome
+
     def _check_not_own_step(self) -> None:
         context = _current_step()
         if not self._run.ended and context is not None and context._belongs_to(self._run):
@@ -323,4 +379,6 @@ class WorkflowHandler(Generic[ResultT]):
             if (counts := ", ".join(f"{n} {what}" for what, n in attrs.asdict(step).items() if n))
         )
         unread = f"{found.unread_events} unread events"
-        return f"<WorkflowHandler of {self._run}: {found.state}, {unread}{steps}>"
+        # asyncio.create_task(handler) fails with this repr and no other hint.
+        hint = "" if self._run.ended else "; await it for the result, no task is needed"
+        return f"<WorkflowHandler of {self._run}: {found.state}, {unread}{steps}{hint}>"

@@ -68,14 +68,18 @@ class ResourceConfig:
     Args:
         config_file: A `.json` or `.toml` file; relative to the working directory of the run.
         path_selector: Dotted keys of the part of the file to use; without them, the whole file.
+        label: A short name for people, as in a picture of the workflow.
+        description: What the file contains, for people.
 
     Raises:
-        WorkflowConfigurationError: If `config_file` is neither, or a key is empty. When the file is
-            read, if it does not have what the annotation says.
+        WorkflowConfigurationError: If `config_file` is neither, a key is empty, or the label or
+            description is not text. When the file is read, if it does not have what the annotation says.
     """
 
     config_file: str = attrs.field(converter=_path_text)
     path_selector: str | None = None
+    label: str | None = None
+    description: str | None = None
 
     def __attrs_post_init__(self) -> None:
         selector = self.path_selector
@@ -83,3 +87,6 @@ class ResourceConfig:
             raise WorkflowConfigurationError(
                 f"ResourceConfig(path_selector=) is text like 'server.limits', not {selector!r}"
             )
+        for name in ("label", "description"):
+            if not isinstance(text := getattr(self, name), str | None):
+                raise WorkflowConfigurationError(f"ResourceConfig({name}=) is text, not {text!r}")

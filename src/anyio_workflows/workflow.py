@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar, Generic
 
 import attrs
@@ -23,7 +23,7 @@ from .errors import (
     WorkflowRuntimeError,
     WorkflowValidationError,
 )
-from .events import Event, StartEvent
+from .events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent
 from .graph import Graph, StepSpec
 from .handler import ResultT, WorkflowHandler
 from .steps import GraphCheck, StepConfig
@@ -231,16 +231,35 @@ class Workflow(Generic[ResultT]):
             raise WorkflowValidationError(self.workflow_name, [fault])
         return types[0]
 
-    def validate(self) -> None:
-        """Check the graph of the steps; `run()` does so too.
+    def validate(
+        self, *, validate_resource_configs: bool = True, validate_resources: bool = False
+    ) -> bool:
+        """Check the graph of the steps, as `run()` does, and the files that resources are read from.
+
+        Args:
+            validate_resource_configs: Whether to read the file of each `ResourceConfig` now.
+            validate_resources: Taken for compatibility. What the factories of resources ask for is
+                always checked, when the class is defined; they are called in a run only.
+
+        Returns:
+            Whether the workflow asks people: a step returns an `InputRequiredEvent` or accepts a
+            `HumanResponseEvent`.
 
         Raises:
-            WorkflowValidationError: With every fault of the graph.
+            WorkflowValidationError: With every fault of the graph and of the files.
         """
-        self._check(self._compiled())
+        graph = self._compiled()
+        self._check(graph, *(_file_faults(graph) if validate_resource_configs else ()))
+        steps = graph.steps.values()
+        asked = (event for spec in steps for event in spec.returns)
+        answers = (event for spec in steps for event in spec.accepts)
+        return any(issubclass(event, InputRequiredEvent) for event in asked) or any(
+            issubclass(event, HumanResponseEvent) for event in answers
+        )
 
-    def _check(self, graph: Graph) -> None:
-        if faults := find_faults(graph, self._config.skip_graph_checks):
+    def _check(self, graph: Graph, *more_faults: str) -> None:
+        faults = [*find_faults(graph, self._config.skip_graph_checks), *more_faults]
+        if faults:
             raise WorkflowValidationError(self.workflow_name, faults)
 
     def run(
@@ -319,6 +338,13 @@ class Workflow(Generic[ResultT]):
             remark = namesakes([type(given)], [start_class])
             raise WorkflowConfigurationError(f"{text}{given!r}{remark and f'; {remark}'}")
         return given
+
+
+def _file_faults(graph: Graph) -> Iterator[str]:
+    for spec in graph.steps.values():
+        for param, dependency in spec.dependencies.items():
+            for fault in dict.fromkeys(dependency.file_faults()):
+                yield f"step {spec.name}: parameter {param!r}: {fault}"
 
 
 def _saved_state(ctx: Context[Any], graph: Graph) -> SavedState:

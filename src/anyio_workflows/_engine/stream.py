@@ -236,6 +236,11 @@ class EventIterator:
         def __await__(self) -> Any:
             raise TypeError("a stream of events is not awaited; read it with 'async for'")
 
+        # Called by 'for ev in stream', too. With `__iter__`, libraries that send bodies would take the
+        # stream for an ordinary iterable.
+        def __getitem__(self, index: object) -> Any:
+            raise TypeError("a stream of events is read with 'async for', not with 'for'")
+
     def __aiter__(self) -> EventIterator:
         return self
 
