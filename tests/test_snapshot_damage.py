@@ -64,7 +64,9 @@ def refusal(name: str, data: Any, types: Sequence[type] = (Answer,)) -> ContextS
     "data", [None, {}, [], "", 1, "{}", [["version", 1]], object(), {"version"}]
 )
 def test_p4_what_is_no_snapshot_is_refused(data: Any) -> None:
-    assert refusal("start", data).path == ("$.version" if data == {} else "$")
+    error = refusal("start", data)
+    assert error.path == "$"
+    assert ("no snapshot: there is no 'version'" in error.problem) == (data == {})
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, [1], math.nan])
@@ -150,7 +152,7 @@ DAMAGE = [
     # unknown names, with hints
     Damage("start", "work.work.0.step", "frist", "did you mean 'first'"),
     Damage("start", "work.work.0.step", "run", "Row has no step 'run'"),
-    Damage("start", "work.work.0.events.0.$", part("Itme"), f"did you mean '{part('Item')}'"),
+    Damage("start", "work.work.0.events.0.$", part("Itme"), f"'{part('Itme')}': '{part('Item')}'"),
     Damage("sets", "work.sets.0.step", "piar", "did you mean 'pair'"),
     Damage(
         "sets_of_branches", "work.batches.0.branches.0.sets.0.step", "piar", "did you mean 'pair'"
@@ -318,7 +320,7 @@ def test_p4_an_unknown_type_hints_at_types() -> None:
     stranger = {"$": "type", "value": part("Answr")}
     error = refusal("waits", changed("waits", "work.work.0.waits.0.event_type", stranger), types=())
     assert error.path == "$.work.work[0].waits[0].event_type"
-    assert f"did you mean {part('Answer')!r}?" in error.problem
+    assert f"renamed={{{part('Answr')!r}: {part('Answer')!r}}}" in error.problem
     assert "types=[...]" in error.problem
 
 

@@ -66,17 +66,22 @@ _LONGEST_NAME = 200
 _MOST_NAMES = 20
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest of `known`; empty if none is close.
+def closest_of(name: str, known: Iterable[str]) -> str | None:
+    """Return the closest of `known`; `None` if none is close.
 
     Both may come from hostile data: texts that are too long for a name are not compared, since that
     takes quadratic time.
     """
     if len(name) > _LONGEST_NAME:
-        return ""
+        return None
     names = sorted(each for each in known if len(each) <= _LONGEST_NAME)
-    close = get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
+    return next(iter(get_close_matches(name, names, n=1)), None)
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest of `known`; empty if none is close."""
+    close = closest_of(name, known)
+    return f"did you mean {close!r}?" if close else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -53,6 +53,7 @@ import attrs
 
 from . import events as our_events
 from ._json.codec import JsonCodec
+from ._json.renamed import Renamed, unknown_step
 from ._ledger.pending import (
     BatchRecord,
     BufferRecord,
@@ -62,7 +63,7 @@ from ._ledger.pending import (
     WaitRecord,
     WorkRecord,
 )
-from ._messages import nearest, short_repr
+from ._messages import short_repr
 from .errors import ContextSerdeError
 from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, StepSpec
@@ -105,25 +106,27 @@ def dump(saved: SavedState, types: tuple[type, ...] = ()) -> dict[str, Any]:
     return data
 
 
-def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) -> SavedState:
+def load(
+    graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = (), renamed: object = None
+) -> SavedState:
     """Return what a snapshot leaves to the next run of a workflow.
+
+    Args:
+        graph: The steps of the workflow.
+        data: The snapshot.
+        types: Types that it may name, besides those that the workflow declares or names.
+        renamed: What it may call by other names, as the caller gave it.
 
     Raises:
         ContextSerdeError: If the data is not a snapshot, or does not fit the workflow.
+        WorkflowConfigurationError: If `renamed` is wrong.
     """
-    if not isinstance(data, Mapping):
-        raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
-    version = data.get("version")
-    if type(version) is not int or version < 1:
-        problem = f"expected a version from 1 to {VERSION}, got {short_repr(version)}"
-        raise ContextSerdeError("$.version", problem)
-    if version > VERSION:
-        problem = (
-            f"it was written by a newer release, in version {short_repr(version)} of the format; this "
-            f"release reads versions up to {VERSION}"
-        )
-        raise ContextSerdeError("$.version", problem)
-    snapshot: Snapshot = _codec(graph, types).load(dict(data), Snapshot)
+    codec = _codec(graph, types)
+    names = codec.renamed(renamed, graph.steps)
+    _check_version(data)
+    snapshot: Snapshot = codec.load(dict(data), Snapshot, renamed=names)
+    if names.steps:
+        snapshot = _with_steps_of_today(snapshot, names)
     for path, problem in _faults(snapshot, graph):
         raise ContextSerdeError(
             path, problem
@@ -133,6 +136,33 @@ def load(graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = ()) ->
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
         saved.store._restore(state)
     return saved
+
+
+def _check_version(data: object) -> None:
+    if not isinstance(data, Mapping):
+        raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
+    if "version" not in data:
+        problem = "this is no snapshot: there is no 'version', which to_dict() writes"
+        raise ContextSerdeError("$", problem)
+    version = data["version"]
+    if type(version) is not int or version < 1:
+        problem = f"expected a version from 1 to {VERSION}, got {short_repr(version)}"
+        raise ContextSerdeError("$.version", problem)
+    if version > VERSION:
+        problem = (
+            f"it was written by a newer release, in version {short_repr(version)} of the format; this "
+            f"release reads versions up to {VERSION}"
+        )
+        raise ContextSerdeError("$.version", problem)
+
+
+def _with_steps_of_today(snapshot: Snapshot, names: Renamed) -> Snapshot:
+    taken: dict[str, str] = {}
+
+    def renew(record: LedgerRecord | None) -> LedgerRecord | None:
+        return record and record.with_steps(lambda step: names.new_step(step, taken))
+
+    return attrs.evolve(snapshot, work=renew(snapshot.work), failed=renew(snapshot.failed))
 
 
 def _codec(graph: Graph, types: tuple[type, ...]) -> JsonCodec:
@@ -206,9 +236,21 @@ def _ledger_faults(root: str, record: LedgerRecord, graph: Graph) -> _Faults:
     yield from _question_faults(root, record)
 
 
-def _step_faults(path: str, step: str, graph: Graph) -> _Faults:
-    if step not in graph.steps:
-        yield path, f"{graph.name} has no step {short_repr(step)}, {nearest(step, graph.steps)}"
+def _step_faults(path: str, step: str, graph: Graph, events: Collection[Event] = ()) -> _Faults:
+    """Check the name of a step.
+
+    Args:
+        path: Where it is.
+        step: The name.
+        graph: The steps that there are.
+        events: What it has to do with one event parameter, or a join, if known.
+    """
+    if step in graph.steps:
+        return
+    types = {type(event) for event in events}
+    fitting = [spec.name for spec in graph.steps.values() if types and all(map(spec.takes, types))]
+    problem = f"{graph.name} has no step {short_repr(step)}"
+    yield path, f"{problem}; {unknown_step(step, graph.steps, fitting)}"
 
 
 def _recovery_faults(path: str, recoveries: Mapping[str, int], graph: Graph) -> _Faults:
@@ -328,7 +370,7 @@ def _wait_faults(path: str, waits: list[WaitRecord]) -> _Faults:
 
 
 def _work_faults(path: str, work: WorkRecord, graph: Graph) -> _Faults:
-    yield from _step_faults(f"{path}.step", work.step, graph)
+    yield from _step_faults(f"{path}.step", work.step, graph, work.events)
     yield from _recovery_faults(path, work.recoveries, graph)
     if not 0 < work.attempt <= _MOST:
         yield f"{path}.attempt", f"attempts count from 1, got {short_repr(work.attempt)}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,7 @@ async def run_with_checkpoints(
     every: float = 1.0,
     on_event: Callable[[Event], object] | None = None,
     types: Iterable[type] = (),
+    renamed: Mapping[str, str | None] | None = None,
     start_event: StartEvent | None = None,
     **fields: Any,
 ) -> ResultT:
@@ -68,6 +69,7 @@ async def run_with_checkpoints(
         on_event: Called with each event of the public stream. Once it has returned, a question counts
             as read and is not asked again after a restart (W4).
         types: Types that state and events may hold, besides those that the workflow declares.
+        renamed: Names that have changed since the file was written, as for `Context.from_dict()` (P8).
         start_event: The event to start with, if there is no work left from an earlier run.
         **fields: The fields of the start event, instead.
 
@@ -78,7 +80,13 @@ async def run_with_checkpoints(
         BaseException: As `checkpointed()` and `await workflow.run()` do.
     """
     block = checkpointed(
-        workflow, path, every=every, types=types, start_event=start_event, **fields
+        workflow,
+        path,
+        every=every,
+        types=types,
+        renamed=renamed,
+        start_event=start_event,
+        **fields,
     )
     async with block as handler:
         events = handler.stream_events()
@@ -96,6 +104,7 @@ def checkpointed(
     *,
     every: float = 1.0,
     types: Iterable[type] = (),
+    renamed: Mapping[str, str | None] | None = None,
     start_event: StartEvent | None = None,
     **fields: Any,
 ) -> AbstractAsyncContextManager[WorkflowHandler[ResultT]]:
@@ -119,6 +128,7 @@ def checkpointed(
         every: Minimum number of seconds between two snapshots. They are saved whenever something has
             happened in the run; what happens in between is done again after a kill.
         types: Types that state and events may hold, besides those that the workflow declares.
+        renamed: Names that have changed since the file was written, as for `Context.from_dict()` (P8).
         start_event: The event to start with, if there is no work left from an earlier run.
         **fields: The fields of the start event, instead.
 
@@ -127,35 +137,50 @@ def checkpointed(
             process.
         ContextSerdeError: On entering, if the file does not hold a snapshot of this workflow; on
             leaving, if something in the run cannot be written as JSON.
-        WorkflowConfigurationError: If `every` is not a number of seconds.
+        WorkflowConfigurationError: If `every` is not a number of seconds; on entering, if `renamed` is
+            wrong.
         OSError: If the file cannot be read or written; `TimeoutError` if that takes over a minute.
         BaseException: As `async with workflow.run()` does.
     """
     if not is_positive_number(every, or_zero=True):
         raise WorkflowConfigurationError(f"every must be a number of seconds, not {every!r}")
-    return _Block(workflow, SnapshotFile(path), every, tuple(types), start_event, fields)
+    return _Block(workflow, SnapshotFile(path), every, tuple(types), renamed, start_event, fields)
 
 
 async def load_checkpoint(
-    workflow: Workflow[Any], path: str | os.PathLike[str], types: Iterable[type] = ()
+    workflow: Workflow[Any],
+    path: str | os.PathLike[str],
+    types: Iterable[type] = (),
+    renamed: Mapping[str, str | None] | None = None,
 ) -> Context[Any]:
     """Restore a context from a saved snapshot; return a new one if there is no such file.
 
+    Args:
+        workflow: The workflow.
+        path: The file.
+        types: As for `Context.from_dict()`.
+        renamed: As for `Context.from_dict()`.
+
     Raises:
         ContextSerdeError: If the file does not hold a snapshot of this workflow.
-        OSError: If it cannot be read.
+        WorkflowConfigurationError: If `renamed` is wrong.
+        OSError: If the file cannot be read.
     """
+    types = tuple(types)
     try:
         content = await anyio.Path(path).read_bytes()
     except FileNotFoundError:
-        return Context(workflow)
+        ctx = Context[Any](workflow)
+        if renamed is not None:  # what is wrong with it shows at once, not when there is a file
+            Context.from_dict(workflow, ctx.to_dict(types), types, renamed)
+        return ctx
     name = shortened(os.fspath(path), 200)
     try:
         data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ContextSerdeError("$", f"{name} does not hold JSON: {error}") from None
     try:
-        return Context.from_dict(workflow, data, types)
+        return Context.from_dict(workflow, data, types, renamed)
     except ContextSerdeError as error:
         problem = shortened(error.problem, 480)
         raise ContextSerdeError(error.path, f"{problem} (in {name})") from error
@@ -216,6 +241,7 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
     _file: SnapshotFile
     _every: float
     _types: tuple[type, ...]
+    _renamed: Mapping[str, str | None] | None
     _start_event: StartEvent | None
     _fields: dict[str, Any]
     _handler: WorkflowHandler[ResultT] = attrs.field(init=False)
@@ -224,7 +250,7 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
     async def __aenter__(self) -> WorkflowHandler[ResultT]:
         try:
             await _in_thread(self._file.open)
-            ctx = await load_checkpoint(self._workflow, self._file.path, self._types)
+            ctx = await load_checkpoint(self._workflow, self._file.path, self._types, self._renamed)
             start_event, fields = self._start_event, self._fields
             if ctx.has_work_left:
                 start_event, fields = None, {}

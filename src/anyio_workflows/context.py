@@ -81,7 +81,11 @@ class Context(Generic[StateT]):
 
     @classmethod
     def from_dict(
-        cls, workflow: object, data: Mapping[str, Any], types: Iterable[type] = ()
+        cls,
+        workflow: object,
+        data: Mapping[str, Any],
+        types: Iterable[type] = (),
+        renamed: Mapping[str, str | None] | None = None,
     ) -> Context[Any]:
         """Restore a context from a snapshot; `workflow.run(ctx=...)` continues from it.
 
@@ -90,15 +94,21 @@ class Context(Generic[StateT]):
             data: The snapshot, from `to_dict()`. Nothing that it names is imported.
             types: Types that the snapshot may name, besides those that the annotations of the steps
                 mention, the event classes that the code of the methods names, and `Workflow.types`.
+            renamed: Names that have changed since the snapshot was taken, with the new ones (P8): tags of
+                types, `{"app:Page": "app.events:Page"}`; names of steps, `{"work": "finish"}`; fields,
+                `{"app:Page.title": "headline"}`, and `{"app:Page.title": None}` to drop what a
+                removed field held. Entries that the snapshot does not need have no effect.
 
         Raises:
-            WorkflowConfigurationError: If `workflow` is not a workflow.
+            WorkflowConfigurationError: If `workflow` is not a workflow, or an entry of `renamed` leads to
+                nothing that there is, or from a name that is still in use.
             ContextSerdeError: If the data is not a snapshot of a run of this workflow, or has a newer
                 version. It has the path of the bad value, and a message of at most 1000 characters.
         """
         from ._snapshot import load
 
-        return _context_of(load(_graph_of(workflow, "Context.from_dict()"), data, tuple(types)))
+        graph = _graph_of(workflow, "Context.from_dict()")
+        return _context_of(load(graph, data, tuple(types), renamed))
 
     def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
         """Return a snapshot of the run, at any moment; `json.dumps()` accepts it (P3).

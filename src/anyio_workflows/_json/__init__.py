@@ -22,5 +22,6 @@
 #
 #   formats   text forms; how values are written under an annotation; errors and bounds
 #   fields    the fields of events, attrs classes and dataclasses; the types that data may name
+#   renamed   names that have changed since data was written
 #   reader    JSON data to values
 #   codec     values to JSON data; `JsonCodec` does both

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from .formats import (
     prepend_path,
 )
 from .reader import Reader, RestoredError, builtin_error
+from .renamed import Renamed, read_renamed
 
 _LONG_INT = 2048
 """In bits. JSON has decimal integers, of which Python refuses to read very long ones; these are tagged."""
@@ -52,7 +53,6 @@ class JsonCodec:
 
     def __init__(self, types: Iterable[type] = (), more_types: Iterable[type] = ()) -> None:
         self._registry = Registry(types, more_types)
-        self._reader = Reader(self._registry)
 
     def dump(self, value: Any, path: str = "$") -> Any:
         """Return data for `json.dumps`, of which `load` makes an equal value.
@@ -69,20 +69,28 @@ class JsonCodec:
             check_depth(data)  # `load` refuses what is deeper, which would be noticed too late
         return data
 
-    def load(self, data: Any, as_type: Any = None, path: str = "$") -> Any:
+    def load(
+        self, data: Any, as_type: Any = None, path: str = "$", renamed: Renamed | None = None
+    ) -> Any:
         """Return the value that JSON data stands for.
 
         Args:
             data: What `json.loads` returned.
             as_type: The annotation that the value was written under; `None` for any type.
             path: The place of the value in something larger, for the messages of errors.
+            renamed: What data may call by other names, if it may be from another release of the program.
 
         Raises:
             ContextSerdeError: If the data stands for no value, or for one of another type.
         """
         with _located(path):
             check_depth(data)  # before anything recurses
-            return self._reader.read(data, encoding_of(Any if as_type is None else as_type))
+            reader = Reader(self._registry, renamed)
+            return reader.read(data, encoding_of(Any if as_type is None else as_type))
+
+    def renamed(self, given: object, steps: Collection[str]) -> Renamed:
+        """Check the `renamed=` of a caller; see `read_renamed()`."""
+        return read_renamed(given, self._registry, steps)
 
 
 @contextmanager

@@ -127,8 +127,11 @@ def enum_member(cls: type[Enum], text: object) -> Enum | None:
             return cls(text)  # several flags together are not in `__members__`
         except ValueError:
             return None
-    texts = {enum_text(member): member for member in cls.__members__.values()}
-    return texts.get(text) if type(text) in (int, str) else None
+    if type(text) not in (int, str):
+        return None
+    if not _by_value(cls):
+        return cls.__members__.get(str(text))  # an alias may be the name that a member once had
+    return {member.value: member for member in cls.__members__.values()}.get(text)
 
 
 def _by_value(cls: type[Enum]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from .._annotations import is_enum
-from .._messages import nearest, short_repr, shortened, text_of
+from .._messages import closest, nearest, short_repr, shortened, text_of
 from ..errors import ContextSerdeError
 from .fields import Registry, is_open
 from .formats import (
@@ -32,6 +32,7 @@ from .formats import (
     path_step,
     prepend_path,
 )
+from .renamed import Renamed, is_ours, unknown_field, unknown_type
 
 _LIST = encoding_of(list)
 _OBJECT = encoding_of(dict)
@@ -75,10 +76,15 @@ def builtin_error(name: str) -> Any:
 
 
 class Reader:
-    """Reads values whose types are in `registry`."""
+    """Reads values whose types are in `registry`.
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    Args:
+        registry: The types.
+        renamed: What the data may call by other names; `None` if it is not a snapshot.
+    """
+
+    def __init__(self, registry: Registry, renamed: Renamed | None = None) -> None:
+        self._registry, self._renamed = registry, renamed
         self._read_form = {
             "anything": self._read_anything,
             "atom": self._read_atom,
@@ -125,12 +131,17 @@ class Reader:
         return _member_of(cls, inner) if is_enum(cls) else self._read_fields(inner, cls)
 
     def _type_called(self, tag: str) -> type:
-        known = self._registry.types
-        if tag not in known:
-            hint = nearest(tag, known)
-            hint = f", {hint}" if hint.startswith("did you") else ""
-            raise data_error(f"unknown type {short_repr(tag)}{hint}; types=[...] names more")
-        return known[tag]
+        known, renamed = self._registry.types, self._renamed
+        if tag in known:
+            return known[tag]
+        if renamed is not None and tag in renamed.types:
+            return renamed.types[tag]
+        if renamed is not None:
+            raise data_error(unknown_type(tag, known))
+        hint = closest(tag, known)
+        raise data_error(
+            f"unknown type {short_repr(tag)}{hint and f', {hint}'}; types=[...] names more"
+        )
 
     # --- One method per form ---
 
@@ -236,8 +247,8 @@ class Reader:
         if type(data) is dict and encoding.form == "record":
             fields = self._registry.fields(encoding.cls)
             required = {field.key for field in fields.values() if field.required}
-            known = data.keys() if is_open(encoding.cls) else fields.keys()
-            return required <= data.keys() <= known
+            keys = self._by_new_names(data, encoding.cls).keys()
+            return required <= keys and (is_open(encoding.cls) or keys <= fields.keys())
         if type(data) is dict:
             return dict in encoding.raw or encoding.form == "mapping"
         return type(data) in encoding.raw or encoding.form in ("atom", "text", "enum")
@@ -262,17 +273,20 @@ class Reader:
         if type(data) is not dict:
             raise mismatch(encoding_of(cls), data)
         fields = self._registry.fields(cls)
+        data = self._by_new_names(data, cls)
         for key in data:
             if key not in fields and (not is_open(cls) or type(key) is not str or key == "_extra"):
-                hint = nearest(key if type(key) is str else "", fields)
-                raise ContextSerdeError(path_step(key), f"{cls.__name__} has no such field, {hint}")
+                raise ContextSerdeError(path_step(key), self._unknown_field(key, data, cls))
         encodings = [fields[key].encoding if key in fields else ANYTHING for key in data]
         values = dict(zip(data, self._read_parts(data, data.values(), encodings), strict=True))
         late = {}
         for key, field in fields.items():
             if key not in values:
                 if field.required:
-                    raise ContextSerdeError(path_step(key), f"missing, {cls.__name__} needs it")
+                    problem = f"missing, {cls.__name__} needs it"
+                    if self._may_be_older(cls):
+                        problem += "; give the field a default, which older snapshots then get"
+                    raise ContextSerdeError(path_step(key), problem)
             elif not field.init:
                 late[field.name] = values.pop(key)
         try:
@@ -282,6 +296,23 @@ class Reader:
         except Exception as error:  # validators and converters raise anything
             raise data_error(f"{cls.__name__} does not take this: {text_of(error)}") from error
         return record
+
+    # --- Names of another time (P8) ---
+
+    def _by_new_names(self, data: dict[Any, Any], cls: type) -> dict[Any, Any]:
+        if self._renamed is None or not self._renamed.fields:
+            return data
+        return self._renamed.by_new_names(data, cls, self._registry.fields(cls).keys())
+
+    def _unknown_field(self, key: object, data: dict[Any, Any], cls: type) -> str:
+        name, fields = key if type(key) is str else "", self._registry.fields(cls)
+        if self._may_be_older(cls):
+            return unknown_field(name, data, cls, fields)
+        return f"{cls.__name__} has no such field, {nearest(name, fields)}"
+
+    def _may_be_older(self, cls: type) -> bool:
+        """Return whether data of a type may be from before its fields were changed."""
+        return self._renamed is not None and not is_ours(cls)
 
     def _read_error(self, data: Any) -> BaseException:
         plain: _ErrorData = self._read_fields(data, _ErrorData)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -25,6 +25,8 @@ from ..state import StateStore
 from .fanin import Batch, Branch, Buffer, Buffered, ParamBuffers, Recoveries
 from .ledger import Ledger
 from .work import Collected, History, OpenWait, Wait, Work, utc_now, wait_label
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -176,6 +178,49 @@ class LedgerRecord:
         """
         work = [one.begun_anew() if one.id == failed else one for one in self.work]
         return attrs.evolve(self, work=work)
+
+    def with_steps(self, new_name: Callable[[str], str]) -> LedgerRecord:
+        """Return a record that calls each step by another name (P8).
+
+        Args:
+            new_name: Returns a different name for each name of a step.
+        """
+
+        def kept(one: KeptRecord) -> KeptRecord:
+            return attrs.evolve(one, recoveries=keys(one.recoveries))
+
+        def keys(by_step: Mapping[str, T]) -> dict[str, T]:
+            return {new_name(step): value for step, value in by_step.items()}
+
+        def sets(records: list[SetRecord]) -> list[SetRecord]:
+            return [
+                SetRecord(new_name(one.step), [[*map(kept, queue)] for queue in one.queues])
+                for one in records
+            ]
+
+        last, evolve = self.last_finished, attrs.evolve
+        return evolve(
+            self,
+            last_finished=None if last is None else new_name(last),
+            work=[
+                evolve(one, step=new_name(one.step), recoveries=keys(one.recoveries))
+                for one in self.work
+            ],
+            batches=[
+                evolve(
+                    batch,
+                    branches=[evolve(one, sets=sets(one.sets)) for one in batch.branches],
+                    arrived=keys(batch.arrived),
+                    recoveries=keys(batch.recoveries),
+                )
+                for batch in self.batches
+            ],
+            sets=sets(self.sets),
+            buffers=[
+                evolve(one, step=new_name(one.step), kept=[*map(kept, one.kept)])
+                for one in self.buffers
+            ],
+        )
 
 
 # --- Taking ------------------------------------------------------------------------------------
