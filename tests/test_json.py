@@ -795,7 +795,10 @@ def test_p4_types_that_annotations_mention_are_known():
 
 @pytest.mark.parametrize("wrong", [int, Client, 5, list[int], Point])
 def test_p4_only_types_with_fields_or_members_can_be_given(wrong: Any):
-    assert "is no event class, attrs class, dataclass or enum" in fault(JsonCodec, [wrong]).problem
+    assert (
+        "is no event class, attrs class, dataclass, pydantic model or enum"
+        in fault(JsonCodec, [wrong]).problem
+    )
 
 
 def test_p4_two_types_of_one_name_are_refused():

@@ -23,7 +23,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = [
-    "errors _messages _annotations _backend",
+    "errors _messages _annotations _pydantic _backend",
     "events collect steps decorators",
     "retry_policy state resource _dependencies _json",
     "graph _signatures _validation",

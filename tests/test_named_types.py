@@ -420,7 +420,7 @@ async def test_p4_a_declared_type_and_one_given_twice_are_one() -> None:
         ({"Draft": Draft}, "types must be a tuple of classes, not"),
         (
             (Draft, int),
-            "<class 'int'> in types is not an event class, attrs class, dataclass or enum",
+            "<class 'int'> in types is not an event class, attrs class, dataclass, pydantic model or enum",
         ),
         (("Draft",), "'Draft' in types is not an event class"),
     ],

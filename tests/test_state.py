@@ -202,7 +202,9 @@ def test_p1_an_untyped_state_is_copied_and_pickled_like_a_dict():
 
 @pytest.mark.parametrize("state_type", [dict, int, Plain, 5, list[int], DictState()], ids=str)
 def test_p1_the_type_of_a_state_is_an_attrs_class_or_dataclass(state_type: Any):
-    with pytest.raises(ContextStateError, match="is an attrs class or dataclass, not"):
+    with pytest.raises(
+        ContextStateError, match="is an attrs class, a dataclass or a pydantic model, not"
+    ):
         StateStore(state_type)
 
 

@@ -242,7 +242,7 @@ def test_v1_what_is_no_state_type_is_a_fault_of_the_signature(annotation: Any, s
     with pytest.raises(WorkflowValidationError) as caught:
         annotated(annotation)
     assert str(caught.value) == (
-        f"Annotates: step work: Context[{shown}]: the state is an attrs class or a dataclass, or "
+        f"Annotates: step work: Context[{shown}]: the state is an attrs class, a dataclass or a pydantic model, or "
         "untyped"
     )
 

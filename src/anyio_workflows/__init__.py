@@ -2,9 +2,10 @@
 
 # General layout, in the order of the data's path (who may import what is in tests/test_layering.py):
 #
-#   ground      errors, _messages, _annotations, _backend
+#   ground      errors, _messages, _annotations, _pydantic, _backend
 #               Every exception; how values and hints are written in messages; annotations resolved,
-#               and checked at run time; the few lines that differ between asyncio and trio.
+#               and checked at run time; pydantic models, where a program has them; the few lines that
+#               differ between asyncio and trio.
 #
 #   declare     events, collect, resource, steps (decorators), retry_policy -> _signatures -> graph -> _validation
 #               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 
 from ._messages import nearest
+from ._pydantic import is_model, value_type
 
 
 @attrs.frozen(repr=False)
@@ -117,7 +118,10 @@ def local_names(annotation: object, module: str, qualname: str) -> dict[str, Any
 
 
 def strip(annotation: Any) -> Any:
-    """Take `Annotated`, `Final`, `NewType` and type aliases off an annotation."""
+    """Take `Annotated`, `Final`, `NewType` and type aliases off an annotation.
+
+    What pydantic has for annotations only, such as `EmailStr`, becomes the type of its values.
+    """
     while True:
         if typing.get_origin(annotation) in (typing.Annotated, typing.Final):
             annotation = typing.get_args(annotation)[0]
@@ -126,12 +130,15 @@ def strip(annotation: Any) -> Any:
         elif hasattr(annotation, "__value__"):  # `type X = ...`, Python 3.12
             annotation = annotation.__value__
         else:
-            return annotation
+            plain = value_type(annotation)
+            return annotation if plain is None else plain
 
 
 def is_record(cls: object) -> bool:
-    """Return whether `cls` is a class with annotated fields: an event, an attrs class or a dataclass."""
-    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+    """Return whether `cls` has annotated fields: an event, attrs class, dataclass or pydantic model."""
+    return isinstance(cls, type) and (
+        attrs.has(cls) or dataclasses.is_dataclass(cls) or is_model(cls)
+    )
 
 
 def is_enum(cls: object) -> bool:

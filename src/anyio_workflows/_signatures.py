@@ -274,7 +274,9 @@ def _state_type(annotation: Any, faults: list[str]) -> type | None:
     if is_record(cls):
         return cast(type, cls)
     shown = inspect.formatannotation(wanted)
-    faults.append(f"Context[{shown}]: the state is an attrs class or a dataclass, or untyped")
+    faults.append(
+        f"Context[{shown}]: the state is an attrs class, a dataclass or a pydantic model, or untyped"
+    )
     return None
 
 

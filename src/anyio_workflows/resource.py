@@ -62,8 +62,9 @@ def _path_text(file: object) -> str:
 class ResourceConfig:
     """Say which file the value of a parameter is read from, once per run; goes inside `Annotated`.
 
-    The annotated type is an attrs class, a dataclass, or a type of JSON. Values are not converted,
-    except for those that JSON has no form for: dates, paths, UUIDs and enums are read from text.
+    The annotated type is an attrs class, a dataclass, a pydantic model, or a type of JSON. Values are
+    not converted, except for those that JSON has no form for: dates, paths, UUIDs and enums are read
+    from text.
 
     Args:
         config_file: A `.json` or `.toml` file; relative to the working directory of the run.

@@ -23,6 +23,13 @@ import attrs
 from ._annotations import is_record
 from ._backend import running_task
 from ._messages import namesakes, nearest
+from ._pydantic import (
+    extras_of,
+    first_problem,
+    is_frozen_model,
+    is_model,
+    keeps_extras,
+)
 from .errors import ContextStateError, WorkflowError
 
 __all__ = ["DictState", "StateStore", "StateStoreStatistics"]
@@ -272,8 +279,8 @@ class StateStore(Generic[StateT]):
     wait is not a checkpoint.
 
     Args:
-        state_type: `DictState` (any keys, any values), or an attrs class or dataclass that can be
-            made without arguments.
+        state_type: `DictState` (any keys, any values), or an attrs class, a dataclass or a pydantic
+            model that can be made without arguments.
 
     Raises:
         ContextStateError: If `state_type` is another kind of class.
@@ -308,13 +315,15 @@ class StateStore(Generic[StateT]):
         cls = self._state_type
         if not isinstance(cls, type) or not (cls is DictState or is_record(cls)):
             raise ContextStateError(
-                f"the type of a state is an attrs class or dataclass, not {cls!r}"
+                f"the type of a state is an attrs class, a dataclass or a pydantic model, not {cls!r}"
             )
         try:
             return cast(StateT, cls())
         except Exception as error:
+            where, problem = first_problem(error)
+            problem = ": ".join([*map(str, where), problem])
             raise ContextStateError(
-                f"{cls.__name__}() failed ({error}); the type of a state has defaults for all its "
+                f"{cls.__name__}() failed ({problem}); the type of a state has defaults for all its "
                 "fields"
             ) from error
 
@@ -459,9 +468,11 @@ def _merged(state: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _field_names(cls: Any) -> list[str]:
-    """Return the names of the fields of an attrs class or dataclass; of another class, none."""
+    """Return the names of the fields of an attrs class, dataclass or model; of another class, none."""
     if attrs.has(cls):
         return [field.name for field in attrs.fields(cls)]
+    if is_model(cls):
+        return list(cls.model_fields)
     return (
         [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     )
@@ -576,6 +587,8 @@ def _set_item(holder: Any, part: str, value: Any) -> Any:
         items: list[Any] = list(holder)
         items[_index(holder, part)] = value
         return tuple.__new__(type(holder), items)
+    elif is_frozen_model(type(holder)):
+        return holder.model_copy(update={part: value})
     else:
         try:
             setattr(holder, part, value)
@@ -631,6 +644,7 @@ def _check_takes(holder: Any, parts: list[str], depth: int) -> None:
         raise _unchangeable(holder, parts, depth)
     else:
         known = part in _names_in(holder) or _is_class_default(type(holder), part)
+        known = known or (keeps_extras(type(holder)) and part[0] != "_")
     if not known:
         raise _no_part(parts, depth, holder)
 
@@ -648,6 +662,8 @@ def _names_in(holder: Any) -> set[str]:
     if isinstance(holder, Mapping):
         return {name for name in holder if isinstance(name, str)}
     cls = type(holder)
+    if is_model(cls):  # its slots are pydantic's
+        return {*_field_names(cls), *extras_of(holder)}
     names = {slot.__name__ for slot in _slots(cls)} | set(_field_names(cls))
     return names | set(getattr(holder, "__dict__", ()))
 

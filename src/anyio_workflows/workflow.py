@@ -145,7 +145,7 @@ class Workflow(Generic[ResultT]):
             raise WorkflowValidationError(
                 cls.__name__,
                 [
-                    f"{one!r} in types is not an event class, attrs class, dataclass or enum"
+                    f"{one!r} in types is not an event class, attrs class, dataclass, pydantic model or enum"
                     for one in wrong
                 ],
             )

@@ -21,7 +21,7 @@
 # The modules, each using those before it:
 #
 #   formats   text forms; how values are written under an annotation; errors and bounds
-#   fields    the fields of events, attrs classes and dataclasses; the types that data may name
+#   fields    the fields of events, attrs classes, dataclasses and pydantic models; the types that data may name
 #   renamed   names that have changed since data was written
 #   reader    JSON data to values
 #   codec     values to JSON data; `JsonCodec` does both

@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._annotations import is_enum, is_record
-from .._messages import text_of
+from .._messages import short_repr, text_of
+from .._pydantic import (
+    changed_field,
+    extras_of,
+    first_problem,
+    is_equal_to_default,
+    is_model,
+    is_root_model,
+    is_unset_default,
+    make_model,
+)
 from ..errors import ContextSerdeError
 from ..events import Event
 from .fields import Registry, tag_of
@@ -17,7 +27,6 @@ from .formats import (
     ANYTHING,
     MAX_DEPTH,
     TAGGED_TYPES,
-    TEXT_OF_TYPE,
     Encoding,
     check_depth,
     check_hashes,
@@ -28,6 +37,7 @@ from .formats import (
     mismatch,
     path_step,
     prepend_path,
+    text_of_type,
 )
 from .reader import Reader, RestoredError, builtin_error
 from .renamed import Renamed, read_renamed
@@ -40,8 +50,9 @@ class JsonCodec:
     """Writes values as JSON data, and reads them.
 
     It knows JSON's own types, the builtin containers, dates, times, durations, `Decimal`, `UUID`,
-    paths, bytes, exceptions, and the types that it is given: event classes, attrs classes,
-    dataclasses and enums, with those that the annotations of their fields mention.
+    paths, bytes, the URLs of pydantic, exceptions, and the types that it is given: event classes,
+    attrs classes, dataclasses, pydantic models and enums, with those that the annotations of their
+    fields mention.
 
     Args:
         types: The types that the data may name.
@@ -124,9 +135,9 @@ class _Writer:
             return value
         is_bare = cls is encoding.bare
         tag, data = self._write_tagged(value, encoding.item if is_bare else ANYTHING)
-        # An event with a keyword "$" would be read as a tagged value. The same data is used for both: to write
-        # it again, on each level, would take exponential time.
-        if is_bare and not (type(data) is dict and "$" in data):
+        # An event with a keyword "$" would be read as a tagged value, and a model whose root is `None` as `None`.
+        # The same data is used for both: to write it again, on each level, would take exponential time.
+        if is_bare and data is not None and not (type(data) is dict and "$" in data):
             return data
         return {"$": tag, "value": data}
 
@@ -144,7 +155,7 @@ class _Writer:
             check_hashes(list(value), keys)
             values = self._write_values(value, ANYTHING).values()
             return "dict", [list(pair) for pair in zip(keys, values, strict=True)]
-        if text := TEXT_OF_TYPE.get(cls):
+        if text := text_of_type(cls):
             try:
                 return text.tag, text.write(value)
             except ValueError as error:
@@ -187,7 +198,9 @@ class _Writer:
                 raise
         return written
 
-    def _write_record(self, record: Any) -> dict[str, Any]:
+    def _write_record(self, record: Any) -> Any:
+        if is_model(type(record)):
+            return self._write_model(record)
         data: dict[str, Any] = {}
         for key, field in self._registry.fields(type(record)).items():
             if hasattr(record, field.name):
@@ -199,6 +212,38 @@ class _Writer:
         if isinstance(record, Event):
             data |= self._write_values(record._extra, ANYTHING)
         return data
+
+    def _write_model(self, model: Any) -> Any:
+        cls = type(model)
+        held = vars(model)  # `getattr()` warns of deprecated fields
+        values, data = {}, {}
+        for key, field in self._registry.fields(cls).items():
+            # What is left out comes back as the default: what nobody set, and defaults that do not fit
+            # their annotation (`x: str = None`), which pydantic does not check.
+            name = field.name
+            if name not in held or (is_unset_default(model, name) and not is_root_model(cls)):
+                continue
+            values[key] = held[name]
+            try:
+                data[key] = self._write_field(held[name], field.encoding)
+            except ContextSerdeError as error:
+                if error.path == "" and is_equal_to_default(model, name):
+                    del values[key]
+                    continue
+                if not isinstance(held[name], field.encoding.check):
+                    way = (
+                        f"; assign what fits, or annotate {cls.__name__}.{name} with what it holds"
+                    )
+                    raise ContextSerdeError(path_step(key), error.problem + way) from None
+                prepend_path(error, path_step(key))
+                raise
+        extras = extras_of(model)
+        for key in extras.keys() & data.keys():
+            problem = f"{cls.__name__} has a field and an extra value of this name"
+            raise ContextSerdeError(path_step(key), problem)
+        data |= self._write_values(extras, ANYTHING)
+        _check_comes_back(model, values | extras)
+        return data["root"] if is_root_model(cls) else data
 
     def _write_field(self, value: Any, encoding: Encoding) -> Any:
         if not isinstance(value, encoding.check):
@@ -259,6 +304,26 @@ def _stands_for_itself(value: Any) -> bool:
     if cls is int:
         return int(value).bit_length() <= _LONG_INT
     return is_finite(value)
+
+
+def _check_comes_back(model: Any, values: Mapping[str, Any]) -> None:
+    """Refuse a model that is not made of its values again: because of its validators, say."""
+    cls = type(model)
+    try:
+        other = make_model(cls, values)
+    except Exception as error:  # validators raise anything
+        where, problem = first_problem(error)
+        path = "".join(map(path_step, where))
+        problem = f"{cls.__name__} does not take back what it holds: {problem}"
+        raise ContextSerdeError(path, problem) from error
+    name = changed_field(model, other)
+    if name is not None:
+        old, new = (short_repr(vars(one).get(name)) for one in (model, other))
+        raise ContextSerdeError(
+            path_step(name),
+            f"{cls.__name__} makes {new} of {old} when it is made of its values again; let its validators "
+            "return valid values unchanged",
+        )
 
 
 def _comes_back(error: BaseException, data: Any) -> BaseException:

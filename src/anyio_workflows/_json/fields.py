@@ -1,4 +1,4 @@
-"""The fields of events, attrs classes and dataclasses, and the types that JSON data may name."""
+"""The fields of records (events, attrs classes, ...), and the types that JSON data may name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import attrs
 
 from .._annotations import Unresolved, is_enum, is_record, resolve_field, strip
 from .._messages import namesakes
+from .._pydantic import holds_enum_values, is_model, key_of, model_fields, takes_extras
 from ..errors import ContextSerdeError
 from ..events import Event
 from .formats import Encoding, encoding_of
@@ -37,8 +38,8 @@ class Field:
 
 
 def is_open(cls: type) -> bool:
-    """Return whether `cls` is an event that takes any keyword (E2)."""
-    return issubclass(cls, Event) and cls._open
+    """Return whether `cls` takes any key: an event without fields (E2), or a model that says so."""
+    return (issubclass(cls, Event) and cls._open) or takes_extras(cls)
 
 
 def _fields_of(cls: Any) -> Iterator[Field]:
@@ -50,6 +51,13 @@ def _fields_of(cls: Any) -> Iterator[Field]:
                 encoding = encoding_of(Any if field.converter else _annotation_of(cls, field))
                 required = field.init and field.default is attrs.NOTHING
                 yield Field(field.name, field.alias or field.name, encoding, field.init, required)
+    elif is_model(cls):
+        for name, info in model_fields(cls).items():
+            annotation = info.annotation
+            if holds_enum_values(cls) and any(map(is_enum, _mentioned(annotation))):
+                annotation = Any
+            encoding = encoding_of(annotation)
+            yield Field(name, key_of(cls, name), encoding, True, bool(info.is_required()))
     else:
         for plain in dataclasses.fields(cls):
             encoding = encoding_of(_annotation_of(cls, plain))
@@ -107,7 +115,9 @@ class Registry:
         self.fields = functools.cache(lambda cls: {field.key: field for field in _fields_of(cls)})
         for cls in given:
             if not is_record(cls) and not is_enum(cls):
-                problem = f"{cls!r} is no event class, attrs class, dataclass or enum"
+                problem = (
+                    f"{cls!r} is no event class, attrs class, dataclass, pydantic model or enum"
+                )
                 raise ContextSerdeError("$", problem)
             for one in self._with_mentioned(cls):
                 if self.types.setdefault(tag_of(one), one) is not one:

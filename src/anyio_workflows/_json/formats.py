@@ -23,6 +23,7 @@ import attrs
 
 from .._annotations import check_for, is_enum, is_record, strip
 from .._messages import short_repr, shortened
+from .._pydantic import text_form, url_type
 from ..errors import ContextSerdeError
 
 # --- Text forms: dates, identifiers, paths, bytes, enum members, to be read back exactly ------------
@@ -107,6 +108,15 @@ TEXTS: dict[Any, Text] = {form.value_type: form for form in _FORMS}
 
 TEXTS[Path] = TEXTS[type(Path())]
 TEXTS[PurePath] = TEXTS[type(PurePath())]
+
+
+def text_for(cls: Any) -> Text | None:
+    """Return the text form of the values of a type, as an annotation names it."""
+    if cls in TEXTS:
+        return TEXTS[cls]
+    if not isinstance(cls, type) or (form := text_form(cls)) is None:
+        return None
+    return Text(f"pydantic.{cls.__name__}", cls, *form, longest=None)
 
 
 _MOST_FLAGS = 2048
@@ -253,9 +263,9 @@ def encoding_of(annotation: Any) -> Encoding:
         return Encoding(
             annotation, cls, "atom", raw=frozenset({cls, int} if cls is float else {cls})
         )
-    if cls in TEXTS:
+    if text := text_for(cls):
         raw = frozenset[Any]({int, float} if cls is complex else ())
-        return Encoding(annotation, cls, "text", raw=raw, bare=TEXTS[cls].value_type)
+        return Encoding(annotation, cls, "text", raw=raw, bare=text.value_type)
     if is_enum(cls):
         return Encoding(annotation, cls, "enum", bare=cls)
     if is_record(cls):
@@ -309,11 +319,20 @@ _NUMBERS = (
     Text("float", float, repr, float),
 )
 
-TAGGED_TEXTS = {text.tag: text for text in (*_FORMS, *_NUMBERS)}
-"""Tag -> the text form of the value."""
+_TAGGED_TEXTS = {text.tag: text for text in (*_FORMS, *_NUMBERS)}
+_TEXT_OF_TYPE = {text.value_type: text for text in (*_FORMS, *_NUMBERS)}
 
-TEXT_OF_TYPE = {text.value_type: text for text in (*_FORMS, *_NUMBERS)}
-"""Exact type of a value -> the text form that it is tagged with."""
+
+def text_tagged(tag: str) -> Text | None:
+    """Return the text form of the values with a tag."""
+    if tag.startswith("pydantic."):
+        return text_for(url_type(tag.removeprefix("pydantic.")))
+    return _TAGGED_TEXTS.get(tag)
+
+
+def text_of_type(cls: type) -> Text | None:
+    """Return the text form that values of exactly this type are tagged with."""
+    return _TEXT_OF_TYPE.get(cls) or text_for(cls)
 
 
 # --- Errors ---------------------------------------------------------------------------------------

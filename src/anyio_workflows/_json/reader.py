@@ -12,14 +12,14 @@ import attrs
 
 from .._annotations import is_enum
 from .._messages import closest, nearest, short_repr, shortened, text_of
+from .._pydantic import first_problem, is_model, is_root_model, make_model
 from ..errors import ContextSerdeError
+from ..events import Event
 from .fields import Registry, is_open
 from .formats import (
     ANYTHING,
     ATOMS,
-    TAGGED_TEXTS,
     TAGGED_TYPES,
-    TEXTS,
     Encoding,
     Text,
     check_hashes,
@@ -31,6 +31,8 @@ from .formats import (
     mismatch,
     path_step,
     prepend_path,
+    text_for,
+    text_tagged,
 )
 from .renamed import Renamed, is_ours, unknown_field, unknown_type
 
@@ -119,8 +121,8 @@ class Reader:
         if tag in TAGGED_TYPES:
             encoding = TAGGED_TYPES[tag]
             return self._read_form[encoding.form](inner, encoding)
-        if tag in TAGGED_TEXTS:
-            return _from_text(inner, TAGGED_TEXTS[tag])
+        if text := text_tagged(tag):
+            return _from_text(inner, text)
         if tag == "type" and type(inner) is str:
             return self._type_called(inner)
         if tag == "dict":
@@ -167,13 +169,15 @@ class Reader:
     def _read_text(self, data: Any, encoding: Encoding) -> Any:
         if type(data) in encoding.raw and is_finite(data):
             return data
-        return _from_text(data, TEXTS[encoding.cls])
+        text = text_for(encoding.cls)
+        assert text is not None
+        return _from_text(data, text)
 
     def _read_enum(self, data: Any, encoding: Encoding) -> Any:
         return _member_of(encoding.cls, data)
 
     def _read_record(self, data: Any, encoding: Encoding) -> Any:
-        if type(data) is not dict:
+        if type(data) is not dict and not is_root_model(encoding.cls):
             raise mismatch(encoding, data)
         return self._read_fields(data, encoding.cls)
 
@@ -242,13 +246,21 @@ class Reader:
 
     def _has_shape(self, data: Any, encoding: Encoding) -> bool:
         """Return whether untagged data may be of a member of a union, judged by its outermost level only."""
+        if is_root_model(encoding.cls):
+            return self._has_shape(data, self._registry.fields(encoding.cls)["root"].encoding)
         if type(data) is list:
             return list in encoding.raw or encoding.bare in (set, frozenset, tuple)
         if type(data) is dict and encoding.form == "record":
             fields = self._registry.fields(encoding.cls)
             required = {field.key for field in fields.values() if field.required}
-            keys = self._by_new_names(data, encoding.cls).keys()
-            return required <= keys and (is_open(encoding.cls) or keys <= fields.keys())
+            data = self._by_new_names(data, encoding.cls)
+            known = data.keys() if is_open(encoding.cls) else fields.keys()
+            # A `Literal` tells the members of a union apart: `kind: Literal["circle"]`.
+            told = (fields[key] for key in data if key in fields)
+            literals = (field for field in told if field.encoding.form == "literal")
+            return required <= data.keys() <= known and all(
+                isinstance(data[field.key], field.encoding.check) for field in literals
+            )
         if type(data) is dict:
             return dict in encoding.raw or encoding.form == "mapping"
         return type(data) in encoding.raw or encoding.form in ("atom", "text", "enum")
@@ -270,12 +282,15 @@ class Reader:
 
     def _read_fields(self, data: Any, cls: type) -> Any:
         """Make a record of the values of its fields."""
+        fields = self._registry.fields(cls)
+        if is_root_model(cls):
+            return self._made(cls, {"root": self.read(data, fields["root"].encoding)}, {})
         if type(data) is not dict:
             raise mismatch(encoding_of(cls), data)
-        fields = self._registry.fields(cls)
         data = self._by_new_names(data, cls)
+        taken = {"_extra"} if issubclass(cls, Event) else ()
         for key in data:
-            if key not in fields and (not is_open(cls) or type(key) is not str or key == "_extra"):
+            if key not in fields and (not is_open(cls) or type(key) is not str or key in taken):
                 raise ContextSerdeError(path_step(key), self._unknown_field(key, data, cls))
         encodings = [fields[key].encoding if key in fields else ANYTHING for key in data]
         values = dict(zip(data, self._read_parts(data, data.values(), encodings), strict=True))
@@ -289,12 +304,21 @@ class Reader:
                     raise ContextSerdeError(path_step(key), problem)
             elif not field.init:
                 late[field.name] = values.pop(key)
+        return self._made(cls, values, late)
+
+    def _made(self, cls: Any, values: dict[Any, Any], late: dict[str, Any]) -> Any:
+        """Make a record of the values for its constructor, and those that are set afterwards."""
         try:
+            if is_model(cls):
+                return make_model(cls, values)
             record = cls(**values)
             for name, value in late.items():
                 object.__setattr__(record, name, value)
         except Exception as error:  # validators and converters raise anything
-            raise data_error(f"{cls.__name__} does not take this: {text_of(error)}") from error
+            where, problem = first_problem(error)
+            path = "".join(map(path_step, where))
+            problem = f"{cls.__name__} does not take this: {problem}"
+            raise ContextSerdeError(path, problem) from error
         return record
 
     # --- Names of another time (P8) ---
