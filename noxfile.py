@@ -11,7 +11,15 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "tests_without_trio", "demo", "bench_quick"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "tests_without_trio",
+    "reference",
+    "demo",
+    "bench_quick",
+]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -42,6 +50,13 @@ def tests_without_trio(session: nox.Session) -> None:
     install(session, "test")
     session.run("pip", "uninstall", "--quiet", "--yes", "trio")
     session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def reference(session: nox.Session) -> None:
+    """Compare the public names with those of llama-index-workflows."""
+    install(session, "test", "bench", extras="[trio]")
+    session.run("python", "-X", "dev", "-m", "pytest", "tests/test_reference_names.py")
 
 
 @nox.session

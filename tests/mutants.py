@@ -734,7 +734,7 @@ MUTANTS = [
     ),
     Mutant(
         "count the time of an attempt while it waits",
-        "_AttemptClock.suspended",
+        "AttemptClock.suspended",
         "self.scope.deadline = math.inf",
         "",
         "R8: a step that waits for a person times out",

@@ -23,12 +23,12 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = [
-    "errors _messages _annotations _pydantic _backend",
+    "errors _absent _messages _annotations _pydantic _backend",
     "events collect steps decorators",
     "retry_policy state resource _dependencies _json",
     "graph _signatures _validation",
     "_ledger",
-    "_snapshot",
+    "_snapshot _suspension",
     "context",
     "_engine",
     "handler",

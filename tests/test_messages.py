@@ -339,7 +339,8 @@ async def test_forgotten_await_before_an_answer_that_is_used() -> None:
     error = await failure(act)
     assert str(error) == "'coroutine' object has no attribute 'text'"
     assert error.__notes__ == [
-        "step work failed on StartEvent(), in attempt 1, 0 s after its first start"
+        "step work failed on StartEvent(), in attempt 1, 0 s after its first start",
+        "is an 'await' missing? In a 'def' step: anyio.from_thread.run(ctx.wait_for_event, ...)",
     ]
 
 

@@ -19,7 +19,7 @@ def test_pre_commit_uses_the_pinned_ruff() -> None:
 def test_ci_runs_every_session_that_nox_runs_by_default() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     noxfile = (ROOT / "noxfile.py").read_text("utf-8")
-    [sessions] = re.findall(r"nox\.options\.sessions = \[(.*)\]", noxfile)
+    [sessions] = re.findall(r"nox\.options\.sessions = \[(.*?)\]", noxfile, re.DOTALL)
     [checks] = re.findall(r"session: \[(.*)\]", workflow)
     assert set(re.findall(r"\w+", sessions)) - {"tests"} <= set(re.findall(r"\w+", checks))
     [pythons] = re.findall(r"^ +python: \[(.*)\]", workflow, re.MULTILINE)

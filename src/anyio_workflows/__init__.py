@@ -2,10 +2,10 @@
 
 # General layout, in the order of the data's path (who may import what is in tests/test_layering.py):
 #
-#   ground      errors, _messages, _annotations, _pydantic, _backend
-#               Every exception; how values and hints are written in messages; annotations resolved,
-#               and checked at run time; pydantic models, where a program has them; the few lines that
-#               differ between asyncio and trio.
+#   ground      errors, _messages, _absent, _annotations, _pydantic, _backend
+#               Every exception; how values and hints are written in messages; names of another library
+#               that are not here; annotations resolved, and checked at run time; pydantic models, where
+#               a program has them; the few lines that differ between asyncio and trio.
 #
 #   declare     events, collect, resource, steps (decorators), retry_policy -> _signatures -> graph -> _validation
 #               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.
@@ -16,7 +16,7 @@
 #               What is pending, which execution has a slot, which step gets an event: synchronous,
 #               without clock and AnyIO.
 #
-#   act         context -> _engine/ -> handler -> workflow
+#   act         context (_suspension) -> _engine/ -> handler -> workflow
 #               Worker tasks call the steps, which see their `context`, and settle what they did. The
 #               `handler` is the caller's side of a run, and `workflow` starts one.
 #

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
 import anyio
 import anyio.from_thread
-import attrs
-from anyio.lowlevel import checkpoint
 
+from ._absent import absent_names, refuse_arguments, types_given
 from ._annotations import is_positive_number
-from ._backend import LoopHandle
 from ._ledger.pending import RunPort, SavedState
 from ._ledger.work import OpenWait, Wait, Work
-from ._messages import Absent, closest, namesakes
+from ._messages import Absent, await_missing, closest, namesakes
+from ._suspension import AttemptClock, suspend
 from .errors import ContextStateError, WorkflowConfigurationError, WorkflowRuntimeError
 from .events import Event, StopEvent
 from .graph import Graph
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     StateT = typing_extensions.TypeVar("StateT", default=DictState)
 else:
     StateT = TypeVar("StateT")
+    __getattr__ = absent_names(__name__)
 
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Event)
@@ -63,8 +63,9 @@ class Context(Generic[StateT]):
     _saved: SavedState
     _work: Work | None = None
     _given_up: bool = False
-    _clock: _AttemptClock | None = None
+    _clock: AttemptClock | None = None
 
+    @refuse_arguments("Context()")
     def __init__(self, workflow: object) -> None:
         self._saved = SavedState(_graph_of(workflow, "Context()"))
 
@@ -80,6 +81,7 @@ class Context(Generic[StateT]):
         return context
 
     @classmethod
+    @refuse_arguments("Context.from_dict()")
     def from_dict(
         cls,
         workflow: object,
@@ -108,8 +110,10 @@ class Context(Generic[StateT]):
         from ._snapshot import load
 
         graph = _graph_of(workflow, "Context.from_dict()")
-        return _context_of(load(graph, data, tuple(types), renamed))
+        known = types_given(types, "Context.from_dict()")
+        return _context_of(load(graph, data, known, renamed))
 
+    @refuse_arguments("Context.to_dict()")
     def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
         """Return a snapshot of the run, at any moment; `json.dumps()` accepts it (P3).
 
@@ -127,7 +131,7 @@ class Context(Generic[StateT]):
         """
         from ._snapshot import dump
 
-        return self._read(dump, self._saved, tuple(types))
+        return self._read(dump, self._saved, types_given(types, "Context.to_dict()"))
 
     @property
     def store(self) -> StateStore[StateT]:
@@ -229,7 +233,7 @@ class Context(Generic[StateT]):
         self._check_here()
         await self._run.drain(limit, self._until_given_up)
 
-    def send_event(self, ev: Event, step: str | None = None) -> tuple[str, ...]:
+    def send_event(self, message: Event, step: str | None = None) -> tuple[str, ...]:
         """Send an event to every step that accepts it, or only to `step`, at once.
 
         A stop event ends the run, as returning it does. Once the outcome of the run is decided, the
@@ -241,10 +245,10 @@ class Context(Generic[StateT]):
             step took it, if it is a stop event, or if it was dropped.
 
         Raises:
-            WorkflowRuntimeError: If `ev` is not an event, `step` does not exist or does not accept it,
-                or the run has ended.
+            WorkflowRuntimeError: If `message` is not an event, `step` does not exist or does not accept
+                it, or the run has ended.
         """
-        return self._in_loop(self._run.send, ev, step, self._work)
+        return self._in_loop(self._run.send, message, step, self._work)
 
     async def running_steps(self) -> list[str]:
         """Return the sorted names of the steps that are running, waiting, or due for a retry."""
@@ -339,7 +343,7 @@ class Context(Generic[StateT]):
         if not isinstance(waiter_id, str | None):
             raise WorkflowRuntimeError(f"waiter_id must be a str, or None, not {waiter_id!r}")
         wait = Wait(work, event_type, dict(requirements or {}), waiter_id)
-        await _suspend(self, wait, waiter_event, timeout)
+        await suspend(self._run, self._clock, wait, waiter_event, timeout)
         if wait.answer is None:
             assert timeout is not None
             raise TimeoutError(f"no matching {event_type.__name__} arrived within {timeout:g} s")
@@ -440,11 +444,18 @@ def _instead(name: str) -> str:
         return f"use ctx.store.{name}()"
     public = [each for each in dir(Context) if each[0] != "_" and each not in _ELSEWHERE]
     shared = f"what steps share is kept in ctx.store: await ctx.store.set({name!r}, value)"
-    return closest(name, public) or shared
+    return _ELSEWHERE.get(name) or closest(name, public) or shared
 
 
+_BY_HANDLER = "the stream is read by 'async for ev in handler.stream_events()'"
 # Names from other libraries. For any other name, only the errors of steps get a hint: `_advice()`.
-_ELSEWHERE = ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state")
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("get", "set", "get_state", "set_state", "edit_state", "clear", "data", "state")
+    ),
+    **dict.fromkeys(("stream_events", "streaming_queue"), _BY_HANDLER),
+    "get_result": "await the handler for the result",
+}
 for _name in _ELSEWHERE:
     setattr(Context, _name, Absent(_name, _instead(_name)))
 
@@ -581,6 +592,8 @@ def _advice(error: BaseException) -> str:
     """
     if type(error) is not AttributeError:
         return ""
+    if isinstance(error.obj, CoroutineType):
+        return await_missing(error.obj)
     if isinstance(error.obj, Context) and error.name is not None:
         instead = _instead(error.name)
         return "" if instead in str(error) else instead
@@ -622,85 +635,3 @@ def _current_step() -> _StepContext | None:
     if context is None and (run := _current_run.get()()) is not None and not run.ended:
         context = _StepContext(run)
     return context
-
-
-# --- Suspending a step until an event arrives ----------------------------------------------------
-
-
-@attrs.define(eq=False, repr=False)
-class _AttemptClock:
-    """The clock of an attempt with a timeout (R8).
-
-    Attributes:
-        scope: The cancel scope around the attempt; it has no deadline while the clock stands still.
-        loop: The event loop of the run.
-        _suspensions: How many waits of the attempt are open; it may have several at once.
-        _remaining: Seconds that were left when the first of them began.
-    """
-
-    scope: anyio.CancelScope
-    loop: LoopHandle
-    _suspensions: int = 0
-    _remaining: float = math.inf
-
-    @contextmanager
-    def suspended(self) -> Generator[None]:
-        """Stop the clock while the step waits for an event, unless its time is up."""
-        if not self._suspensions:
-            self._remaining = self.scope.deadline - self.loop.current_time()
-        if self._remaining <= 0:
-            yield
-            return
-        self.scope.deadline = math.inf
-        self._suspensions += 1
-        try:
-            yield
-        finally:
-            self._suspensions -= 1
-            if not self._suspensions:
-                self.scope.deadline = self.loop.current_time() + self._remaining
-
-
-async def _suspend(
-    context: Context[Any], wait: Wait, question: Event | None, timeout: float | None
-) -> None:
-    """Suspend an execution until its wait is over and it has a slot to continue (W1-W3).
-
-    Args:
-        context: The context of the attempt, whose clock stands still during the wait.
-        wait: The wait; it has an `answer` afterwards, unless it timed out.
-        question: Published, unless an earlier attempt has published it, or it was read in an earlier
-            run (W4).
-        timeout: Seconds to wait; `None` for no limit.
-
-    Raises:
-        WorkflowRuntimeError: If an equal wait is open in this execution, or the outcome of the run is
-            decided.
-    """
-    run, clock = context._run, context._clock
-    what = f"{wait.event_type.__name__} cannot be waited for"
-    run.check_open(what)
-    signal = anyio.Event()
-    wait.wake = signal.set
-    waits = run.ledger.waits
-    waits.begin(wait)
-    if wait.over:
-        await checkpoint()
-        return
-    try:
-        if question is not None and not wait.asked:
-            wait.question, wait.question_number = question, run.ask(question)
-            wait.asked = True
-        run.note_wait(wait)
-        with clock.suspended() if clock is not None else nullcontext():
-            with anyio.move_on_after(timeout):
-                await signal.wait()
-            if not signal.is_set():
-                waits.end(wait)  # without an answer; the execution now queues for a slot
-                await signal.wait()
-    finally:
-        run.check_cancellation()  # while the ledger still knows that the step was waiting
-        waits.abandon(wait)  # has an effect only if the wait was cancelled
-    if wait.refused:
-        run.check_open(what)
-        raise WorkflowRuntimeError(f"{what}: step {wait.work.step} has ended")

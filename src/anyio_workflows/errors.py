@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from ._absent import absent_names
 from ._messages import shortened
 
 __all__ = [
@@ -20,6 +22,9 @@ __all__ = [
     "WorkflowTimeoutError",
     "WorkflowValidationError",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 
 class WorkflowError(Exception):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transf
 
 import attrs
 
+from ._absent import absent_names
 from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
 from ._messages import Absent, await_missing, namesakes, nearest
 from .errors import EventValidationError
@@ -40,6 +41,9 @@ __all__ = [
     "WorkflowIdleEvent",
     "WorkflowTimedOutEvent",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 
 def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
@@ -282,9 +286,9 @@ class Event:
         def __delitem__(self, name: str) -> None:
             raise TypeError(_refusal(self, name, "deleted"))
 
-        def get(self, name: str, default: Any = None) -> Any:
+        def get(self, key: str, default: Any = None) -> Any:
             """Return the value of a field, or `default` if there is no such field."""
-            return self._values().get(name, default)
+            return self._values().get(key, default)
 
         def keys(self) -> typing.KeysView[str]:
             """Return the names of the fields."""

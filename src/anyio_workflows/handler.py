@@ -242,12 +242,12 @@ class WorkflowHandler(Generic[ResultT]):
         return self._context.open_waits()
 
     async def send_event(
-        self, ev: Event, step: str | None = None, wait: str | None = None
+        self, event: Event, step: str | None = None, wait: str | None = None
     ) -> tuple[str, ...]:
         """Send an event to every step that accepts it, or only to `step`.
 
         Args:
-            ev: The event.
+            event: The event.
             step: The only step to send it to.
             wait: The id of an open wait, from `open_waits()`. The event then answers only this wait.
 
@@ -255,14 +255,14 @@ class WorkflowHandler(Generic[ResultT]):
             The names of the steps that took it, as from `ctx.send_event()`; `()` if none did.
 
         Raises:
-            WorkflowRuntimeError: If `ev` is not an event, `step` does not exist or does not accept it,
-                or the run has ended or is in another event loop. With `wait` also if there is no such
+            WorkflowRuntimeError: If `event` is not an event, `step` does not exist or does not accept
+                it, or the run has ended or is in another event loop. With `wait` also if there is no such
                 open wait, it belongs to another step, it does not accept the event, or the outcome of
                 the run is decided; the wait then stays open.
         """
         self._check_loop("sent events")
         await checkpoint()
-        return self._run.send(ev, step) if wait is None else self._run.answer(ev, wait, step)
+        return self._run.send(event, step) if wait is None else self._run.answer(event, wait, step)
 
     async def cancel_run(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.

@@ -11,13 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ._absent import absent_names
 from .errors import WorkflowConfigurationError
 
 __all__ = ["Resource", "ResourceConfig"]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import attrs
 import tenacity
@@ -57,6 +57,7 @@ from tenacity import (
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from ._absent import absent_names
 from .errors import WorkflowConfigurationError, WorkflowRuntimeError
 from .steps import RetryInfo, RetryPolicy
 
@@ -96,6 +97,9 @@ __all__ = [
     "wait_random",
     "wait_random_exponential",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 
 class _StopNever(stop_base):

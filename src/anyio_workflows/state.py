@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Mutable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from types import MemberDescriptorType
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import anyio
 import attrs
 
+from ._absent import absent_names
 from ._annotations import is_record
 from ._backend import running_task
-from ._messages import namesakes, nearest
+from ._messages import Absent, namesakes, nearest
 from ._pydantic import (
     extras_of,
     first_problem,
@@ -33,6 +34,9 @@ from ._pydantic import (
 from .errors import ContextStateError, WorkflowError
 
 __all__ = ["DictState", "StateStore", "StateStoreStatistics"]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 T = TypeVar("T")
 StateT = TypeVar("StateT")
@@ -454,6 +458,14 @@ class StateStore(Generic[StateT]):
         now = self.statistics()
         doing = f"writing, {now.writers_waiting} waiting" if now.writing else "idle"
         return f"<StateStore of {self._state_type.__name__}: {doing}>"
+
+
+for _name, _instead in {
+    "from_dict": "Context.from_dict() restores it with the rest of a run",
+    "state_type": "use type(await ctx.store.get_state())",
+    "to_dict": "ctx.to_dict() has it with the rest of a run; dict(await ctx.store.get_state()) has the values",
+}.items():
+    setattr(StateStore, _name, Absent(_name, _instead))
 
 
 def _merged(state: Any, fields: Mapping[str, Any]) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import attrs
 
+from ._absent import absent_names, refuse_arguments
 from ._annotations import is_enum, is_positive_number, is_record, read_names
 from ._backend import find_loop
 from ._engine.limiter import RunLimiter
@@ -29,6 +30,9 @@ from .handler import ResultT, WorkflowHandler
 from .steps import GraphCheck, StepConfig
 
 __all__ = ["Workflow"]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 
 @attrs.frozen
@@ -80,11 +84,13 @@ class Workflow(Generic[ResultT]):
     _specs: ClassVar[dict[str, StepSpec]] = {}
     _graph: ClassVar[Graph | None] = None
 
+    @refuse_arguments("Workflow()")
     def __init__(
         self,
         timeout: float | None = 45.0,
         disable_validation: bool = False,
         verbose: bool = False,
+        *,
         workflow_name: str | None = None,
         skip_graph_checks: Collection[GraphCheck] | None = None,
         num_concurrent_runs: int | None = None,

@@ -26,9 +26,9 @@ from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort
 from .._ledger.work import StepQueue, Work
 from .._messages import add_note
+from .._suspension import AttemptClock
 from ..context import (
     _advice,
-    _AttemptClock,
     _current_context,
     _current_run,
     _enter_run,
@@ -324,7 +324,7 @@ class WorkerPool:
         timeout = math.inf if spec.config.timeout is None else spec.config.timeout
         result = None
         with anyio.CancelScope(deadline=loop.current_time() + timeout) as scope:
-            context._clock = _AttemptClock(scope, loop)
+            context._clock = AttemptClock(scope, loop)
             work.cancel = scope.cancel
             try:
                 if spec.dependencies:

@@ -1,0 +1,162 @@
+"""Names of llama-index-workflows, the reference, that are not here, and what to use instead.
+
+Only for names that are imported or given in programs: those that a context, handler or event does not
+have are listed where these are defined.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import reprlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+NO_SERIALIZER = (
+    "snapshots have one form, and need no serializer: json.dumps(ctx.to_dict()) writes one, and "
+    "Context.from_dict(workflow, json.loads(text)) reads it"
+)
+_NO_PICKLE = f"reading a pickle can run any code, so there is none; {NO_SERIALIZER}"
+_STORE = "the store of a run is ctx.store, of the class anyio_workflows.state.StateStore"
+_PLAIN = (
+    "annotate the field with the type itself: events are values in snapshots and models as they are"
+)
+_CALL_STATE = (
+    "strategies are tenacity's, called with its call state: write 'def wait(state): ...', or combine "
+    "those of this module"
+)
+
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "context": {
+        "BaseSerializer": NO_SERIALIZER,
+        "InMemoryStateStore": _STORE,
+        "JsonPickleSerializer": _NO_PICKLE,
+        "JsonSerializer": NO_SERIALIZER,
+        "PickleSerializer": _NO_PICKLE,
+    },
+    "decorators": {
+        "CatchErrorHandler": "the arguments of @catch_error are in anyio_workflows.steps.Catch",
+        "StepConfig": "the arguments of @step are in anyio_workflows.steps.StepConfig",
+        "StepFunction": "a step remains the function that was decorated, with its type",
+        "StepGraphCheck": "use anyio_workflows.steps.GraphCheck",
+        "StepRole": "the 'catch' of a StepConfig says whether a step is an error handler",
+        "WorkflowGraphCheck": "use anyio_workflows.steps.GraphCheck",
+        "make_step_function": "mark the function with @step, and add it with MyWorkflow.add_step()",
+    },
+    "errors": {
+        "WorkflowDone": "no exception ends a run; look for its StopEvent",
+        "WorkflowStepDoesNotExistError": "a step that does not exist raises WorkflowRuntimeError",
+    },
+    "events": {
+        "CollectionReleaseEvent": "the input_event of a StepFailedEvent is a list if a join has failed",
+        "DictLikeModel": "every Event can be read like a mapping; ev.replace() makes a changed copy",
+        "EventType": "write type[Event]",
+        "IdleReleasedEvent": "a run that waits is not released; take ctx.to_dict(), cancel it, and "
+        "continue with Context.from_dict()",
+        "SerializableEvent": _PLAIN,
+        "SerializableEventType": _PLAIN,
+        "SerializableException": _PLAIN,
+        "SerializableOptionalEvent": _PLAIN,
+        "SerializableOptionalException": _PLAIN,
+        "UnreconstructedException": "an exception that a snapshot cannot restore becomes an Exception "
+        "with the name of its type in 'type_name' and its text in 'text'",
+    },
+    "resource": {
+        "ResourceDefinition": "workflow.graph.steps has what the steps ask for",
+        "ResourceDescriptor": "a resource of another kind is a factory: Resource(make_it)",
+        "ResourceManager": "each run makes and closes its own resources; give a factory in a closure "
+        "what it needs, as in Resource(lambda: client)",
+    },
+    "retry_policy": {
+        "RetryCondition": "retry_if_exception(f) makes a condition of a function of an exception",
+        "StopCondition": _CALL_STATE,
+        "WaitStrategy": _CALL_STATE,
+        "time_unit_type": "write float | timedelta",
+    },
+    "state": {"InMemoryStateStore": _STORE},
+    "workflow": {
+        "WorkflowMeta": "Workflow has no metaclass; write type[Workflow]",
+        "dispatcher": "handler.stream_events(expose_internal=True) shows what happens in a run",
+    },
+}
+"""Module -> name in the same module of the reference -> what to use instead."""
+
+_NO_RUNTIME = "a run belongs to the event loop in which run() is called"
+
+ARGUMENTS: Mapping[str, Mapping[str, str]] = {
+    "Workflow()": {
+        "resource_manager": NAMES["resource"]["ResourceManager"],
+        "runtime": _NO_RUNTIME,
+        "serializer": NO_SERIALIZER,
+    },
+    "Context()": {
+        "previous_context": "use Context.from_dict(workflow, data)",
+        "serializer": NO_SERIALIZER,
+    },
+    "Context.to_dict()": {
+        "include_state": "a snapshot has the state; await ctx.store.clear() empties it",
+        "serializer": NO_SERIALIZER,
+    },
+    "Context.from_dict()": {"serializer": NO_SERIALIZER},
+}
+"""Function -> keyword of the reference -> what to do instead."""
+
+
+def absent_names(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module, which raises an error with what to use instead."""
+    names = NAMES[module.partition(".")[2]]
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        message = f"module {module!r} has no attribute {name!r}"
+        if name in names:
+            message = f"{module} has no {name!r}; {names[name]}"
+            # 'from module import name' discards the text of an AttributeError; hasattr() needs one.
+            # No exception can be of both types, because their layouts differ.
+            if _is_from_import(inspect.currentframe()):
+                raise ImportError(message, name=module)
+        raise AttributeError(message, name=name, obj=sys.modules[module])
+
+    return __getattr__
+
+
+def _is_from_import(frame: Any) -> bool:
+    """Return whether the caller of a function with this frame executes 'from ... import ...'."""
+    caller = frame and frame.f_back
+    return caller is not None and (
+        caller.f_code.co_code[caller.f_lasti] == dis.opmap["IMPORT_FROM"]
+    )
+
+
+def types_given(types: object, function: str) -> tuple[type, ...]:
+    """Return the classes given as `types=`, which the reference calls with a serializer at this place."""
+    if isinstance(types, Iterable) and not isinstance(types, str):
+        return tuple(types)
+    given = reprlib.repr(types)
+    raise TypeError(f"{function}: types= is a list of classes, not {given}; {NO_SERIALIZER}")
+
+
+def refuse_arguments(function: str) -> Callable[[FunctionT], FunctionT]:
+    """Let a function refuse the keywords in `ARGUMENTS`, with what to do instead.
+
+    `None` and `True`, with which they ask for nothing special, are ignored.
+    """
+    absent = ARGUMENTS[function]
+
+    def decorate(wrapped: FunctionT) -> FunctionT:
+        @functools.wraps(wrapped)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for name in absent.keys() & kwargs:
+                value = kwargs.pop(name)
+                if value is not None and value is not True:
+                    raise TypeError(
+                        f"{function} got an unexpected keyword argument {name!r}; {absent[name]}"
+                    )
+            return wrapped(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
