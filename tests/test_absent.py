@@ -12,6 +12,12 @@ import pytest
 import anyio_workflows
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, context, step
 from anyio_workflows._absent import ARGUMENTS, NAMES
+from anyio_workflows.errors import ContextSerdeError, EventValidationError
+
+
+def load(module: str) -> Any:
+    return importlib.import_module(f"anyio_workflows.{module}".rstrip("."))
+
 
 TEXT = (
     "anyio_workflows.context has no 'JsonSerializer'; snapshots have one form, and need no serializer: "
@@ -54,15 +60,13 @@ def test_e8_an_import_may_be_tried() -> None:
 
 @pytest.mark.parametrize("module", NAMES)
 def test_e8_other_names_are_unknown_as_everywhere(module: str) -> None:
-    ours = importlib.import_module(f"anyio_workflows.{module}")
-    for name in ("Nonsense", "__path__", "__wrapped__", "_private"):
+    ours = load(module)
+    for name in ("Nonsense", "__wrapped__", "_private"):
         with pytest.raises(AttributeError) as caught:
             getattr(ours, name)
-        assert str(caught.value) == f"module 'anyio_workflows.{module}' has no attribute {name!r}"
-    with pytest.raises(
-        ImportError, match=f"cannot import name 'Nonsense' from 'anyio_workflows.{module}'"
-    ):
-        exec(f"from anyio_workflows.{module} import Nonsense")
+        assert str(caught.value) == f"module {ours.__name__!r} has no attribute {name!r}"
+    with pytest.raises(ImportError, match=f"cannot import name 'Nonsense' from {ours.__name__!r}"):
+        exec(f"from {ours.__name__} import Nonsense")
     assert [name for name in NAMES[module] if name in ours.__all__ or name[0] == "_"] == []
     assert module in pydoc.render_doc(ours)
 
@@ -70,11 +74,11 @@ def test_e8_other_names_are_unknown_as_everywhere(module: str) -> None:
 def test_e8_every_module_of_the_table_has_its_names() -> None:
     """A module without the hook would answer with Python's text."""
     for module, names in NAMES.items():
-        ours = importlib.import_module(f"anyio_workflows.{module}")
+        ours = load(module)
         for name, instead in names.items():
             with pytest.raises(AttributeError) as caught:
                 getattr(ours, name)
-            assert str(caught.value) == f"anyio_workflows.{module} has no {name!r}; {instead}"
+            assert str(caught.value) == f"{ours.__name__} has no {name!r}; {instead}"
 
 
 CALLS: dict[str, Any] = {
@@ -115,6 +119,35 @@ def test_e8_types_are_no_serializer(types: Any) -> None:
     for call in CALLS["Context.to_dict()"], CALLS["Context.from_dict()"]:
         with pytest.raises(TypeError, match=r"types= is a list of classes, not .*; snapshots have"):
             call(types=types)
+
+
+@pytest.mark.parametrize("name", NAMES[""])
+def test_e8_the_package_is_asked_for_what_an_older_one_had(name: str) -> None:
+    with pytest.raises(ImportError) as caught:
+        exec(f"from anyio_workflows import Workflow, {name}")
+    assert str(caught.value) == f"anyio_workflows has no {name!r}; {NAMES[''][name]}"
+
+
+def test_e6_a_result_of_ones_own_is_not_ignored() -> None:
+    with pytest.raises(EventValidationError) as caught:
+
+        class Drawn(StopEvent):
+            image: str
+
+            def _get_result(self) -> str: ...
+
+    assert str(caught.value) == (
+        "Drawn._get_result: nothing calls it: 'await handler' returns the event itself, to read its "
+        "fields; for another result return StopEvent(result=...)"
+    )
+
+
+@pytest.mark.parametrize("text", ["{}", b"{}"])
+def test_p4_a_snapshot_is_not_its_json(text: Any) -> None:
+    with pytest.raises(
+        ContextSerdeError, match=r"not (str|bytes); json.loads\(\) makes one of JSON"
+    ):
+        Context.from_dict(Plain(), text)
 
 
 def test_decorators_are_those_of_the_package() -> None:

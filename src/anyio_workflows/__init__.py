@@ -30,6 +30,9 @@
 # A folder's `__init__` tells its theory. A name that begins with an underscore is private; every other
 # name is for users, and the `__all__` of a public module is its API.
 
+from typing import TYPE_CHECKING
+
+from ._absent import absent_names
 from .context import Context
 from .events import (
     Event,
@@ -62,5 +65,8 @@ __all__ = [
     "catch_error",
     "step",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 __version__ = "0.1.0"

@@ -30,7 +30,24 @@ _CALL_STATE = (
     "those of this module"
 )
 
+_IN_ERRORS = "import it from anyio_workflows.errors"
+_PICTURES = (
+    "pictures are not drawn yet; workflow.graph has the steps and what leads from one to another"
+)
+
 NAMES: Mapping[str, Mapping[str, str]] = {
+    "": {  # what llama_index.core.workflow has, from which the reference came
+        "Checkpoint": "snapshots are kept by anyio_workflows.checkpoint",
+        "JsonPickleSerializer": _NO_PICKLE,
+        "JsonSerializer": NO_SERIALIZER,
+        "PickleSerializer": _NO_PICKLE,
+        "WorkflowCheckpointer": "snapshots are kept by anyio_workflows.checkpoint",
+        "WorkflowRuntimeError": _IN_ERRORS,
+        "WorkflowTimeoutError": _IN_ERRORS,
+        "WorkflowValidationError": _IN_ERRORS,
+        "draw_all_possible_flows": _PICTURES,
+        "draw_most_recent_execution": _PICTURES,
+    },
     "context": {
         "BaseSerializer": NO_SERIALIZER,
         "InMemoryStateStore": _STORE,
@@ -72,6 +89,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "what it needs, as in Resource(lambda: client)",
     },
     "retry_policy": {
+        "ComposableRetryPolicy": "use retry_policy(retry=..., wait=..., stop=...)",
         "RetryCondition": "retry_if_exception(f) makes a condition of a function of an exception",
         "StopCondition": _CALL_STATE,
         "WaitStrategy": _CALL_STATE,
@@ -83,8 +101,9 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "dispatcher": "handler.stream_events(expose_internal=True) shows what happens in a run",
     },
 }
-"""Module -> name in the same module of the reference -> what to use instead."""
+"""Module, "" for the package -> name in the same module of the reference -> what to use instead."""
 
+_IN_STEPS = "the annotations of the steps say which events start and end a run"
 _NO_RUNTIME = "a run belongs to the event loop in which run() is called"
 
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {
@@ -92,6 +111,8 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "resource_manager": NAMES["resource"]["ResourceManager"],
         "runtime": _NO_RUNTIME,
         "serializer": NO_SERIALIZER,
+        "start_event_class": _IN_STEPS,  # of earlier versions
+        "stop_event_class": _IN_STEPS,
     },
     "Context()": {
         "previous_context": "use Context.from_dict(workflow, data)",

@@ -140,7 +140,8 @@ def load(
 
 def _check_version(data: object) -> None:
     if not isinstance(data, Mapping):
-        raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}")
+        hint = "; json.loads() makes one of JSON" if isinstance(data, str | bytes) else ""
+        raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}{hint}")
     if "version" not in data:
         problem = "this is no snapshot: there is no 'version', which to_dict() writes"
         raise ContextSerdeError("$", problem)

@@ -366,6 +366,12 @@ class StartEvent(_OpenEvent):
         def __init__(self, **values: Any) -> None: ...
 
 
+_NEVER_CALLED = (
+    "nothing calls it: 'await handler' returns the event itself, to read its fields; for another result "
+    "return StopEvent(result=...)"
+)
+
+
 class StopEvent(_OpenEvent):
     """Ends a run. `await handler` returns `result`, or the event itself if it is of a subclass.
 
@@ -376,6 +382,11 @@ class StopEvent(_OpenEvent):
     _open_fields: ClassVar[Collection[str]] = ("_extra", "result")
 
     result: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_get_result" in vars(cls):
+            raise EventValidationError(cls.__name__, "_get_result", _NEVER_CALLED)
 
     if TYPE_CHECKING:
 
