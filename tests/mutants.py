@@ -67,6 +67,8 @@ SUITE = [
     "test_open_waits.py",
     "test_retry_failed.py",
     "test_run_resources.py",
+    "test_resource_scope.py",
+    "test_workflow_block.py",
     "test_resource_lifetimes.py",
     "test_run_state.py",
     "test_state_edits.py",
@@ -689,6 +691,66 @@ MUTANTS = [
         "dependency not in self._values",
         "True",
         "P5: a step and a resource that it uses get two of it in one attempt",
+    ),
+    Mutant(
+        "make a shared resource in each run that asks",
+        "SharedValues.get",
+        "build is None or build.over.is_set()",
+        "True",
+        "P5: runs that ask for a resource of the workflow at once all load it",
+    ),
+    Mutant(
+        "cancel the runs that wait for a build with the one that builds",
+        "SharedValues._make",
+        "Exception",
+        "BaseException",
+        "P5: a run that is cancelled takes others with it",
+    ),
+    Mutant(
+        "wait for a build that was given up",
+        "SharedValues.give_up",
+        "build.over.set()",
+        "pass",
+        "P5: the other runs wait for a factory that cannot be stopped",
+    ),
+    Mutant(
+        "build in a run what the block has to close",
+        "ResourceManager._is_elsewhere",
+        "self._above is not None",
+        "False",
+        "P5: a run closes a resource that other runs still use",
+    ),
+    Mutant(
+        "own no run that is started in the block",
+        "Run.start",
+        "self._block.runs[self] = None",
+        "pass",
+        "P5, O3: resources are closed while runs use them",
+    ),
+    Mutant(
+        "leave the block of a workflow without waiting for its runs",
+        "WorkflowBlock.leave",
+        "self.runs and not raised",
+        "False",
+        "O3: runs are cancelled although nothing went wrong",
+    ),
+    Mutant(
+        "close what runs that are cleaning up still use",
+        "WorkflowBlock._host",
+        """
+            while self.runs:
+                with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
+                    await next(iter(self.runs)).wait_until_ended()
+        """,
+        "",
+        "P5: a step that cleans up uses a resource that is closed",
+    ),
+    Mutant(
+        "be interrupted while a block closes its resources",
+        "WorkflowBlock._wait_until_over",
+        "interruption = exc",
+        "raise",
+        "P5: a second native cancellation leaves the block before its resources are closed",
     ),
     Mutant(
         "keep the lock of a writer that is gone",

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -23,18 +23,22 @@ from ._messages import nearest
 from .errors import ContextSerdeError, WorkflowConfigurationError
 from .resource import Resource, ResourceConfig
 
+Scope = Literal["run", "workflow"]
+
 
 @attrs.frozen
 class Dependency:
     """A resource that a step or a factory asks for. Equal ones share what is cached.
 
     Attributes:
-        key: What makes two of them equal: the factory and whether it is cached, or the file, the part
-            of it and the type.
+        key: What makes two of them equal: the factory, whether it is cached and its scope, or the file,
+            the part of it and the type.
         name: Names it in messages.
         make: Takes the values of `dependencies` as keywords.
-        cache: Whether it is made once per run.
+        cache: Whether it is made once in its scope.
         is_context_manager: Whether `make` may return a context manager, which is then entered.
+        scope: `"workflow"` if all runs of an instance share it, or it is made for one that they share.
+            Then so are its dependencies.
         dependencies: What the factory asks for itself, by parameter. It has no cycles: those are faults.
         is_file: Whether `make` only reads a file.
     """
@@ -44,8 +48,16 @@ class Dependency:
     make: Callable[..., Any] = attrs.field(eq=False, repr=False)
     cache: bool = attrs.field(eq=False)
     is_context_manager: bool = attrs.field(eq=False)
+    scope: Scope = attrs.field(eq=False, default="run")
     dependencies: Mapping[str, Dependency] = attrs.field(eq=False, repr=False, factory=dict)
     is_file: bool = attrs.field(eq=False, repr=False, default=False)
+    closes_with_block: bool = attrs.field(eq=False, repr=False, init=False)
+    """Whether it is of the workflow and has to be closed, or is made of something that has."""
+
+    @closes_with_block.default
+    def _closes_with_block(self) -> bool:
+        below = (dep.closes_with_block for dep in self.dependencies.values())
+        return self.scope == "workflow" and (self.is_context_manager or any(below))
 
     @property
     def needs_closing(self) -> bool:
@@ -101,6 +113,10 @@ def _marked(annotation: Any) -> tuple[Resource | ResourceConfig, Any] | None:
     return None
 
 
+_Key = tuple[Hashable, bool, Scope]
+"""The identity of a factory, whether it is cached, and its scope."""
+
+
 @attrs.define(eq=False)
 class _Reader:
     """Reads a tree of factories.
@@ -109,12 +125,14 @@ class _Reader:
         _known: The dependencies that were read, by key: each factory is read once.
         _chain: The names of the factories that are being read, outermost first, by key. A key that is
             in it already closes a circle.
+        _scope: The scope of the innermost one of these; `"run"` for the step.
     """
 
     faults: list[str]
     unresolved: list[str]
-    _known: dict[Hashable, Dependency] = attrs.field(factory=dict)
-    _chain: dict[Hashable, str] = attrs.field(factory=dict)
+    _known: dict[_Key, Dependency] = attrs.field(factory=dict)
+    _chain: dict[_Key, str] = attrs.field(factory=dict)
+    _scope: Scope = "run"
 
     def read(self, annotation: Any) -> Dependency | None:
         marked = _marked(annotation)
@@ -122,20 +140,25 @@ class _Reader:
             return None
         mark, wanted = marked
         if isinstance(mark, Resource):
-            return self._read_factory(mark.factory, mark.cache)
+            # What is not cached belongs to the one that asks, and lives as long.
+            scope = mark.scope if mark.cache else self._scope
+            return self._read_factory(mark.factory, mark.cache, scope)
         contents = _Contents(mark.config_file, mark.path_selector, wanted)
         return Dependency(
             contents.key,
             contents.name,
             contents.read,
-            cache=True,
+            cache=self._scope == "run",
             is_context_manager=False,
+            scope=self._scope,
             is_file=True,
         )
 
-    def _read_factory(self, factory: Callable[..., Any], cache: bool) -> Dependency:
-        key = (_identity(factory), cache)
+    def _read_factory(self, factory: Callable[..., Any], cache: bool, scope: Scope) -> Dependency:
+        key = (_identity(factory), cache, scope)
         name = _name_of(factory)
+        if self._scope == "workflow" and scope == "run":
+            self.faults.append(self._scope_fault(name))
         if key in self._known:
             return self._known[key]
         make, is_context_manager = _maker(factory)
@@ -145,14 +168,24 @@ class _Reader:
             self.faults.append(
                 f"resources depend on each other: {circle}; remove one of these dependencies"
             )
-            return Dependency(key, name, make, cache, is_context_manager)
-        self._chain[key] = name
-        dependency = Dependency(
-            key, name, make, cache, is_context_manager, self._read_params(factory, name)
-        )
+            return Dependency(key, name, make, cache, is_context_manager, scope)
+        self._chain[key], outer = name, self._scope
+        self._scope = scope
+        dependencies = self._read_params(factory, name)
+        self._scope = outer
         del self._chain[key]
+        dependency = Dependency(key, name, make, cache, is_context_manager, scope, dependencies)
         self._known[key] = dependency
         return dependency
+
+    def _scope_fault(self, name: str) -> str:
+        """Say that a resource of the workflow asks for one of a run."""
+        names = [above for (_, _, scope), above in self._chain.items() if scope == "workflow"]
+        return (
+            f"resource {names[0]} is shared by all runs and cannot depend on {name}, of which each run "
+            f"has its own: {' -> '.join([*names, name])}; give {name} scope='workflow' too, or "
+            f"cache=False if {names[-1]} is to have one to itself"
+        )
 
     def _read_params(self, factory: Callable[..., Any], name: str) -> dict[str, Dependency]:
         try:

@@ -367,6 +367,29 @@ class Graph:
         return any(spec.dependencies for spec in self.steps.values())
 
     @functools.cached_property
+    def workflow_resources(self) -> tuple[tuple[str, Dependency], ...]:
+        """The resources that the runs of an instance share, each with a step that uses it (P5)."""
+        found: dict[Dependency, str] = {}
+        seen: set[Dependency] = set()
+        for spec in self.steps.values():
+            below = list(spec.dependencies.values())
+            while below:
+                dependency = below.pop()
+                if dependency in seen:
+                    continue
+                seen.add(dependency)
+                below.extend(dependency.dependencies.values())
+                if dependency.cache and dependency.scope == "workflow":
+                    found[dependency] = spec.name
+        return tuple((step, dependency) for dependency, step in found.items())
+
+    @functools.cached_property
+    def closed_with_workflow(self) -> tuple[str, str] | None:
+        """A step and a resource of the workflow that it uses and that has to be closed, if any."""
+        closing = (one for one in self.workflow_resources if one[1].closes_with_block)
+        return next(((step, dependency.name) for step, dependency in closing), None)
+
+    @functools.cached_property
     def start_event_types(self) -> list[EventType]:
         """The start event types that steps accept; a valid graph has one."""
         accepted = (t for spec in self.steps.values() for t in spec.accepts)

@@ -2,7 +2,8 @@
 
 `db: Annotated[Database, Resource(connect)]` injects the result of `connect()`, once per run. A factory
 may be a function, sync or async, and may ask for resources itself; a generator function is entered
-before the first step that asks for it, and closed when the run ends.
+before the first step that asks for it, and closed when the run ends. With `scope="workflow"` all runs
+of a workflow instance share one.
 `settings: Annotated[Settings, ResourceConfig("app.toml")]` injects the contents of a file.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -36,13 +37,20 @@ class Resource:
         cache: Whether to keep the resource until the run ends. Otherwise each attempt of a step gets
             its own, shared within the attempt and closed when that ends. An uncached resource that a
             cached one depends on belongs to it alone, and is closed after it.
+        scope: `"run"`: each run has its own. `"workflow"`: the runs of a workflow instance share it.
+            It is made when the first of them asks for it, and kept as long as the instance. If it has
+            to be closed, or depends on one that has, the runs are started inside
+            `async with workflow:`, and it is closed when that block is left. It may depend on other
+            resources of the workflow and on uncached ones, but on none of a run.
 
     Raises:
-        WorkflowConfigurationError: If `factory` cannot be called, or `cache` is not a bool.
+        WorkflowConfigurationError: If `factory` cannot be called, `cache` is not a bool, `scope` is
+            neither of those, or an uncached resource is to have the scope `"workflow"`.
     """
 
     factory: Callable[..., Any]
     cache: bool = True
+    scope: Literal["run", "workflow"] = "run"
 
     def __attrs_post_init__(self) -> None:
         if not callable(self.factory):
@@ -51,6 +59,15 @@ class Resource:
             )
         if type(self.cache) is not bool:
             raise WorkflowConfigurationError(f"Resource(cache=) is a bool, not {self.cache!r}")
+        if self.scope not in ("run", "workflow"):
+            raise WorkflowConfigurationError(
+                f"Resource(scope=) is 'run' or 'workflow', not {self.scope!r}"
+            )
+        if self.scope == "workflow" and not self.cache:
+            raise WorkflowConfigurationError(
+                "Resource(scope='workflow') is kept for all runs, and cache=False keeps it for none; "
+                "leave out one of them"
+            )
 
 
 def _path_text(file: object) -> str:
@@ -65,6 +82,8 @@ def _path_text(file: object) -> str:
 @attrs.frozen
 class ResourceConfig:
     """Say which file the value of a parameter is read from, once per run; goes inside `Annotated`.
+
+    A resource with `scope="workflow"` that asks for it has it read when it is made.
 
     The annotated type is an attrs class, a dataclass, a pydantic model, or a type of JSON. Values are
     not converted, except for those that JSON has no form for: dates, paths, UUIDs and enums are read

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 import attrs
 
 from ._absent import absent_names, refuse_arguments
 from ._annotations import is_enum, is_positive_number, is_record, read_names
 from ._backend import find_loop
+from ._engine.block import SharedResources
 from ._engine.limiter import RunLimiter
 from ._engine.run import Run, RunSettings
 from ._ledger.pending import SavedState
@@ -49,6 +51,9 @@ class Workflow(Generic[ResultT]):
 
     `class Joke(Workflow[JokeEvent])` tells type checkers what `await workflow.run()` returns.
 
+    `async with workflow:` owns the runs that are started meanwhile, and closes the resources that they
+    share, those with `scope="workflow"`, when the last run has ended.
+
     Attributes:
         types: Types that snapshots of the runs may hold, besides those that the annotations and the
             code of the methods name. Set it in the class body, as in `types = (Draft, Color)`; the
@@ -80,6 +85,7 @@ class Workflow(Generic[ResultT]):
 
     _config = _Config()
     _settings: RunSettings | None = None
+    _shared: SharedResources | None = None
     _free_steps: ClassVar[dict[str, Any]] = {}
     _specs: ClassVar[dict[str, StepSpec]] = {}
     _graph: ClassVar[Graph | None] = None
@@ -291,8 +297,9 @@ class Workflow(Generic[ResultT]):
 
         Raises:
             WorkflowValidationError: If the graph of the steps is faulty.
-            WorkflowConfigurationError: If both `start_event` and keywords are given, or no step accepts
-                the event as a start event.
+            WorkflowConfigurationError: If both `start_event` and keywords are given, no step accepts
+                the event as a start event, or a step uses a resource that is closed with the workflow
+                and this is not inside `async with workflow:`.
             ContextStateError: If the run of `ctx` is still in progress, `ctx` is of another workflow, or
                 it has pending work and a start event is given.
             EventValidationError: If the keywords do not fit the start event.
@@ -317,6 +324,12 @@ class Workflow(Generic[ResultT]):
                 "function under asyncio or trio, or, from a worker thread, through "
                 "anyio.from_thread.run_sync()"
             )
+        shared = block = None
+        if self._shared is not None or graph.workflow_resources:
+            shared = self._shared_resources()
+            block = shared.block if shared.block is not None and shared.block.takes_runs else None
+            if block is None and graph.closed_with_workflow is not None:
+                raise self._needs_block(*graph.closed_with_workflow, shared)
         context = _current_step()
         parent = None if context is None or context._run.ended else context._run
         run = Run(
@@ -326,10 +339,61 @@ class Workflow(Generic[ResultT]):
             self._settings or RunSettings(self.workflow_name),
             run_id,
             parent if parent is not None and parent.loop.is_here() else None,
+            None if shared is None else shared.values,
+            block,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
         run.start(event, self._config.limiter)
         return handler
+
+    async def __aenter__(self) -> Self:
+        """Own the runs that are started from now on, and the resources that they share.
+
+        Nothing is opened yet. Factories see the context variables as they are now.
+
+        Raises:
+            WorkflowRuntimeError: If the instance is in use in such a block already.
+        """
+        loop = find_loop()
+        assert loop is not None
+        settings = self._settings or RunSettings(self.workflow_name)
+        await self._shared_resources().enter(settings.name, loop, settings.cleanup_timeout)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the runs, or cancel them if the block raises; then close what they shared.
+
+        Closing is bounded by `cleanup_timeout`, and begins with what was opened last.
+
+        Raises:
+            BaseException: The first failure of one of these resources; it is logged if the block
+                raises, as are further ones. Failures of runs are raised by their handlers alone.
+        """
+        await self._shared_resources().leave(self.workflow_name, exc_type is not None)
+
+    def _shared_resources(self) -> SharedResources:
+        # Atomic, since threads may be first at the same time.
+        shared: SharedResources = self.__dict__.setdefault("_shared", SharedResources())
+        return shared
+
+    def _needs_block(
+        self, step: str, resource: str, shared: SharedResources
+    ) -> WorkflowConfigurationError:
+        """Say why a run cannot be started outside the block of the workflow."""
+        remedy = "use 'async with workflow:', and start its runs inside that block"
+        if shared.block is not None and not shared.block.ended:
+            here = shared.block.loop.is_here()
+            where = "is being left" if here else "belongs to another event loop"
+            remedy = f"its 'async with' block takes no run here, because it {where}"
+        return WorkflowConfigurationError(
+            f"{self.workflow_name}: resource {resource} of step {step} is closed with its workflow; "
+            f"{remedy}"
+        )
 
     def _start_event(self, graph: Graph, given: StartEvent | None, fields: dict[str, Any]) -> Event:
         if given is None:

@@ -402,6 +402,7 @@ class Counts(Workflow):
         ctx: Context[Count],
         ev: StartEvent,
         client: Annotated[str, Resource(make_client)],
+        pool: Annotated[str, Resource(make_client, scope="workflow")],
         limits: Annotated[Count, ResourceConfig("limits.toml", path_selector="limits")],
     ) -> StopEvent:
         async with ctx.store.edit_state() as state:
@@ -427,4 +428,6 @@ async def outlives(workflow: Counts) -> None:
     assert_type(again.has_work_left, bool)
     again.discard_work()
     workflow.run(ctx=again, start_event=StartEvent())
+    async with workflow as entered:
+        assert_type(entered, Counts)
     assert_type(await run_with_checkpoints(Joke(), "job.json", topic="tea"), JokeEvent)

@@ -18,6 +18,7 @@
 #   limiter     how many runs of a workflow are in progress at once
 #   reporting   what is told about a run: lines of `verbose=True`, internal events, words for messages
 #   resources   the task that opens and closes what steps are given
+#   block       the `async with workflow:` block, which owns runs and what they share
 #   workers     the tasks that call steps, and what becomes of results and errors
 #   run         the run: start, host, end
 #

@@ -1,10 +1,12 @@
-"""The task of a run that opens and closes its cached resources (P5)."""
+"""The task that opens and closes the cached resources of a run, or of all runs in a block (P5)."""
 
 # Theory of operation
 #
 # A resource may hold a task group or a cancel scope open. So the task that opened it must close it, and
 # resources nest like `with` blocks: closed in reverse order, none left out. Steps come and go; hence one
 # task of the run does both, from the first resource that is asked for until `ResourceManager.close()`.
+# What the runs of a workflow share and what has to be closed has a manager of the same kind, which lives
+# as long as the `async with workflow:` block and outlives the runs in it.
 #
 #   the task's shield > scope of A > what A holds open > scope of B > what B holds open > ...
 #
@@ -24,15 +26,22 @@
 #    Then it is closed with the cancellation, after everything opened later, since that lies in its
 #    scope. `close()` reports what it raised. A `get()` that waits for a build which this interrupts gets
 #    an error; a later one gets a new resource.
+# 5. Resources of the workflow are not the run's: its manager has none of them open. Inside a block, that
+#    of the block makes them all. Without, there is nothing to close, and the manager of the run that asks
+#    first makes them; `SharedValues` has the others wait, and keeps what was made. Resources of a run may
+#    depend on those of the workflow and never the other way round, so managers wait for each other in
+#    one direction only. If a resource of the block is closed before its time (rule 4), one of a run that
+#    was made of it stays open until its run ends: it lies in the scopes of another task.
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import Context as ContextVars
+from functools import partial
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any
@@ -77,22 +86,120 @@ class _ResourceEntry:
         self.settled.set()
 
 
+@attrs.define(eq=False)
+class _SharedBuild:
+    """A value of a workflow that is being made in one event loop.
+
+    Attributes:
+        builder: The manager whose task makes it.
+        over: Set when it has been made, or has failed, or the builder was cut short or given up.
+        error: Why it could not be made.
+        traceback: Where `error` came from; it is raised with this one each time (T5).
+    """
+
+    builder: ResourceManager
+    over: anyio.Event = attrs.field(factory=anyio.Event)
+    error: Exception | None = None
+    traceback: TracebackType | None = None
+
+
+class SharedValues:
+    """What the runs of one workflow instance share and nobody has to close (P5).
+
+    The values outlive event loops, and the instance may be used in several at once. So what waits for
+    a build is of one loop: two loops that ask at the same time both make a value, and the one that is
+    ready first is the value for both.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Dependency, Any] = {}
+        self._builds: dict[tuple[object, Dependency], _SharedBuild] = {}
+
+    def __contains__(self, dependency: object) -> bool:
+        return dependency in self._values
+
+    def __getitem__(self, dependency: Dependency) -> Any:
+        return self._values[dependency]
+
+    async def get(
+        self,
+        dependency: Dependency,
+        loop: object,
+        builder: ResourceManager,
+        make: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        """Return the value. It is made here, unless it is being made in this loop.
+
+        If the one that makes it is cancelled, one of those that wait makes it anew.
+
+        Raises:
+            BaseException: What `make` raised, and in those that wait the same, if it is an `Exception`.
+                It is not remembered.
+        """
+        key = loop, dependency
+        while dependency not in self._values:
+            build = self._builds.get(key)
+            if build is None or build.over.is_set():
+                return await self._make(key, _SharedBuild(builder), make)
+            await build.over.wait()
+            if build.error is not None:
+                raise build.error.with_traceback(build.traceback)
+        return self._values[dependency]
+
+    async def _make(
+        self,
+        key: tuple[object, Dependency],
+        build: _SharedBuild,
+        make: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        self._builds[key] = build
+        try:
+            value = await make()
+            return self._values.setdefault(key[1], value)  # atomic: threads get the same
+        except Exception as exc:
+            build.error, build.traceback = exc, exc.__traceback__
+            raise
+        finally:
+            if self._builds.get(key) is build:
+                del self._builds[key]
+            build.over.set()
+
+    def give_up(self, builder: ResourceManager) -> None:
+        """Let others make what a manager is making that cannot be stopped."""
+        for build in list(self._builds.values()):  # other threads add to them
+            if build.builder is builder:
+                build.over.set()
+
+
 class ResourceManager:
-    """Supplies the steps of one run with resources.
+    """Supplies the steps of a run with resources, or the runs in a block with those of the workflow.
 
     Args:
-        run: The run, to be named in logs.
+        owner: The run or block, to be named in logs.
         loop: Its event loop.
         group: Its task group, in which the one task runs, from the first resource that is asked for.
         variables: The context variables that the factories see.
         name: The name of the task.
+        shared: What the runs of the workflow share; needed for resources of the workflow.
+        above: The manager of the block that the run was started in, if it is in one.
+        lifetime: What its end ends the resources, in words.
     """
 
     def __init__(
-        self, run: object, loop: LoopHandle, group: TaskGroup, variables: ContextVars, name: str
+        self,
+        owner: object,
+        loop: LoopHandle,
+        group: TaskGroup,
+        variables: ContextVars,
+        name: str,
+        shared: SharedValues | None = None,
+        above: ResourceManager | None = None,
+        lifetime: str = "the run",
     ) -> None:
-        self._run, self._loop = run, loop
+        self._owner, self._loop, self._lifetime = owner, loop, lifetime
         self._group, self._variables, self._name = group, variables, name
+        self._shared = SharedValues() if shared is None else shared
+        self._above = above
         self._uncancelled = False
         self._entries: dict[Dependency, _ResourceEntry] = {}
         self._queue: deque[_ResourceEntry] = deque()
@@ -118,6 +225,11 @@ class ResourceManager:
             WorkflowRuntimeError: If the factory raised a cancellation that was not requested, a
                 resource that was open failed meanwhile, or the run is ending.
         """
+        if dependency.scope == "workflow":
+            if dependency in self._shared:
+                return self._shared[dependency]
+            if self._above is not None:
+                return await self._above.get(dependency)
         entry = self._entries.get(dependency)
         if entry is None:
             entry = self._request(dependency)
@@ -175,7 +287,7 @@ class ResourceManager:
 
     def _request(self, dependency: Dependency) -> _ResourceEntry:
         if self._closing:
-            raise _error(dependency, _TOO_LATE)
+            raise self._too_late(dependency)
         if self._gone is None:
             self._coroutine = self._keep()
             self._group.create_task(self._coroutine, name=self._name, context=self._variables)
@@ -211,7 +323,7 @@ class ResourceManager:
         open_ones = (entry.dependency.name for entry in reversed(self._open) if entry.stack)
         logger.warning(
             "%s: cancelled its resources, which did not close within %g seconds: %s",
-            self._run,
+            self._owner,
             timeout,
             ", ".join(filter(None, (self._busy_with, *open_ones))),
         )
@@ -222,6 +334,7 @@ class ResourceManager:
                 return
             await self._let_task_run()
         self._given_up = True
+        self._shared.give_up(self)
 
     async def _let_task_run(self) -> None:
         """Let the task run, whatever may be cancelled here."""
@@ -249,14 +362,14 @@ class ResourceManager:
         self._closing = True
         for entry in self._entries.values():
             if not entry.settled.is_set():
-                entry.fail(_error(entry.dependency, _TOO_LATE))
+                entry.fail(self._too_late(entry.dependency))
         for rest in (self._entries, self._queue, self._interrupted, self._open):
             rest.clear()
         assert self._gone is not None
         self._gone.set()
 
     async def _run_task(self) -> None:
-        """Open what is asked for, until the run ends."""
+        """Open what is asked for, until it is time to close."""
         while not self._closing:
             try:
                 if self._queue:
@@ -278,6 +391,8 @@ class ResourceManager:
         if entry.settled.is_set():
             return
         for dependency in entry.dependency.cached_dependencies():
+            if self._is_elsewhere(dependency):
+                continue
             below = self._entries.get(dependency)
             if below is None:
                 below = self._entries[dependency] = _ResourceEntry(dependency)
@@ -289,9 +404,15 @@ class ResourceManager:
                 self._fail(entry, below.error)
                 return
         if self._closing:
-            self._fail(entry, _error(entry.dependency, _TOO_LATE))
+            self._fail(entry, self._too_late(entry.dependency))
         else:
             await self._open_one(entry)
+
+    def _is_elsewhere(self, dependency: Dependency) -> bool:
+        """Tell whether `get()` takes it from the workflow or its block, and not from this manager."""
+        if dependency.scope == "run":
+            return False
+        return self._above is not None or dependency in self._shared
 
     async def _open_one(self, entry: _ResourceEntry) -> None:
         dependency, stack = entry.dependency, AsyncExitStack()
@@ -299,16 +420,18 @@ class ResourceManager:
         self._building = scope = stack.enter_context(anyio.CancelScope())
         error: BaseException | None = None
         try:
-            entry.value = await ResourceScope(stack, self).make(dependency)
+            make = partial(self._make, dependency, stack)
+            if dependency.scope == "run" or dependency.closes_with_block:
+                entry.value = await make()
+            else:
+                entry.value = await self._shared.get(dependency, self._loop.token, self, make)
         except BaseException as exc:
             error = exc
         self._building = None
-        if error is not None:
+        if error is not None or not dependency.needs_closing:
             error = await _close_stack(stack, error)
-        elif dependency.needs_closing:
+        else:
             entry.stack = stack
-        elif (left_open := await _close_stack(stack, None)) is not None:
-            error = _error(dependency, _LEFT_OPEN, left_open)
         self._busy_with = None
         if error is None:
             self._open.append(entry)
@@ -318,12 +441,19 @@ class ResourceManager:
             if self._closing:  # no call waits for it any more
                 self._log_late(dependency.name, error)
         elif scope.cancel_called:
-            self._fail(entry, _error(dependency, _TOO_LATE))
+            self._fail(entry, self._too_late(dependency))
         elif _scope_is_cancelled():
             self._interrupted.append(entry)
         else:
             self._fail(entry, _error(dependency, _STRAY, error))
             await self._loop.uncancel_current_task()
+
+    async def _make(self, dependency: Dependency, stack: AsyncExitStack) -> Any:
+        value = await ResourceScope(stack, self).make(dependency)
+        # Here already, since others get at once what is shared.
+        if not dependency.needs_closing and (error := await _close_stack(stack, None)) is not None:
+            raise _error(dependency, _LEFT_OPEN, error)
+        return value
 
     def _fail(self, entry: _ResourceEntry, error: BaseException) -> None:
         del self._entries[entry.dependency]
@@ -341,7 +471,7 @@ class ResourceManager:
             return
         logger.warning(
             "%s: resource %s failed while it was open; closed because of that: %s",
-            self._run,
+            self._owner,
             lost[-1],
             ", ".join(lost),
         )
@@ -374,9 +504,11 @@ class ResourceManager:
             self._log_late(name, error)
 
     def _log_late(self, name: str, error: BaseException) -> None:
-        logger.warning(
-            "%s: resource %s failed after the run had ended", self._run, name, exc_info=error
-        )
+        text = "%s: resource %s failed after %s had ended"
+        logger.warning(text, self._owner, name, self._lifetime, exc_info=error)
+
+    def _too_late(self, dependency: Dependency) -> WorkflowRuntimeError:
+        return _error(dependency, f"cannot be opened: {self._lifetime} is ending")
 
 
 def _scope_is_cancelled() -> bool:
@@ -392,7 +524,6 @@ def _error(
     return error
 
 
-_TOO_LATE = "cannot be opened: the run is ending"
 _STRAY = (
     "raised a cancellation, although it had not been cancelled; a cancel scope, task or timeout inside it "
     "leaks its own, or the event loop is ending"

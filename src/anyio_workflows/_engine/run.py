@@ -21,10 +21,11 @@ from .._messages import add_note, short_repr
 from ..context import _check_event
 from ..errors import WorkflowRuntimeError
 from ..events import Event, InputRequiredEvent
+from .block import WorkflowBlock
 from .limiter import RunLimiter, RunSlot
 from .outcome import Decision, Outcome
 from .reporting import Reporter
-from .resources import ResourceManager
+from .resources import ResourceManager, SharedValues
 from .stream import EventStream
 from .workers import Dispatch, Inboxes, WorkerPool
 
@@ -71,6 +72,12 @@ class Run:
     _settings: RunSettings
     _run_id: str | None = None
     parent: RunPort | None = None
+    _shared: SharedValues | None = None
+    """What it shares with the other runs of the workflow; `None` if no step uses any of it (P5)."""
+
+    _block: WorkflowBlock | None = None
+    """The block of the workflow that it was started in, if any; left by `close()` (O3)."""
+
     ended: bool = False
     observed: bool = False
     stream: EventStream = attrs.field(init=False)
@@ -129,6 +136,8 @@ class Run:
                 self._dispatch.emit(event)
             if self.parent is not None:
                 self.parent.adopt(self)
+            if self._block is not None:
+                self._block.runs[self] = None
             self.loop.start(self._host, self.close)
         except BaseException:
             self.close()
@@ -287,7 +296,8 @@ class Run:
             if self.outcome is None:
                 async with anyio.create_task_group() as group:
                     self._decision.start_clock(group)
-                    resources = self._pool.open(group)
+                    above = None if self._block is None else self._block.manager
+                    resources = self._pool.open(group, self._shared, above)
                     self._dispatch.check_idle()  # a restored run may have nothing to do
                     await self._wait_until_decided()
                     await self._wait_until_quiet(group)
@@ -369,10 +379,13 @@ class Run:
             self._slot.release()
         if isinstance(self.parent, Run):
             self.parent._children.pop(self, None)
+        if self._block is not None:
+            self._block.runs.pop(self, None)
         if self._done is not None:
             self._done.set()
         self._reporter.log("Run ended: %s", self.outcome.summary)
         self._report_if_forgotten(self.outcome)
+        self._block = None
         self._report_if_unseen()
         if not self._pool.size:
             # These are not asked for any more, and they refer to the run. Without them it is no cycle:
@@ -380,8 +393,10 @@ class Run:
             del self.saved, self._reporter, self._dispatch, self._pool, self._decision.run
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
-        """Log that the event loop ended before the run was awaited; a parent awaits its children (O8)."""
-        if outcome.interrupted is not None and self._done is None and self.parent is None:
+        """Log that the loop ended before the run was awaited, as its parent or block would (O8)."""
+        if self.parent is not None or self._block is not None:
+            return
+        if outcome.interrupted is not None and self._done is None:
             steps = ", ".join(outcome.interrupted) or "none"
             what = "cancelled, because its event loop ended before it was awaited"
             logger.info("%s: %s; active steps: %s", self, what, steps)

@@ -39,7 +39,7 @@ from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEven
 from ..graph import StepSpec
 from .outcome import Decision, Outcome
 from .reporting import Reporter, describe_failure, describe_last_results, describe_result
-from .resources import ResourceManager
+from .resources import ResourceManager, SharedValues
 from .stream import EventStream
 
 logger = logging.getLogger(__name__)
@@ -126,14 +126,22 @@ class WorkerPool:
     def __attrs_post_init__(self) -> None:
         self._cancels_branches = self._run.ledger.graph.cancels_branches
 
-    def open(self, group: TaskGroup) -> ResourceManager | None:
+    def open(
+        self, group: TaskGroup, shared: SharedValues | None, above: ResourceManager | None
+    ) -> ResourceManager | None:
         """Begin work, in the run's task group; returns what opens and closes the resources."""
         self._group = group
         if self._run.ledger.graph.uses_resources:
             variables = self._variables()
             variables.run(_enter_run, self._run)
             self._resources = ResourceManager(
-                self._run, self._run.loop, group, variables, f"{self._name} resources"
+                self._run,
+                self._run.loop,
+                group,
+                variables,
+                f"{self._name} resources",
+                shared,
+                above,
             )
         self.ensure_workers()
         return self._resources

@@ -514,6 +514,14 @@ class RunPort(Protocol):
         """Take charge of a run that one of the steps starts."""
         ...
 
+    def cancel(self, reason: str) -> None:
+        """Decide that the run is cancelled, unless its outcome is decided already."""
+        ...
+
+    async def wait_until_ended(self) -> None:
+        """Wait until the terminal event has been published."""
+        ...
+
 
 def _record_of(run: RunPort) -> LedgerRecord:
     return take(run.ledger, run.loop.current_time(), run.events_read)

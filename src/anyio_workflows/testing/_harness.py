@@ -10,7 +10,7 @@ import gc
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -165,6 +165,9 @@ class _Driver:
         record.started = record.now()
         tasks_before = _running_tasks()
         workflow, start = record.workflow, self._harness.start
+        in_block = workflow.graph.closed_with_workflow is not None
+        if in_block:  # left below; it stays open if the loop ends or the run hangs
+            await workflow.__aenter__()
         record.handler = workflow.run() if start is None else workflow.run(start_event=start)
         timeout = f", timeout {scenario.timeout:g} s" if scenario.timeout else ""
         record.add_trace("run", f"starts{timeout}")
@@ -183,6 +186,11 @@ class _Driver:
                     group.start_soon(self._send_answers)
                 await self._end_run()
             await check_stays_ended(record)
+            if in_block:
+                with suppress(
+                    Exception
+                ):  # a resource may fail to close, as it may at the end of a run
+                    await workflow.__aexit__(None, None, None)
             await self._check_no_task_is_left(tasks_before)
         if limit.cancelled_caught:
             record.hung = True
