@@ -5,10 +5,11 @@ This module does without `from __future__ import annotations`, so that models ma
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Optional, TypeVar
 from uuid import UUID, uuid4
@@ -417,6 +418,104 @@ def test_p6_a_constructor_that_takes_no_fields_is_refused_when_it_is_written():
         "$: Narrow does not take back what it holds: Narrow.__init__() got an unexpected keyword "
         "argument 'upper'"
     )
+
+
+def test_p6_a_field_that_pydantic_would_leave_out_is_left_out_if_it_cannot_be_written():
+    class Memory(BaseModel):
+        messages: list[str] = []
+        count: int = Field(default=0, exclude=True)
+        tokenizer: Callable[[str], int] = Field(default_factory=lambda: len, exclude=True)
+
+    memory = Memory(messages=["a"], count=3, tokenizer=str.__len__)
+    back = there_and_back(memory)
+    assert vars(back) == {"messages": ["a"], "count": 3, "tokenizer": len}
+
+    class Needy(BaseModel):
+        tokenizer: Callable[[str], int] = Field(exclude=True)
+
+    assert fault(JsonCodec([Needy]).dump, Needy(tokenizer=len)).path == "$.tokenizer"
+
+
+# The message and node classes of a well-known library, in a few lines.
+
+
+class Role(StrEnum):
+    USER = "user"
+    TOOL = "tool"
+
+
+class TextBlock(BaseModel):
+    block_type: Literal["text"] = "text"
+    text: str
+
+
+class ImageBlock(BaseModel):
+    block_type: Literal["image"] = "image"
+    image: bytes | None = None
+    url: AnyUrl | str | None = None
+
+
+class Message(BaseModel):
+    role: Role = Role.USER
+    additional_kwargs: dict[str, Any] = Field(default_factory=dict)
+    blocks: list[Annotated[TextBlock | ImageBlock, Field(discriminator="block_type")]] = []
+
+    def __init__(self, /, content: Any = None, **data: Any) -> None:
+        if isinstance(content, str):
+            data["blocks"] = [TextBlock(text=content)]
+        super().__init__(**data)
+
+    @field_serializer("additional_kwargs")
+    def shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+class Component(BaseModel):
+    @model_serializer(mode="wrap")
+    def with_class_name(self, handler: Any) -> dict[str, Any]:
+        return {**handler(self), "class_name": type(self).__name__}
+
+
+class Node(Component, ABC):
+    model_config = ConfigDict(populate_by_name=True)
+    id_: str = Field(default_factory=lambda: str(uuid4()))
+    metadata: dict[str, Any] = Field(default_factory=dict, alias="extra_info")
+    relations: dict[Role, "Node | list[Node]"] = {}
+
+    @abstractmethod
+    def get(self) -> str: ...
+
+
+class TextNode(Node):
+    text: str = ""
+
+    def get(self) -> str:
+        return self.text
+
+
+class Scored(Component):
+    node: SerializeAsAny[Node]
+    score: float | None = None
+
+
+class Found(Event):
+    nodes: list[Scored]
+    messages: list[Message]
+
+
+def test_p6_messages_and_scored_nodes_come_back():
+    found = Found(
+        nodes=[
+            Scored(node=TextNode(text="a", metadata={"page": 1}), score=1),  # type: ignore[call-arg]
+            Scored(node=TextNode(relations={Role.USER: [TextNode()], Role.TOOL: TextNode()})),
+        ],
+        messages=[
+            Message("hello", additional_kwargs={"tool_calls": [{"id": "1"}]}),
+            Message(role=Role.TOOL, blocks=[ImageBlock(url=AnyUrl("a://b"), image=b"\x89")]),
+            Message(blocks=[ImageBlock(url="a.png")]),
+        ],
+    )
+    assert there_and_back(found, [Found, TextNode]) == found
 
 
 # --- Names in JSON ------------------------------------------------------------------------------

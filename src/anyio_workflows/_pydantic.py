@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
@@ -88,6 +88,12 @@ def is_equal_to_default(model: Any, name: str) -> bool:
     return _is_same(vars(model)[name], type(model).model_fields[name].default)
 
 
+def may_be_left_out(cls: Any, name: str) -> bool:
+    """Return whether pydantic, too, would leave a field out of its data, and give it a default again."""
+    info = cls.model_fields[name]
+    return bool(info.exclude) and not info.is_required()
+
+
 def make_model(cls: Any, values: Mapping[str, Any]) -> Any:
     """Make a model of the values of its fields, by key, strictly: constraints and validators hold.
 
@@ -107,13 +113,12 @@ def make_model(cls: Any, values: Mapping[str, Any]) -> Any:
     return cls.model_validate(dict(values), strict=strict, by_name=by_name)
 
 
-def changed_field(model: Any, other: Any) -> str | None:
-    """Return the name of a field or extra value in which two models of one class differ."""
+def changed_fields(model: Any, other: Any) -> Iterator[str]:
+    """Yield the names of the fields and extra values in which two models of one class differ."""
     mine, others = _values_of(model), _values_of(other)
     for name in mine | others:
         if name not in mine or name not in others or not _is_same(mine[name], others[name]):
-            return name
-    return None
+            yield name
 
 
 def _values_of(model: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from .._annotations import is_enum, is_record
 from .._messages import short_repr, text_of
 from .._pydantic import (
-    changed_field,
+    changed_fields,
     extras_of,
     first_problem,
     is_equal_to_default,
@@ -19,6 +19,7 @@ from .._pydantic import (
     is_root_model,
     is_unset_default,
     make_model,
+    may_be_left_out,
 )
 from ..errors import ContextSerdeError
 from ..events import Event
@@ -216,7 +217,7 @@ class _Writer:
     def _write_model(self, model: Any) -> Any:
         cls = type(model)
         held = vars(model)  # `getattr()` warns of deprecated fields
-        values, data = {}, {}
+        values, data, left_out = {}, {}, set()
         for key, field in self._registry.fields(cls).items():
             # What is left out comes back as the default: what nobody set, and defaults that do not fit
             # their annotation (`x: str = None`), which pydantic does not check.
@@ -227,8 +228,11 @@ class _Writer:
             try:
                 data[key] = self._write_field(held[name], field.encoding)
             except ContextSerdeError as error:
-                if error.path == "" and is_equal_to_default(model, name):
+                if (error.path == "" and is_equal_to_default(model, name)) or may_be_left_out(
+                    cls, name
+                ):
                     del values[key]
+                    left_out.add(name)
                     continue
                 if not isinstance(held[name], field.encoding.check):
                     way = (
@@ -242,7 +246,7 @@ class _Writer:
             problem = f"{cls.__name__} has a field and an extra value of this name"
             raise ContextSerdeError(path_step(key), problem)
         data |= self._write_values(extras, ANYTHING)
-        _check_comes_back(model, values | extras)
+        _check_comes_back(model, values | extras, left_out)
         return data["root"] if is_root_model(cls) else data
 
     def _write_field(self, value: Any, encoding: Encoding) -> Any:
@@ -306,7 +310,7 @@ def _stands_for_itself(value: Any) -> bool:
     return is_finite(value)
 
 
-def _check_comes_back(model: Any, values: Mapping[str, Any]) -> None:
+def _check_comes_back(model: Any, values: Mapping[str, Any], left_out: set[str]) -> None:
     """Refuse a model that is not made of its values again: because of its validators, say."""
     cls = type(model)
     try:
@@ -316,7 +320,7 @@ def _check_comes_back(model: Any, values: Mapping[str, Any]) -> None:
         path = "".join(map(path_step, where))
         problem = f"{cls.__name__} does not take back what it holds: {problem}"
         raise ContextSerdeError(path, problem) from error
-    name = changed_field(model, other)
+    name = next((name for name in changed_fields(model, other) if name not in left_out), None)
     if name is not None:
         old, new = (short_repr(vars(one).get(name)) for one in (model, other))
         raise ContextSerdeError(
