@@ -24,7 +24,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = [
     "errors _absent _messages _annotations _pydantic _backend",
-    "events collect steps decorators",
+    "_foreign events collect steps decorators",
     "retry_policy state resource _dependencies _json",
     "graph _signatures _validation",
     "_ledger",

@@ -23,9 +23,10 @@ from anyio_workflows._json.codec import JsonCodec
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.events import Event
 
-pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed")
+pytest.importorskip("pydantic", reason="pydantic is not installed")
 
-from pydantic import (  # noqa: E402
+import pydantic
+from pydantic import (
     AliasChoices,
     AliasPath,
     AnyUrl,
@@ -47,8 +48,8 @@ from pydantic import (  # noqa: E402
     model_serializer,
     model_validator,
 )
-from pydantic.dataclasses import dataclass as pydantic_dataclass  # noqa: E402
-from typing_extensions import TypedDict  # noqa: E402
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict
 
 T = TypeVar("T")
 

@@ -33,9 +33,10 @@ from anyio_workflows.state import DictState, StateStore
 
 from .snapshotting import resume, snapshot_at
 
-pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed")
+pytest.importorskip("pydantic", reason="pydantic is not installed")
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator  # noqa: E402
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator
 
 pytestmark = pytest.mark.anyio
 

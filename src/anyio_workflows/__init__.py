@@ -7,7 +7,8 @@
 #               that are not here; annotations resolved, and checked at run time; pydantic models, where
 #               a program has them; the few lines that differ between asyncio and trio.
 #
-#   declare     events, collect, resource, steps (decorators), retry_policy -> _signatures -> graph -> _validation
+#   declare     events (_foreign), collect, resource, steps (decorators), retry_policy -> _signatures
+#               -> graph -> _validation
 #               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.
 #               `_signatures` reads functions into step specs, `_dependencies` their resources; `graph`
 #               knows which step takes which event, `_validation` what is wrong with that.

@@ -110,6 +110,13 @@ def names_of(classes: Iterable[type]) -> str:
     return ", ".join(cls.__name__ for cls in classes)
 
 
+def classes_held(value: object) -> list[type]:
+    """Return the class of a value, and those of its items if it is a container."""
+    held: Any = value.values() if type(value) is dict else value
+    inside = map(type, held) if type(value) in (dict, list, tuple, set, frozenset) else ()
+    return [type(value), *dict.fromkeys(inside)]
+
+
 def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
     """Tell two classes with the same name apart: one that was given, and one that is known (E8).
 

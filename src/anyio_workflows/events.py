@@ -21,7 +21,9 @@ import attrs
 
 from ._absent import absent_names
 from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
-from ._messages import Absent, await_missing, namesakes, nearest
+from ._foreign import check_keywords, check_marks, translated
+from ._messages import Absent, await_missing, classes_held, namesakes, nearest
+from ._pydantic import is_model
 from .errors import EventValidationError
 
 __all__ = [
@@ -51,7 +53,7 @@ def _own_field(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     stripped = field.name.lstrip("_")  # the keyword that attrs gives to a private name
     if getattr(field, "alias_is_default", field.alias in (None, stripped)):
         field = field.evolve(alias=field.name)
-    if isinstance(field.default, list | dict | set | bytearray):
+    if isinstance(field.default, list | dict | set | bytearray) or is_model(type(field.default)):
         field = field.evolve(default=attrs.Factory(_Copies(field.default)))
     return field
 
@@ -117,7 +119,7 @@ _define = attrs.define(
     init=False,  # `Event.__init__` checks the values, then calls `__attrs_init__`
     repr=False,
     unsafe_hash=False,
-    field_transformer=lambda cls, fields: [_own_field(field) for field in fields],
+    field_transformer=lambda cls, fields: [_own_field(field) for field in translated(cls, fields)],
 )
 
 
@@ -158,6 +160,7 @@ class Event:
     __hash__ = None  # type: ignore[assignment]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        check_keywords(cls, kwargs)
         super().__init_subclass__(**kwargs)
         for name in inspect.get_annotations(cls):
             if name in _OWN_NAMES and name not in vars(cls):
@@ -366,12 +369,6 @@ class StartEvent(_OpenEvent):
         def __init__(self, **values: Any) -> None: ...
 
 
-_NEVER_CALLED = (
-    "nothing calls it: 'await handler' returns the event itself, to read its fields; for another result "
-    "return StopEvent(result=...)"
-)
-
-
 class StopEvent(_OpenEvent):
     """Ends a run. `await handler` returns `result`, or the event itself if it is of a subclass.
 
@@ -382,11 +379,6 @@ class StopEvent(_OpenEvent):
     _open_fields: ClassVar[Collection[str]] = ("_extra", "result")
 
     result: Any = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "_get_result" in vars(cls):
-            raise EventValidationError(cls.__name__, "_get_result", _NEVER_CALLED)
 
     if TYPE_CHECKING:
 
@@ -554,6 +546,7 @@ def _prepare(cls: type[Event]) -> Mapping[str, Any]:
         if field.name == "_extra":
             continue
         wanted = types[field.name]
+        check_marks(cls, field.name, wanted)  # its names may not have been defined until now
         unchecked = field.converter or isinstance(wanted, Unresolved)
         check = object if unchecked else check_for(wanted)
         if field.init:
@@ -609,16 +602,9 @@ def _wrong_type(
         problem += f"; {await_missing(value)}"
     elif what and value is None:
         problem += f"; annotate it with '{expected} | None'"
-    elif remark := namesakes(_classes_of(value), classes_in(_types(cls).get(field.name))):
+    elif remark := namesakes(classes_held(value), classes_in(_types(cls).get(field.name))):
         problem += f"; {remark}"
     return EventValidationError(cls.__name__, keyword, problem)
-
-
-def _classes_of(value: object) -> list[type]:
-    """Return the class of a value, and those of its items if it is a container."""
-    held: Any = value.values() if type(value) is dict else value
-    inside = map(type, held) if type(value) in (dict, list, tuple, set, frozenset) else ()
-    return [type(value), *dict.fromkeys(inside)]
 
 
 # --- Generated constructors -----------------------------------------------------------------------
