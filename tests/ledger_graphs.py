@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from anyio_workflows import Event, HumanResponseEvent, Workflow, step
 from anyio_workflows._ledger.ledger import Ledger
 from anyio_workflows._ledger.work import Work
-from anyio_workflows.collect import All, Collect, Take
+from anyio_workflows.collect import All, Collect, Opener, Take
 from anyio_workflows.graph import Graph
 
 
@@ -91,12 +92,15 @@ GIVES: dict[str, Any] = {
     "serve": Order | None,
 }
 JOINS = {"pack": ["serve"], "open": ["mix", "count"]}
+OPENERS: dict[str, type[Event]] = {"mix": Box, "count": Box, "serve": Order}
 TYPES = [Order, Box, Sealed, Bowl, Berry, Slice, Pit, Reply]
 POLICIES = st.just(All()) | st.builds(Take, st.integers(1, 3), cancel=st.booleans())
 
 
-def kitchen(limits: dict[str, int], policies: dict[str, All | Take]) -> Graph:
-    """Make a graph of two levels of batches, with sets at both."""
+def kitchen(
+    limits: dict[str, int], policies: dict[str, All | Take], asking: Collection[str] = ()
+) -> Graph:
+    """Make a graph of two levels of batches, with sets at both; joins may ask for their opener."""
     members = {}
     for name, slots in TAKES.items():
 
@@ -108,6 +112,9 @@ def kitchen(limits: dict[str, int], policies: dict[str, All | Take]) -> Graph:
         takes: list[Any] = [reduce(or_, types) for types in slots]
         if name in policies:
             takes = [Annotated[list[takes[0]], Collect(policies[name])]]
+        if name in asking:
+            body = two
+            takes.append(Annotated[OPENERS[name], Opener()])
         body.__annotations__ = {**dict(zip("abc", takes, strict=False)), "return": GIVES[name]}
         members[name] = step(num_workers=limits[name])(body)
     return type("Kitchen", (Workflow,), members)().graph

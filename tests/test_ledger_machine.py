@@ -20,12 +20,25 @@ from anyio_workflows._ledger.work import StepQueue, StepStatistics, Wait, Work
 from anyio_workflows.collect import All, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 
-from .ledger_graphs import JOINS, POLICIES, TAKES, TYPES, Berry, Box, Order, Reply, Slice, kitchen
+from .ledger_graphs import (
+    JOINS,
+    OPENERS,
+    POLICIES,
+    TAKES,
+    TYPES,
+    Berry,
+    Box,
+    Order,
+    Reply,
+    Slice,
+    kitchen,
+)
 
 
 @attrs.define(eq=False)
 class NaiveBatch:
     joins: list[str]
+    opener: Event
     outer: NaiveBranch | None
     arrived: dict[str, list[Event]]
     fired: Counter[str] = attrs.Factory(Counter)
@@ -52,6 +65,7 @@ class NaiveWork:
     step: str
     payload: list[Event]
     branch: NaiveBranch | None
+    opener: Event | None = None
     real: Work = attrs.field(init=False)
     dropped: bool = False
     over_the_limit: bool = False
@@ -80,7 +94,10 @@ class NaiveStep:
 class NaiveBooks:
     """What the ledger has to say, found by looking through everything each time."""
 
-    def __init__(self, limits: dict[str, int], policies: dict[str, All | Take]) -> None:
+    def __init__(
+        self, limits: dict[str, int], policies: dict[str, All | Take], asking: set[str]
+    ) -> None:
+        self.asking = asking
         self.steps = {name: NaiveStep(limits[name], policies.get(name)) for name in TAKES}
         self.granted: list[str] = []
         self.pending: list[NaiveWork] = []
@@ -96,11 +113,15 @@ class NaiveBooks:
     # Work and slots
 
     def enqueue(
-        self, name: str, payload: list[Event], branch: NaiveBranch | None
+        self,
+        name: str,
+        payload: list[Event],
+        branch: NaiveBranch | None,
+        opener: Event | None = None,
     ) -> list[NaiveWork]:
         if branch is not None and any(batch.cancelled for batch in branch.around()):
             return []
-        work = NaiveWork(name, payload, branch)
+        work = NaiveWork(name, payload, branch, opener if name in self.asking else None)
         self.pending.append(work)
         self.steps[name].queued.append(work)
         self.grant(name)
@@ -209,7 +230,7 @@ class NaiveBooks:
             return []
         batch.fired[name] += 1
         batch.cancelled = batch.cancelled or policy.cancel
-        return self.enqueue(name, batch.arrived[name], batch.outer)
+        return self.enqueue(name, batch.arrived[name], batch.outer, batch.opener)
 
     def drop(self, batch: NaiveBatch) -> None:
         for work in [work for work in self.pending if work.is_in(batch) and not work.dropped]:
@@ -233,7 +254,7 @@ class NaiveBooks:
 
     def open_batch(self, work: NaiveWork) -> NaiveBatch:
         joins = JOINS[work.step]
-        batch = NaiveBatch(joins, work.branch, {join: [] for join in joins})
+        batch = NaiveBatch(joins, work.payload[0], work.branch, {join: [] for join in joins})
         self.batches.append(batch)
         return batch
 
@@ -264,7 +285,7 @@ class NaiveBooks:
             for join in ended.joins:
                 if not ended.fired[join]:
                     ended.fired[join] += 1
-                    new += self.enqueue(join, ended.arrived[join], ended.outer)
+                    new += self.enqueue(join, ended.arrived[join], ended.outer, ended.opener)
         return new
 
     # Waits
@@ -348,15 +369,17 @@ class KitchenMachine(RuleBasedStateMachine):
             min_size=1,
             max_size=4,
         ),
+        asking=st.sets(st.sampled_from([*OPENERS])),
     )
     def declare(
         self,
         limits: dict[str, int],
         policies: dict[str, All | Take],
         boxes: list[list[type[Event]]],
+        asking: set[str],
     ) -> None:
-        self.ledger = Ledger(kitchen(limits, policies))
-        self.books = NaiveBooks(limits, policies)
+        self.ledger = Ledger(kitchen(limits, policies, asking))
+        self.books = NaiveBooks(limits, policies, asking)
         self.inboxes: dict[StepQueue, deque[Work]] = {}
         self.batches: list[tuple[Batch, NaiveBatch]] = []
         self.branches: dict[Branch | None, NaiveBranch | None] = {None: None}
@@ -392,6 +415,7 @@ class KitchenMachine(RuleBasedStateMachine):
             naive.real = work
             assert work.queue.spec.name == naive.step
             assert self.branches[work.branch] is naive.branch
+            assert work.opener is naive.opener
             payload = [work.payload] if work.queue.spec.is_plain else list(work.payload)
             assert list(map(id, payload)) == list(map(id, naive.payload))
             assert type(work.payload) is (

@@ -1,4 +1,4 @@
-"""Random trees of nested batches, against a model (F2-F4)."""
+"""Random trees of nested batches, against a model (F2-F4, F8)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
-from anyio_workflows.collect import All, Collect, Take
+from anyio_workflows.collect import All, Collect, Opener, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.events import UnhandledEvent, WorkflowIdleEvent
 
@@ -153,6 +153,8 @@ class Gardener:
         arrivals: What was brought to each batch of a marked tree; its number is a serial number.
         joined: What each join got.
         cancelled: The batches that were cancelled.
+        sown: The event whose step opened each batch, by the path of the batch.
+        origins: The paths of the events that the joins got as the openers of their batches.
     """
 
     limits: tuple[int, ...]
@@ -164,8 +166,14 @@ class Gardener:
     joined: list[list[Leaf]] = attrs.Factory(list)
     joined_at: dict[tuple[int, ...], list[list[int]]] = attrs.Factory(lambda: defaultdict(list))
     cancelled: set[tuple[int, ...]] = attrs.Factory(set)
+    sown: dict[tuple[int, ...], Event] = attrs.Factory(dict)
+    origins: list[tuple[int, ...]] = attrs.Factory(list)
 
-    def sow(self, level: int, path: tuple[int, ...], batch: Sequence[Plan]) -> list[Event]:
+    def sow(
+        self, level: int, ev: Event, path: tuple[int, ...], batch: Sequence[Plan]
+    ) -> list[Event]:
+        assert path not in self.sown
+        self.sown[path] = ev
         events: list[Event] = []
         if self.policies is not None:
             events.append(self.leaf(level, (*path, -1), "mark", path=path))
@@ -220,7 +228,7 @@ class Gardener:
             return None
         if ev.plan.end == "leaf":
             return self.leaf(level, ev.path, (*ev.path, "leaf"))
-        return self.sow(level + 1, ev.path, ev.plan.end)
+        return self.sow(level + 1, ev, ev.path, ev.plan.end)
 
     async def ask(self, ctx: Context) -> None:
         serial = next(self.serials)
@@ -228,13 +236,16 @@ class Gardener:
             Me, WhoAreYou(serial=serial), requirements={"serial": serial}, timeout=None
         )
 
-    async def join(self, level: int, leaves: list[Leaf]) -> Any:
+    async def join(self, level: int, leaves: list[Leaf], origin: Event) -> Any:
         """Bring what was joined one level up."""
         serials = [leaf.serial for leaf in leaves]
+        path: tuple[int, ...] = origin.path if isinstance(origin, Node) else ()
+        assert self.sown[path] is origin, "not what opened the batch"
+        self.origins.append(path)
         assert serials == sorted(serials), "not in the order of completion"
-        path: tuple[int, ...] = ()
         if self.policies is not None:
-            path, leaves = leaves[0].path, leaves[1:]
+            assert leaves[0].path == path, "what opened another batch"
+            leaves = leaves[1:]
             assert not self.is_cancelled(path), "a join in a cancelled branch fired"
             self.joined_at[path].append(serials)
         self.joined.append(leaves)
@@ -258,7 +269,7 @@ def tree_class(limits: tuple[int, ...], policies: tuple[All | Take, ...]) -> typ
 
         @step
         async def plant(self, ev: Seed) -> list[Node1 | Leaf1]:
-            return self.gardener.sow(1, (), ev.plans)  # type: ignore[return-value]
+            return self.gardener.sow(1, ev, (), ev.plans)  # type: ignore[return-value]
 
         @step(num_workers=first)
         async def visit1(
@@ -277,16 +288,16 @@ def tree_class(limits: tuple[int, ...], policies: tuple[All | Take, ...]) -> typ
             return await self.gardener.visit(3, ctx, ev)
 
         @step
-        async def join3(self, leaves: join_third) -> Leaf2:  # type: ignore[valid-type]
-            return await self.gardener.join(3, leaves)
+        async def join3(self, leaves: join_third, by: Annotated[Node2, Opener()]) -> Leaf2:  # type: ignore[valid-type]
+            return await self.gardener.join(3, leaves, by)
 
         @step
-        async def join2(self, leaves: join_second) -> Leaf1:  # type: ignore[valid-type]
-            return await self.gardener.join(2, leaves)
+        async def join2(self, leaves: join_second, by: Annotated[Node1, Opener()]) -> Leaf1:  # type: ignore[valid-type]
+            return await self.gardener.join(2, leaves, by)
 
         @step
-        async def join1(self, leaves: join_first) -> StopEvent:  # type: ignore[valid-type]
-            return await self.gardener.join(1, leaves)
+        async def join1(self, leaves: join_first, by: Annotated[Seed, Opener()]) -> StopEvent:  # type: ignore[valid-type]
+            return await self.gardener.join(1, leaves, by)
 
     return Tree
 
@@ -342,6 +353,7 @@ def test_f2_f3_random_trees_give_what_the_plan_says(
     result, handler = grow(backend, gardener, batch, patient=patient)
     assert result == canonical(list(survivors(batch)))
     assert Counter(map(len, gardener.joined)) == Counter(planned_batches(batch))
+    assert sorted(gardener.origins) == sorted(gardener.sown)
     check_order(gardener)
     for found in handler.statistics().steps.values():
         assert (found.queued, found.running, found.waiting) == (0, 0, 0)
@@ -369,3 +381,4 @@ def test_f4_random_trees_with_early_joins(
         else:  # the run ended, or the branch was cancelled, perhaps before the join started
             assert joined in ([], [expected])
     assert len(gardener.joined_at[()]) == 1
+    assert len(set(gardener.origins)) == len(gardener.origins)

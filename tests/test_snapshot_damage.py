@@ -233,6 +233,13 @@ DAMAGE = [
         path="$.work.sets[0].step",
     ),
     Damage("collected", "work.buffers.0.kept.0.event", 5, "expected"),
+    Damage("openers", "work.batches.0.opener", None, "as 'origin' (Numbers), but there is none"),
+    Damage("openers", "work.batches.1.opener", ..., "as 'origin' (Item), but there is none"),
+    Damage("openers", "work.batches.1.opener", item("Part", n=2), "(Item), not Part"),
+    Damage("openers", "work.batches.1.opener", {"n": 2}, "(Item), not Event"),
+    Damage("openers", "work.batches.1.opener.value.n", "2", "expected int"),
+    Damage("openers", "work.work.2.opener", None, "(Item), but there is none"),
+    Damage("openers", "work.work.2.opener", item("Scored", n=2), "(Item), not Scored"),
     # ids that clash, branches that are not there
     Damage("batches", "work.work.1.id", 3, "3 is taken"),
     Damage("batches", "work.next_id", 4, "next_id", path="$.work.work[1].id"),

@@ -35,7 +35,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows.collect import Collect, Take
+from anyio_workflows.collect import Collect, Opener, Take
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .running import run_virtually
@@ -190,6 +190,19 @@ class Fan(Workflow[Any]):
     @step
     async def outer(self, events: list[Scored]) -> StopEvent:
         return StopEvent(result=sorted(event.n for event in events))
+
+
+class Origins(Fan):
+    """The joins ask for what opened their batches."""
+
+    @step
+    async def inner(self, events: list[Other], origin: Annotated[Item, Opener()]) -> Scored:
+        await anyio.sleep(10)
+        return Scored(n=origin.n * len(events))
+
+    @step
+    async def outer(self, events: list[Scored], origin: Annotated[Numbers, Opener()]) -> StopEvent:
+        return StopEvent(result=[origin.items, sorted(event.n for event in events)])
 
 
 class Race(Workflow[Any]):
@@ -399,6 +412,7 @@ MOMENTS = {
         Asking, 5, ["me", "so"], sent=[Answer(text="me", n=1)], to_send=[Answer(text="so")]
     ),
     "batches": Moment(Fan, 15, [1, 4], {"items": [1, 2]}),
+    "openers": Moment(Origins, 25, [[1, 2], [1, 4]], {"items": [1, 2]}),
     "cancelled_batch": Moment(Race, 11.5, [1], {"items": [3, 1, 2]}),
     "fired": Moment(Early, 15, [1, 2], {"items": [2, 1]}),
     "sets": Moment(
@@ -513,6 +527,9 @@ async def test_p4_version_3_is_written_as_it_was(name: str) -> None:
 def without_new_fields(data: Any, version: int) -> Any:
     """Return what an earlier version has of a snapshot."""
     data = {**copy.deepcopy(data), "version": version}
+    for part in (data["work"], data["failed"]):
+        for one in (*part["work"], *part["batches"]) if part else ():
+            del one["opener"]
     if version > 1:
         return data
     del data["failed"]

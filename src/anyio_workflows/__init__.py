@@ -9,7 +9,7 @@
 #
 #   declare     events (_foreign), collect, resource, steps (decorators), retry_policy -> _signatures
 #               -> graph -> _validation
-#               Events carry the data; `@step` marks a function, `Collect` and `Resource` a parameter.
+#               Events carry the data; `@step` marks a function; `Collect`, `Opener`, `Resource` a parameter.
 #               `_signatures` reads functions into step specs, `_dependencies` their resources; `graph`
 #               knows which step takes which event, `_validation` what is wrong with that.
 #

@@ -15,7 +15,7 @@ import attrs
 from ._annotations import Unresolved, classes_of, is_record, resolve, strip
 from ._dependencies import Dependency, read_dependency
 from ._messages import names_of
-from .collect import All, Collect, Take
+from .collect import All, Collect, Opener, Take
 from .errors import WorkflowValidationError
 from .events import Event, StepFailedEvent, StopEvent
 from .graph import EventParam, EventType, StepSpec
@@ -138,13 +138,14 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
     hints = _hints(where, function, params, signature.return_annotation, names)
     parameters, faults = _sort_params(where, params, hints, context_type)
     event_params = parameters.event_params
-    if not event_params and not faults:
+    if not (event_params or parameters.openers or faults):
         filled = [name for name in parameters.dependencies if _event_types(hints[name])[0]]
         why = f": the resource fills {filled[0]!r}; remove the marker" if filled else ""
         remedy = why or "; annotate one, as in 'ev: StartEvent'"
         faults.append(f"no parameter takes an event{remedy}")
     if len(event_params) > 1 and any(param.policy is not None for param in event_params):
         faults.append("a step that joins a list of events takes no other events; split it")
+    faults += _opener_faults(parameters)
     faults += _catch_faults(event_params, config)
     faults += _overlaps(event_params, config)
     outputs = _Outputs((), (), False)
@@ -161,6 +162,7 @@ def _read_step(name: str, member: object, context_type: type, names: Mapping[str
         is_method=is_method,
         is_async=_is_async(function),
         event_params=tuple(event_params),
+        opener_param=next(iter(parameters.openers), None),
         context_param=parameters.context,
         state_type=parameters.state_type,
         dependencies=parameters.dependencies,
@@ -217,6 +219,7 @@ class _Parameters:
     context: str | None = None
     state_type: type | None = None
     event_params: list[EventParam] = attrs.field(factory=list)
+    openers: list[EventParam] = attrs.field(factory=list)
     dependencies: dict[str, Dependency] = attrs.field(factory=dict)
 
 
@@ -246,6 +249,9 @@ def _sort_params(
         ):
             found.dependencies[name] = dependency
             used = next(m for m in _marks(hints[name]) if isinstance(m, Resource | ResourceConfig))
+        elif by_name and (mark := _opener_mark(hints[name])) is not None:
+            found.openers.append(_read_opener(name, hints[name], faults))
+            used = mark if isinstance(mark, Opener) else None
         elif by_name and (event_param := _read_event_param(name, hints[name], faults)) is not None:
             found.event_params.append(event_param)
             used = _collect_mark(hints[name])
@@ -301,6 +307,37 @@ def _read_event_param(name: str, annotation: Any, faults: list[str]) -> EventPar
     return EventParam(name, events, policy)
 
 
+def _opener_mark(annotation: Any) -> Any:
+    """Return the marker that asks for what opened the batch: an instance or, by mistake, the class."""
+    return next((m for m in _marks(annotation) if m is Opener or isinstance(m, Opener)), None)
+
+
+def _read_opener(name: str, annotation: Any, faults: list[str]) -> EventParam:
+    """Read the parameter of a join that takes what opened its batch."""
+    events, others = _event_types(annotation)
+    if others or not events:
+        shown = inspect.formatannotation(strip(annotation))
+        faults.append(
+            f"parameter {name!r}: Opener() gives one event, not {shown}; annotate it with the event class "
+            "that the step which returns the list takes"
+        )
+    return EventParam(name, events)
+
+
+def _opener_faults(parameters: _Parameters) -> Iterator[str]:
+    openers = parameters.openers
+    if len(openers) > 1:
+        names = ", ".join(param.name for param in openers)
+        yield f"more than one parameter takes the event that opened the batch: {names}; keep one"
+    if any(param.policy is not None for param in parameters.event_params):
+        return
+    for param in (param for param in openers if param.accepts):
+        yield (
+            f"parameter {param.name!r}: Opener() has no effect on {names_of(param.accepts)}, since the "
+            "step joins no batch; let it take a list of events, or remove the marker"
+        )
+
+
 def _catch_faults(params: list[EventParam], config: StepConfig) -> Iterator[str]:
     taken = [(param.accepts, param.policy) for param in params]
     if config.catch is not None and taken not in ([], [((StepFailedEvent,), None)]):
@@ -323,7 +360,7 @@ def _overlaps(params: list[EventParam], config: StepConfig) -> Iterator[str]:
             )
 
 
-_MARKS = (Collect, All, Take, Resource, ResourceConfig)
+_MARKS = (Collect, All, Take, Opener, Resource, ResourceConfig)
 
 
 def _marks(annotation: Any, outermost: bool = False) -> Iterator[Any]:
@@ -355,14 +392,17 @@ def _idle_marks(where: str, annotation: Any, used: object = None) -> Iterator[st
     for mark in _marks(annotation):
         if mark is used:
             continue
-        name = mark.__name__ if isinstance(mark, type) else f"{type(mark).__name__}(...)"
         kind = mark if isinstance(mark, type) else type(mark)
+        call = "Opener()" if kind is Opener else f"{kind.__name__}(...)"
+        name = mark.__name__ if isinstance(mark, type) else call
         if isinstance(used, kind):
             remedy = "it has such a marker already; keep one"
         elif isinstance(mark, type):
-            remedy = f"write {name}(...)"
+            remedy = f"write {call}"
         elif kind in (All, Take):
             remedy = "write Annotated[list[...], Collect(Take(n))]"
+        elif kind is Opener:
+            remedy = "it belongs on a second parameter of a step that takes a list of events"
         elif kind is Collect:
             remedy = "it belongs on a list of events: Annotated[list[...], Collect(...)]"
         else:

@@ -17,11 +17,12 @@ The format, version 3, is JSON:
                   "last_error", "last_failed_at",
                   "waits": [{"event_type", "requirements", "waiter_id", "asked", "timed_out",
                              "answer", "question", "question_number", "number", "since"}],
-                  "collected": [{"buffer_id", "expected", "events"}]}],
+                  "collected": [{"buffer_id", "expected", "events"}],
+                  "opener": the event that opened the batch it joins, if the step takes that, or null}],
         "batches": [{"outer": the branch it was opened in, or null,
                      "branches": [{"id", "sets"}],
                      "arrived": {join: events, or null once it has fired}, "recoveries",
-                     "cancelled"}],
+                     "cancelled", "opener": the event that opened it, if a join takes that, or null}],
         "sets": [{"step", "queues": for each parameter [{"event", "recoveries"}]}],
         "buffers": [{"step", "buffer_id", "expected", "kept": [{"event", "recoveries"}]}],
         "questions": [{"number", "event"}],
@@ -32,7 +33,7 @@ The format, version 3, is JSON:
 A question is an event of the stream. Its number is its position there, from 1, or 0 if it was read in an
 earlier run. If the number is above "events_read", it was never read, and it is asked again (W4).
 
-Version 2 lacks, in "arrived", the joins that have fired. Version 1 lacks "failed", "questions",
+Version 2 lacks "opener" and, in "arrived", the joins that have fired. Version 1 lacks "failed", "questions",
 "events_read", and in "waits" the last four names, too.
 
 Values that JSON does not know are tagged, `{"$": tag, "value": ...}`. The tag of an event, or of another class
@@ -63,7 +64,7 @@ from ._ledger.pending import (
     WaitRecord,
     WorkRecord,
 )
-from ._messages import short_repr
+from ._messages import names_of, short_repr
 from .errors import ContextSerdeError
 from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, StepSpec
@@ -286,7 +287,27 @@ def _batch_faults(path: str, batch: BatchRecord, graph: Graph, branches: set[int
         if not graph.steps[join].is_join:
             yield f"{path}.arrived", f"step {join} joins no batch, since it takes no list of events"
         yield from _event_faults(f"{path}.arrived.{join}", events or (), graph.steps[join])
+        if events is not None:
+            yield from _opener_faults(path, batch.opener, graph.steps[join])
     yield from _recovery_faults(path, batch.recoveries, graph)
+
+
+def _opener_faults(path: str, opener: Event | None, join: StepSpec) -> _Faults:
+    """Check the event that opened the batch of a join, which may ask for it."""
+    wanted = join.opener_param
+    if wanted is None or isinstance(opener, wanted.accepts):
+        return
+    got = f"not {type(opener).__name__}"
+    if opener is None:
+        got = (
+            "but there is none; the snapshot was taken before the step asked for it, or by an earlier "
+            "release: finish its run there"
+        )
+    yield (
+        f"{path}.opener",
+        f"step {join.name} takes the event that opened its batch as {wanted.name!r} "
+        f"({names_of(wanted.accepts)}), {got}",
+    )
 
 
 def _set_faults(path: str, sets: list[SetRecord], graph: Graph) -> _Faults:
@@ -382,6 +403,7 @@ def _work_faults(path: str, work: WorkRecord, graph: Graph) -> _Faults:
     spec = graph.steps[work.step]
     if spec.is_join:
         yield from _event_faults(f"{path}.events", work.events, spec)
+        yield from _opener_faults(path, work.opener, spec)
     elif len(work.events) != len(spec.event_params):
         wanted, got = len(spec.event_params), len(work.events)
         yield f"{path}.events", f"step {work.step} takes {wanted}, got {got} events"

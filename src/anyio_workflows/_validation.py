@@ -36,6 +36,7 @@ def _find_faults(graph: Graph, skip: frozenset[str]) -> list[str]:
         ("reachability", _reachability_faults),
         ("reachability", _meeting_faults),
         ("", _join_faults),
+        ("", _opener_faults),
         ("terminal_event", _terminal_faults),
         ("dead_end", _dead_end_faults),
     )
@@ -165,6 +166,46 @@ def _join_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
                         f"step {spec.name} joins the lists of {inner.name} and, one level up, "
                         f"those of {outer.name}; give each level a join and events of its own",
                     )
+
+
+def _opener_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:
+    for spec in graph.steps.values():
+        if spec.opener_param is not None:
+            producers = [p for p, joins in graph.joins.items() if spec in joins]
+            # Without a producer, the join has a fault already.
+            if producers and (fault := _opener_fault(spec, spec.opener_param, producers)):
+                yield spec, fault
+
+
+def _opener_fault(join: StepSpec, param: EventParam, producers: list[StepSpec]) -> str | None:
+    """Return why the batches of a join are not opened by events of the type that it takes."""
+    what = f"step {join.name} takes the event that opened its batch as {param.name!r}"
+    what += f" ({names_of(param.accepts)})"
+    for producer in producers:
+        if not producer.is_plain:
+            takes = "a list of events" if producer.is_join else "several events at once"
+            return (
+                f"{what}, but step {producer.name} takes {takes}, so no single event opens its batches; "
+                "let it return one event to a new step, which returns the list"
+            )
+    openers = [t for producer in producers for t in producer.accepts]
+    covered = all(issubclass(t, param.accepts) for t in openers)
+    if covered and all(_may_open(t, producers) for t in param.accepts):
+        return None
+    opened = " or ".join(f"{names_of(p.accepts)} (step {p.name})" for p in producers)
+    wanted = " | ".join(dict.fromkeys(t.__name__ for t in openers))
+    remedy = namesakes(param.accepts, openers) or f"write Annotated[{wanted}, Opener()]"
+    return f"{what}, but its batches are opened by {opened}; {remedy}"
+
+
+def _may_open(event_type: EventType, producers: list[StepSpec]) -> bool:
+    """Return whether an event of this type, or of a subclass, may start one of the producers."""
+    return any(
+        issubclass(t, event_type)
+        or (producer.config.accept_event_subclasses and issubclass(event_type, t))
+        for producer in producers
+        for t in producer.accepts
+    )
 
 
 def _terminal_faults(graph: Graph) -> Iterator[tuple[StepSpec, str]]:

@@ -1,7 +1,8 @@
-"""Markers for parameters: when a join fires.
+"""Markers for the parameters of a join: when it fires, and what opened its batch.
 
 `events: list[Scored]` waits for the whole batch;
 `events: Annotated[list[Scored], Collect(Take(3))]` for three events.
+`origin: Annotated[Document, Opener()]` beside it is the event whose step returned the list.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import attrs
 
 from .errors import WorkflowConfigurationError
 
-__all__ = ["All", "Cardinality", "Collect", "Take"]
+__all__ = ["All", "Cardinality", "Collect", "Opener", "Take"]
 
 
 @attrs.frozen
@@ -60,3 +61,18 @@ class Collect:
             raise WorkflowConfigurationError(
                 f"Collect() takes All() or Take(n), not {self.cardinality!r}"
             )
+
+
+@attrs.frozen
+class Opener:
+    """Ask for the event that opened the batch; goes inside `Annotated`, on a second parameter of a join.
+
+    The event is the one that started the step which returned the list, so the type is what that step
+    takes. In nested batches each join gets the one of its own batch, also if that is empty:
+
+        @step
+        async def split(self, ev: Document) -> list[Page]: ...
+
+        @step
+        async def bind(self, pages: list[Read], origin: Annotated[Document, Opener()]) -> Bound: ...
+    """

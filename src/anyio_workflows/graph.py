@@ -71,6 +71,8 @@ class StepSpec:
         is_async: Whether it is an `async def`, or wraps one; otherwise it runs in a thread.
         event_params: The parameters that take events, at least one; exactly one if that takes a list.
             Two of them have the same types, or none in common.
+        opener_param: The parameter of a join that takes the event which opened the batch, if there is
+            one; it does not start the step.
         returns: The event types it may return.
         returns_list: The event types it may return in a list; a `StopEvent` is none of them.
         returns_none: Whether its annotation says that it may return `None`.
@@ -80,12 +82,13 @@ class StepSpec:
         config: The arguments of `@step` or `@catch_error`.
         is_join: Whether it takes the events of a batch, in a list.
         is_plain: Whether one event is enough to start it.
-        is_simple: Whether an execution is only a call: no thread, no timeout, no resources.
+        is_simple: Whether an execution is only a call with its events and context: no thread, no
+            timeout, no other arguments.
         target: The function to call: the step function, or a coroutine function that wraps it.
         batch_size: How many events start it, if it is a join that does not wait for all.
         cancels_batch: Whether it is a join that cancels what is left of its batch.
         invoke: Calls the function as `call()` does, with the workflow, the context and the event;
-            for steps without resources.
+            for steps that take nothing else.
     """
 
     name: str
@@ -93,6 +96,7 @@ class StepSpec:
     is_method: bool
     is_async: bool
     event_params: tuple[EventParam, ...]
+    opener_param: EventParam | None
     returns: tuple[EventType, ...]
     returns_list: tuple[EventType, ...]
     returns_none: bool
@@ -106,7 +110,12 @@ class StepSpec:
     )
     is_plain: bool = _derived(lambda spec: len(spec.event_params) == 1 and not spec.is_join)
     is_simple: bool = _derived(
-        lambda spec: spec.is_async and spec.config.timeout is None and not spec.dependencies
+        lambda spec: (
+            spec.is_async
+            and spec.config.timeout is None
+            and not spec.dependencies
+            and spec.opener_param is None
+        )
     )
     target: Callable[..., Any] = _derived(  # noqa: RUF009 - it makes a field
         lambda spec: _awaiting(spec.function) if spec.is_async else spec.function
@@ -179,9 +188,18 @@ class StepSpec:
         workflow: object,
         context: object,
         payload: Any,
+        opener: Event | None = None,
         resources: Mapping[str, Any] = _NO_RESOURCES,
     ) -> Any:
-        """Call the step function with its event, its list of events, or one event per parameter."""
+        """Call the step function with its event, its list of events, or one event per parameter.
+
+        Args:
+            workflow: The first argument of a method.
+            context: For the parameter that takes it, if there is one.
+            payload: The event or events.
+            opener: The event that opened the batch of a join, for the parameter that takes it.
+            resources: By parameter.
+        """
         if type(payload) is list:
             payload = payload.copy()  # each attempt gets the same (X3)
         if len(self.event_params) == 1:
@@ -190,6 +208,8 @@ class StepSpec:
             arguments = dict(zip((param.name for param in self.event_params), payload, strict=True))
         if self.context_param is not None:
             arguments[self.context_param] = context
+        if self.opener_param is not None:
+            arguments[self.opener_param.name] = opener
         if resources:
             arguments.update(resources)
         if self.is_method:

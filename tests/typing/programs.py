@@ -5,7 +5,7 @@ What they are to refuse is in `api.py`, whose comments mypy and pyright understa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 
@@ -19,6 +19,7 @@ from anyio_workflows import (
     Workflow,
     step,
 )
+from anyio_workflows.collect import Collect, Opener, Take
 
 
 class Page(Event):
@@ -56,6 +57,33 @@ class Flow(Workflow):
     @step
     async def end(self, ev: Page) -> StopEvent:
         return StopEvent("done") if ev.depth else StopEvent(result=ev.url, why="so")
+
+
+class Library(StartEvent):
+    pages: list[str]
+
+
+class Read(Event):
+    words: int
+
+
+class Reader(Workflow):
+    @step
+    async def split(self, ev: Library) -> list[Page]:
+        return [Page(url=url) for url in ev.pages]
+
+    @step(num_workers=4)
+    async def read(self, ev: Page) -> Read | None:
+        return Read(words=len(ev.url)) if ev.url else None
+
+    @step
+    async def few(
+        self,
+        events: Annotated[list[Read], Collect(Take(2, cancel=True))],
+        origin: Annotated[Library, Opener()],
+    ) -> StopEvent:
+        missing: int = len(origin.pages) - len(events)
+        return StopEvent(result=(missing, sum(event.words for event in events)))
 
 
 def constructors() -> list[Event]:

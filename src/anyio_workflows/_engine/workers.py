@@ -369,9 +369,7 @@ class WorkerPool:
         spec, workflow = work.queue.spec, self._workflow
 
         def call() -> Any:
-            if resources:
-                return spec.call(workflow, context, work.payload, resources)
-            return spec.invoke(workflow, context, work.payload)
+            return spec.call(workflow, context, work.payload, work.opener, resources)
 
         if spec.is_async:
             return await call()

@@ -46,7 +46,8 @@
 # A step that returns a list opens a *batch*, and each element of the list begins a *branch* of it.
 # What descends from the element by being returned belongs to the branch: its work, and the batches that
 # its steps open. A branch has ended when it holds nothing any more. When all branches have ended, so has
-# the batch, and its joins fire in the branch that the batch was opened in.
+# the batch, and its joins fire in the branch that the batch was opened in. A join may ask for the event
+# whose execution returned the list: then the batch keeps that, its *opener*, for the work of the join (F8).
 #
 # Rules
 # =====

@@ -90,6 +90,8 @@ class Batch:
             arrived for it, in order; `None` once it has fired. Empty once the batch has ended.
         recoveries: The highest counts of the step that opened it, of all work that ended in it, and of
             all events that arrived at its joins; they never fall.
+        opener: The event that started the execution which opened it; `None` if no join took that when
+            it opened, so that nothing is kept for nobody.
         branches: The branches that have not ended, and the one being opened, in the order of the list.
         opening: True until its last element has been added, so that it does not end before.
         cancelled: Whether a join has cancelled it or a batch around it; nothing is enqueued in it then.
@@ -99,6 +101,7 @@ class Batch:
     outer: Branch | None
     arrived: dict[StepSpec, list[Event] | None]
     recoveries: Recoveries
+    opener: Event | None = None
     branches: dict[Branch, None] = attrs.field(factory=dict)
     opening: bool = True
     cancelled: bool = False

@@ -188,16 +188,25 @@ class Ledger:
         arrived = batch.add(queue.spec, event, recoveries)
         if arrived is None:
             return []
-        fired = self._enqueue(queue, arrived, batch.outer, batch.recoveries)
+        fired = self._start_join(queue, arrived, batch)
         return [*fired, *self._drop_batch(batch)] if queue.spec.cancels_batch else fired
 
+    def _start_join(self, queue: StepQueue, arrived: list[Event], batch: Batch) -> list[Work]:
+        opener = None if queue.spec.opener_param is None else batch.opener
+        return self._enqueue(queue, arrived, batch.outer, batch.recoveries, opener)
+
     def _enqueue(
-        self, queue: StepQueue, payload: Any, branch: Branch | None, recoveries: Recoveries
+        self,
+        queue: StepQueue,
+        payload: Any,
+        branch: Branch | None,
+        recoveries: Recoveries,
+        opener: Event | None = None,
     ) -> list[Work]:
         # Nothing starts in a batch that a join has cancelled (F4), or after the end (T7).
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
-        work = Work(self.next_id, queue, payload, branch, recoveries)
+        work = Work(self.next_id, queue, payload, branch, recoveries, opener)
         self.next_id += 1
         self.pending[work.id] = work
         if branch is not None:
@@ -362,6 +371,8 @@ class Ledger:
         """Open a batch for the list that the execution of `work` returned (F1)."""
         joins = self.graph.joins_of(work.queue.spec)
         batch = Batch(work.branch, {join: [] for join in joins}, work.recoveries)
+        if any(join.opener_param is not None for join in joins):
+            batch.opener = work.payload  # one event: else the graph has a fault (V1)
         if work.branch is not None:
             work.branch.open(batch)
             batch.cancelled = work.branch.batch.cancelled
@@ -406,9 +417,8 @@ class Ledger:
         """Start the joins of a batch that has ended, with what arrived for each: `[]` included (F2)."""
         fired: list[Work] = []
         for join, arrived in batch.arrived.items():
-            if arrived is None:
-                continue
-            fired += self._enqueue(self.queues.of(join), arrived, batch.outer, batch.recoveries)
+            if arrived is not None:
+                fired += self._start_join(self.queues.of(join), arrived, batch)
         batch.arrived.clear()
         if batch.outer is not None:
             batch.outer.close(batch)

@@ -72,7 +72,11 @@ class CollectedRecord:
 
 @attrs.frozen
 class WorkRecord:
-    """One piece of work. `elapsed` and `due_in` are seconds; `branch` is the id of a branch."""
+    """One piece of work.
+
+    `elapsed` and `due_in` are seconds; `branch` is the id of a branch. What has a default is not in
+    versions 1 and 2.
+    """
 
     id: int
     step: str
@@ -86,6 +90,7 @@ class WorkRecord:
     last_failed_at: datetime | None
     waits: list[WaitRecord]
     collected: list[CollectedRecord]
+    opener: Event | None = None
 
     def begun_anew(self) -> WorkRecord:
         """Return it as it was before its first attempt, but with its answers and what it collected.
@@ -130,8 +135,8 @@ class BranchRecord:
 class BatchRecord:
     """A batch that has not ended.
 
-    `outer` is the id of the branch it was opened in. What arrived for a join that has fired is `None`; in
-    versions 1 and 2 such a join is missing.
+    `outer` is the id of the branch it was opened in. What arrived for a join that has fired is `None`.
+    Versions 1 and 2 lack such joins, and what has a default.
     """
 
     outer: int | None
@@ -139,6 +144,7 @@ class BatchRecord:
     arrived: dict[str, list[Event] | None]
     recoveries: Recoveries
     cancelled: bool
+    opener: Event | None = None
 
 
 @attrs.frozen
@@ -308,6 +314,7 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
             )
             for one in past.collected + past.earlier_collected
         ],
+        opener=work.opener,
     )
 
 
@@ -323,6 +330,7 @@ def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:
         },
         recoveries=batch.recoveries,
         cancelled=batch.cancelled,
+        opener=batch.opener,
     )
 
 
@@ -377,7 +385,7 @@ def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch
         graph.steps[join]: None if events is None else list(events)
         for join, events in record.arrived.items()
     }
-    batch = Batch(outer, arrived, record.recoveries)
+    batch = Batch(outer, arrived, record.recoveries, record.opener)
     batch.opening, batch.cancelled = False, record.cancelled
     if outer is not None:
         outer.open(batch)
@@ -415,6 +423,7 @@ def _restore_work(
         payload=list(payload) if spec.is_join else payload,
         branch=None if record.branch is None else branches[record.branch],
         recoveries=record.recoveries,
+        opener=record.opener,
         attempt=record.attempt,
     )
     if record.elapsed is not None or record.waits or record.collected:

@@ -59,6 +59,8 @@ class Work:
         branch: The branch of a batch that it belongs to, in whose `work` it is while it is pending;
             `None` outside of batches.
         recoveries: Those of the events in the payload, and of the events that it collected last.
+        opener: The event that opened the batch which it joins, the same in each attempt (X3); `None` if
+            the step did not take that when it was queued.
         attempt: The number of the attempt in progress, else of the next one; counts from 1.
         started: When the attempt in progress began; `None` exactly while none is.
         due: When the retry delay is over; `None` exactly while it is in none (until it is dropped).
@@ -76,6 +78,7 @@ class Work:
     payload: Any
     branch: Branch | None = None
     recoveries: Recoveries = NO_RECOVERIES
+    opener: Event | None = None
     attempt: int = 1
     started: float | None = None
     due: float | None = None
