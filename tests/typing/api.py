@@ -316,6 +316,9 @@ async def handlers(joke: Joke) -> None:
         assert_type(await handler.stop_event_result(), StopEvent)
         assert_type(handler.get_stop_event(), StopEvent | None)
         assert_type(handler.is_done(), bool)
+        assert_type(handler.done() and handler.cancelled(), bool)
+        assert_type(handler.exception(), BaseException | None)
+        assert_type(handler.result(), JokeEvent)
         assert_type(handler.run_id, str)
         assert_type(handler.ctx, Context[Any])
         assert_type(handler.statistics().unread_events, int)
@@ -329,7 +332,8 @@ def about(joke: Joke) -> None:
     assert_type(joke.start_event_class, type[Event])
     assert_type(joke.stop_event_class, type[Event])
     assert_type(list(joke.graph.steps), list[str])
-    joke.validate()
+    assert_type(joke.validate(validate_resources=True), bool)
+    Joke(runtime=None)  # type: ignore[call-arg]
 
 
 class Undecided(Workflow[T]):
