@@ -54,9 +54,10 @@ def tests_without_trio(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def reference(session: nox.Session) -> None:
-    """Compare the public names with those of llama-index-workflows."""
+    """Compare with llama-index-workflows: the public names, and what programs written for it do."""
     install(session, "test", "bench", extras="[trio]")
-    session.run("python", "-X", "dev", "-m", "pytest", "tests/test_reference_names.py")
+    tests = [f"tests/test_reference_{what}.py" for what in ("names", "programs")]
+    session.run("python", "-X", "dev", "-m", "pytest", *tests, *session.posargs)
 
 
 @nox.session
