@@ -15,7 +15,7 @@ nox.options.sessions = [
     "lint",
     "types",
     "tests",
-    "tests_without_trio",
+    "tests_bare",
     "reference",
     "demo",
     "bench_quick",
@@ -45,10 +45,10 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
-def tests_without_trio(session: nox.Session) -> None:
-    """Run the test suite without trio."""
+def tests_bare(session: nox.Session) -> None:
+    """Run the test suite with what the library needs: without trio, pydantic and what depends on it."""
     install(session, "test")
-    session.run("pip", "uninstall", "--quiet", "--yes", "trio")
+    session.run("pip", "uninstall", "--quiet", "--yes", "trio", "pydantic", "openai")
     session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
 
 

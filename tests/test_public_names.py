@@ -179,10 +179,10 @@ def test_the_package_says_that_it_is_typed():
     assert files(anyio_workflows).joinpath("py.typed").is_file()
 
 
-def test_importing_needs_neither_trio_nor_the_test_tools():
+def test_importing_needs_neither_trio_nor_pydantic_nor_the_test_tools():
     code = (
         "import sys, anyio_workflows\n"
-        "unwanted = {'trio', 'pytest', 'hypothesis'}\n"
+        "unwanted = {'trio', 'pytest', 'hypothesis', 'pydantic', 'pydantic_core'}\n"
         "print(sorted(unwanted & set(sys.modules)))"
     )
     done = subprocess.run(
