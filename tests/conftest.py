@@ -7,8 +7,11 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -48,3 +51,14 @@ BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run an async test on each backend that is installed, under virtual time."""
     return virtual_time(request.param)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write where the loop runs: virtual time does not wait for a thread."""
+
+    async def run_here(func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return func(*args)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_here)

@@ -46,7 +46,7 @@ from anyio_workflows.events import StepStateChanged
 from .running import read, texts
 from .samples import Done, Item, Note
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_threads")]
 
 
 class Job(StartEvent):
@@ -85,17 +85,6 @@ class Broken(Workflow):
         await ctx.store.set("client", object())
         await anyio.sleep(100)
         return StopEvent()
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write where the loop runs: virtual time does not wait for a thread."""
-
-    async def run_here(func: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        await anyio.lowlevel.checkpoint()
-        return func(*args)
-
-    monkeypatch.setattr(anyio.to_thread, "run_sync", run_here)
 
 
 @pytest.fixture

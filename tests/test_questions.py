@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -220,17 +219,6 @@ async def test_w4_a_child_run_is_not_in_the_snapshot_of_its_parent() -> None:
 
 
 # --- Checkpoints: read is what `on_event` has returned from ---------------------------------------
-
-
-@pytest.fixture
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write where the loop runs: virtual time does not wait for a thread."""
-
-    async def run_here(func: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        await anyio.lowlevel.checkpoint()
-        return func(*args)
-
-    monkeypatch.setattr(anyio.to_thread, "run_sync", run_here)
 
 
 async def seen_in(

@@ -35,7 +35,7 @@ from .test_snapshot_format import (
     stop_the_clock,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_threads")]
 
 SOURCE = """
     from enum import Enum
