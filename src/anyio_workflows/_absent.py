@@ -85,8 +85,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "resource": {
         "ResourceDefinition": "workflow.graph.steps has what the steps ask for",
         "ResourceDescriptor": "a resource of another kind is a factory: Resource(make_it)",
-        "ResourceManager": "each run makes and closes its own resources; give a factory in a closure "
-        "what it needs, as in Resource(lambda: client)",
+        "ResourceManager": "each run makes and closes its own resources: Resource(lambda: client) hands out "
+        "one that exists, Resource(make, scope='workflow') is made once for all runs of a workflow",
     },
     "retry_policy": {
         "ComposableRetryPolicy": "use retry_policy(retry=..., wait=..., stop=...)",
