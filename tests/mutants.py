@@ -70,6 +70,7 @@ SUITE = [
     "test_run_resources.py",
     "test_resource_scope.py",
     "test_workflow_block.py",
+    "test_workflow_block_end.py",
     "test_resource_lifetimes.py",
     "test_run_state.py",
     "test_state_edits.py",

@@ -89,6 +89,39 @@ def using(
     return Uses(**{"timeout": None, **kwargs})
 
 
+def nap(seconds: float) -> Act:
+    async def act(given: Any) -> Any:
+        await anyio.sleep(seconds)
+        return given
+
+    return act
+
+
+def sharing(factory: Callable[..., Any], act: Act = idle, **kwargs: Any) -> Workflow:
+    """Return a workflow whose one step is given a resource of the workflow, and acts with it."""
+
+    class Shares(Workflow):
+        @step
+        async def work(
+            self, ev: StartEvent, it: Annotated[Any, Resource(factory, scope="workflow")]
+        ) -> StopEvent:
+            return StopEvent(result=await act(it))
+
+    return Shares(**{"timeout": None, **kwargs})
+
+
+async def use(
+    workflow: Workflow, seconds: float = 1, error: BaseException | None = None, **fields: Any
+) -> Any:
+    """Start a run in the block of a workflow; leave it later, by an exception if one is given."""
+    async with workflow:
+        handler = workflow.run(**fields)
+        await anyio.sleep(seconds)
+        if error is not None:
+            raise error
+    return await handler
+
+
 def shape(log: list[str]) -> list[str]:
     """Leave out of a log when things began."""
     return [line for line in log if not line.startswith(("opening", "closing"))]

@@ -40,7 +40,7 @@ from anyio_workflows.retry_policy import retry_policy, wait_fixed
 from anyio_workflows.testing import cancel_everywhere, check_termination
 
 from .bare import BARE_RUNNERS, run_bare
-from .resources import Act, Broken, idle
+from .resources import Broken, sharing
 from .running import PATIENCE, check_ending, on_each_backend, run_virtually
 from .samples import Item, ProviderError
 
@@ -77,19 +77,6 @@ class Maker:
         self.made += 1
         self.log.append("made")
         return Made(self.made)
-
-
-def sharing(factory: Callable[..., Any], act: Act = idle, **kwargs: Any) -> Workflow:
-    """Return a workflow whose one step is given a resource of the workflow, and acts with it."""
-
-    class Shares(Workflow):
-        @step
-        async def work(
-            self, ev: StartEvent, it: Annotated[Any, Resource(factory, scope="workflow")]
-        ) -> StopEvent:
-            return StopEvent(result=await act(it))
-
-    return Shares(**{"timeout": None, **kwargs})
 
 
 async def two_runs(workflow: Workflow) -> tuple[WorkflowHandler[Any], WorkflowHandler[Any]]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
-import gc
-import logging
 import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 
 from anyio_workflows import (
     StartEvent,
@@ -36,49 +31,12 @@ from anyio_workflows.resource import Resource
 from anyio_workflows.testing import cancel_everywhere, check_termination
 
 from .bare import BARE_RUNNERS, call_in_loop, run_bare
-from .resources import Act, Broken, Store, hang, idle, shape
-from .running import PATIENCE, check_ending, on_asyncio, on_each_backend, run_script, run_virtually
+from .resource_hosting import warned
+from .resources import Broken, Store, hang, nap, shape, sharing, use
+from .running import PATIENCE, check_ending, on_each_backend, run_virtually
 from .samples import Item, ProviderError
 
 pytestmark = pytest.mark.anyio
-
-
-def sharing(factory: Callable[..., Any], act: Act = idle, **kwargs: Any) -> Workflow:
-    """Return a workflow whose one step is given a resource of the workflow, and acts with it."""
-
-    class Shares(Workflow):
-        @step
-        async def work(
-            self, ev: StartEvent, it: Annotated[Any, Resource(factory, scope="workflow")]
-        ) -> StopEvent:
-            return StopEvent(result=await act(it))
-
-    return Shares(**{"timeout": None, **kwargs})
-
-
-async def use(
-    workflow: Workflow, seconds: float = 1, error: BaseException | None = None, **fields: Any
-) -> Any:
-    """Start a run in the block of a workflow; leave it later, by an exception if one is given."""
-    async with workflow:
-        handler = workflow.run(**fields)
-        await anyio.sleep(seconds)
-        if error is not None:
-            raise error
-    return await handler
-
-
-def nap(seconds: float) -> Act:
-    async def act(given: Any) -> Any:
-        await anyio.sleep(seconds)
-        return given
-
-    return act
-
-
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
 
 # --- Where runs are refused -------------------------------------------------------------------------
 
@@ -631,6 +589,18 @@ async def test_p5_what_was_not_entered_cannot_be_left() -> None:
         await workflow.__aexit__(None, None, None)
 
 
+async def test_p5_a_step_cannot_leave_the_block_of_its_own_run() -> None:
+    async def act(it: str) -> None:
+        await workflow.__aexit__(None, None, None)
+
+    store = Store()
+    async with sharing(store.factory("it"), act) as workflow:
+        with pytest.raises(WorkflowRuntimeError, match="a step cannot leave the block of Shares"):
+            await workflow.run()
+        assert shape(store.log) == ["opened it"]
+    assert shape(store.log) == ["opened it", "closed it"]
+
+
 async def test_p5_another_task_may_leave_it() -> None:
     """As a fixture does whose set-up and tear-down are in different tasks."""
     store = Store()
@@ -722,255 +692,6 @@ def test_p5_in_loops_that_nobody_announced(runner: Any) -> None:
     assert run_bare(runner, main) == ["it 1"] * 2
     assert run_bare(runner, main) == ["it 2"] * 2
     assert shape(store.log) == ["opened it", "closed it"] * 2
-
-
-# --- The end of the event loop, and native cancellation -----------------------------------------------
-
-
-@on_each_backend
-@pytest.mark.parametrize("busy", [True, False])
-def test_o2_the_loop_ends_while_another_task_is_in_the_block(backend: str, busy: bool) -> None:
-    async def block() -> None:
-        async with workflow:
-            handler = workflow.run()
-            handlers.append(handler)
-            if not busy:
-                await handler
-            await anyio.sleep_forever()
-
-    async def main() -> None:
-        if backend == "asyncio":
-            tasks.append(asyncio.create_task(block()))
-        else:
-            import trio
-
-            trio.lowlevel.spawn_system_task(block)
-        await anyio.sleep(3)
-
-    tasks: list[Any] = []
-    handlers: list[WorkflowHandler[Any]] = []
-    store = Store()
-    workflow = sharing(store.factory("it", opening=1, closing=0), nap(100) if busy else idle)
-    run_virtually(backend, main)
-    assert shape(store.log) == ["opened it", "closed it"]
-    assert handlers[0].is_done()
-    if busy:
-        assert type(handlers[0].get_stop_event()) is WorkflowCancelledEvent
-    assert run_virtually(backend, lambda: use(workflow)) == "it 2"
-
-
-@on_each_backend
-@pytest.mark.parametrize("ticks", [0, 1, 2, 3, 5, 8, 13, 21])
-def test_o2_the_loop_ends_in_a_block_that_nobody_leaves(backend: str, ticks: int) -> None:
-    async def main() -> None:
-        await workflow.__aenter__()
-        workflow.run()
-        for _ in range(ticks):
-            await checkpoint()
-
-    store = Store()
-    workflow = sharing(store.factory("it"), hang)
-    run_virtually(backend, main)
-    assert store.log.count("opened it") == store.log.count("closed it")
-    assert shape(store.log) in ([], ["opened it", "closed it"])
-    run_virtually(backend, main)
-
-
-@on_each_backend
-def test_o2_a_program_that_ends_in_the_block_warns_of_nothing(backend: str) -> None:
-    done = run_script(
-        f"""
-        from typing import Annotated
-
-        import anyio
-        from anyio_workflows import StartEvent, StopEvent, Workflow, step
-        from anyio_workflows.resource import Resource
-
-        async def factory():
-            async with anyio.create_task_group() as group:
-                group.start_soon(anyio.sleep_forever)
-                print("opened")
-                try:
-                    yield "it"
-                finally:
-                    print("closed")
-                    group.cancel_scope.cancel()
-
-        class Hangs(Workflow):
-            @step
-            async def work(
-                self, ev: StartEvent, it: Annotated[str, Resource(factory, scope="workflow")]
-            ) -> StopEvent:
-                started.set()
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    print("step ends")
-
-        async def main():
-            global started
-            started = anyio.Event()
-            workflow = Hangs()
-            await workflow.__aenter__()
-            workflow.run()
-            await started.wait()
-
-        anyio.run(main, backend="{backend}")
-        """
-    )
-    assert done.stderr == ""
-    assert (done.stdout, done.returncode) == ("opened\nstep ends\nclosed\n", 0)
-
-
-@on_asyncio
-async def test_p5_a_failure_to_close_is_logged_if_a_native_cancellation_comes_meanwhile(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    store = Store()
-    workflow = sharing(store.factory("it", closing=2, broken=Broken()))
-    task = asyncio.create_task(use(workflow))
-    await asyncio.sleep(2)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert warned(caplog) == ["block of Shares: resource it failed"]
-
-
-@on_asyncio
-async def test_p5_a_block_that_cannot_be_started_leaves_the_instance_free() -> None:
-    def refuse(loop: Any, coroutine: Any, **kwargs: Any) -> Any:
-        coroutine.close()
-        raise Broken
-
-    workflow = sharing(object)
-    asyncio.get_running_loop().set_task_factory(refuse)
-    try:
-        with pytest.raises(Broken):
-            await workflow.__aenter__()
-    finally:
-        asyncio.get_running_loop().set_task_factory(None)
-    async with workflow:
-        await workflow.run()
-
-
-@on_asyncio
-@pytest.mark.parametrize("times", [1, 2, 3])
-@pytest.mark.parametrize("moment", [0.5, 2, 3.5, 4.5])
-async def test_p5_native_cancellations_of_the_task_in_the_block(moment: float, times: int) -> None:
-    async def block() -> None:
-        async with workflow:
-            handlers.append(workflow.run())
-            await anyio.sleep(1)
-        # it waits for the run until 3, and closes until 5
-
-    handlers: list[WorkflowHandler[Any]] = []
-    store = Store()
-    workflow = sharing(store.factory("it", closing=2), nap(3))
-    task = asyncio.create_task(block())
-    await asyncio.sleep(moment)
-    for _ in range(times):
-        task.cancel()
-        await asyncio.sleep(0.1)
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert handlers[0].is_done()
-    assert shape(store.log) == ["opened it", "closed it"]
-    async with workflow:
-        assert await workflow.run() == "it 2"
-
-
-@on_each_backend
-def test_p5_the_block_is_cancelled_at_every_checkpoint(backend: str) -> None:
-    async def factory() -> AsyncIterator[str]:
-        await checkpoint()
-        log.append("opened")
-        await checkpoint()
-        try:
-            yield "it"
-        finally:
-            with anyio.CancelScope(shield=True):
-                await checkpoint()
-            log.append("closed")
-
-    async def act(it: str) -> None:
-        assert log[-1] == "opened"
-        for _ in range(3):
-            await checkpoint()
-
-    async def block(workflow: Workflow, handlers: list[WorkflowHandler[Any]]) -> bool:
-        async with workflow:
-            handlers.append(workflow.run())
-            await handlers[0]
-            handlers.append(workflow.run())
-        return True
-
-    async def main(ticks: int) -> bool:
-        async def cancel() -> None:
-            for _ in range(ticks):
-                await checkpoint()
-            group.cancel_scope.cancel()
-
-        workflow = sharing(factory, act)
-        handlers: list[WorkflowHandler[Any]] = []
-        completed: list[bool] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel)
-            completed.append(await block(workflow, handlers))
-            group.cancel_scope.cancel()
-        assert all(handler.is_done() for handler in handlers)
-        assert log.count("opened") == log.count("closed") <= 1
-        async with workflow:
-            await workflow.run()
-        return completed == [True]
-
-    for ticks in range(200):
-        log: list[str] = []
-        if run_virtually(backend, lambda ticks=ticks: main(ticks)):
-            break
-    else:
-        pytest.fail("the block never ended by itself")
-    assert ticks > 10
-
-
-# --- Nothing is pinned ------------------------------------------------------------------------------
-
-
-async def test_o6_a_block_that_was_left_pins_nothing() -> None:
-    class Connection:
-        pass
-
-    async def connect() -> AsyncIterator[Connection]:
-        connection = Connection()
-        refs.append(weakref.ref(connection))
-        yield connection
-
-    async def use() -> None:
-        async with sharing(connect) as workflow:
-            refs.append(weakref.ref(workflow))
-            handler = workflow.run()
-            refs.append(weakref.ref(handler._run))
-            await handler
-
-    refs: list[weakref.ref[Any]] = []
-    await use()
-    for _ in range(5):
-        await checkpoint()
-    gc.collect()
-    assert len(refs) == 3
-    assert [ref() for ref in refs] == [None] * 3
-
-
-async def test_o6_an_ended_run_is_freed_while_the_block_is_open() -> None:
-    store = Store()
-    async with sharing(store.factory("it")) as workflow:
-        handler = workflow.run()
-        await handler
-        run = weakref.ref(handler._run)
-        del handler
-        for _ in range(5):
-            await checkpoint()
-        gc.collect()
-        assert run() is None
 
 
 # --- The toolkit for tests --------------------------------------------------------------------------

@@ -31,6 +31,7 @@ import attrs
 from .._backend import LoopHandle, is_cancellation
 from .._ledger.pending import RunPort
 from .._messages import add_note
+from ..context import _current_step
 from ..errors import WorkflowRuntimeError
 from .resources import ResourceManager, SharedValues
 
@@ -76,13 +77,20 @@ class SharedResources:
         """Leave the block that is open; `raised` says whether an exception leaves it.
 
         Raises:
-            WorkflowRuntimeError: If none is open, or the caller is in another event loop.
+            WorkflowRuntimeError: If none is open, the caller is in another event loop, or it is a step
+                whose run would be waited for.
             BaseException: The first failure of a resource in the block, unless `raised`.
         """
         block = self.block
         if block is None or not block.loop.is_here():
             where = "was not entered" if block is None else "was entered in another event loop"
             raise WorkflowRuntimeError(f"{workflow} cannot be left, it {where}")
+        context = _current_step()
+        if not raised and context is not None and any(map(context._belongs_to, block.runs)):
+            raise WorkflowRuntimeError(
+                f"a step cannot leave the block of {workflow} that its own run is in; return an event "
+                "instead"
+            )
         try:
             await block.leave(raised)
         finally:
