@@ -51,10 +51,14 @@ class Dependency:
     scope: Scope = attrs.field(eq=False, default="run")
     dependencies: Mapping[str, Dependency] = attrs.field(eq=False, repr=False, factory=dict)
     is_file: bool = attrs.field(eq=False, repr=False, default=False)
-    closes_with_block: bool = attrs.field(eq=False, repr=False, init=False)
+    closes_with_block: bool = attrs.field(
+        eq=False,
+        repr=False,
+        init=False,
+        default=attrs.Factory(lambda self: self._closes_with_block(), takes_self=True),
+    )
     """Whether it is of the workflow and has to be closed, or is made of something that has."""
 
-    @closes_with_block.default
     def _closes_with_block(self) -> bool:
         below = (dep.closes_with_block for dep in self.dependencies.values())
         return self.scope == "workflow" and (self.is_context_manager or any(below))

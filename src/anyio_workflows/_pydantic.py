@@ -149,7 +149,8 @@ def first_problem(error: BaseException) -> tuple[tuple[int | str, ...], str]:
     """
     if not isinstance(error, _from_pydantic("pydantic_core", "ValidationError") or ()):
         return (), text_of(error)
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    invalid: Any = error
+    problems = invalid.errors(include_url=False, include_context=False, include_input=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return first["loc"], shortened(first["msg"], 400) + more
