@@ -21,7 +21,8 @@ def load(module: str) -> Any:
 
 TEXT = (
     "anyio_workflows.context has no 'JsonSerializer'; snapshots have one form, and need no serializer: "
-    "json.dumps(ctx.to_dict()) writes one, and Context.from_dict(workflow, json.loads(text)) reads it"
+    "json.dumps(ctx.to_dict()) writes one, and Context.from_dict(workflow, json.loads(text)) reads it; "
+    "Workflow(converter=...) is for values of classes that JSON has no form for"
 )
 
 

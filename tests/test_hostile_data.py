@@ -192,6 +192,7 @@ async def test_p4_batches_may_be_nested_at_any_depth() -> None:
     ],
     ids=lambda content: f"{content[:20]!r}",
 )
+@pytest.mark.usefixtures("no_threads")
 async def test_p4_whatever_is_in_a_file_the_error_names_it(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_bytes(content)

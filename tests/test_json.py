@@ -580,7 +580,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 @pytest.mark.parametrize(
     ("value", "path", "problem"),
     [
-        ({"a": [Client()]}, "$.a[0]", "a value of type Client cannot be written as JSON; keep"),
+        ({"a": [Client()]}, "$.a[0]", "a value of type Client cannot be written as JSON; give"),
         ({1: {Client}}, "$[1][0]", "a value of type type cannot be written as JSON"),
         (Odd(1), "$", "a value of type Odd cannot be written"),
         (OrderedDict(), "$", "a value of type OrderedDict cannot be written"),
@@ -796,8 +796,8 @@ def test_p4_types_that_annotations_mention_are_known():
 @pytest.mark.parametrize("wrong", [int, Client, 5, list[int], Point])
 def test_p4_only_types_with_fields_or_members_can_be_given(wrong: Any):
     assert (
-        "is no event class, attrs class, dataclass, pydantic model or enum"
-        in fault(JsonCodec, [wrong]).problem
+        "is not an event class, attrs class, dataclass, pydantic model or enum"
+        in fault(lambda: JsonCodec([wrong]).dump(1)).problem
     )
 
 

@@ -329,7 +329,7 @@ async def test_p8_two_steps_of_a_snapshot_never_become_one() -> None:
     assert data["work"]["last_finished"] == "work"
     old = with_old_steps(data, {"work": "do", "recover": "act"})
     error = refused(lambda: Context.from_dict(moment.make(), old, [Answer], renamed))
-    assert "both steps, 'act' and 'do', and renamed makes them one" in error.problem
+    assert "$: it has both steps, 'act' and 'do', and renamed makes them one" in str(error)
     one = with_old_steps(data, {"work": "work", "recover": "do"})
     expected = Context.from_dict(moment.make(), data, [Answer]).to_dict()
     assert Context.from_dict(moment.make(), one, [Answer], renamed).to_dict() == expected

@@ -18,7 +18,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 NO_SERIALIZER = (
     "snapshots have one form, and need no serializer: json.dumps(ctx.to_dict()) writes one, and "
-    "Context.from_dict(workflow, json.loads(text)) reads it"
+    "Context.from_dict(workflow, json.loads(text)) reads it; Workflow(converter=...) is for values of "
+    "classes that JSON has no form for"
 )
 _NO_PICKLE = f"reading a pickle can run any code, so there is none; {NO_SERIALIZER}"
 _STORE = "the store of a run is ctx.store, of the class anyio_workflows.state.StateStore"

@@ -54,6 +54,7 @@ import attrs
 
 from . import events as our_events
 from ._json.codec import JsonCodec
+from ._json.hooks import Hooks
 from ._json.renamed import Renamed, unknown_step
 from ._ledger.pending import (
     BatchRecord,
@@ -103,12 +104,16 @@ def dump(saved: SavedState, types: tuple[type, ...] = ()) -> dict[str, Any]:
         failed=saved.failed_work(),
     )
     codec = _codec(saved.graph, saved.types + types)
-    data: dict[str, Any] = codec.dump(snapshot)["value"]
+    data: dict[str, Any] = codec.dump(snapshot, hooks=saved.hooks)["value"]
     return data
 
 
 def load(
-    graph: Graph, data: Mapping[str, Any], types: tuple[type, ...] = (), renamed: object = None
+    graph: Graph,
+    data: Mapping[str, Any],
+    types: tuple[type, ...] = (),
+    renamed: object = None,
+    hooks: Hooks | None = None,
 ) -> SavedState:
     """Return what a snapshot leaves to the next run of a workflow.
 
@@ -117,6 +122,7 @@ def load(
         data: The snapshot.
         types: Types that it may name, besides those that the workflow declares or names.
         renamed: What it may call by other names, as the caller gave it.
+        hooks: The hooks of the workflow's converter, if it has one.
 
     Raises:
         ContextSerdeError: If the data is not a snapshot, or does not fit the workflow.
@@ -125,14 +131,14 @@ def load(
     codec = _codec(graph, types)
     names = codec.renamed(renamed, graph.steps)
     _check_version(data)
-    snapshot: Snapshot = codec.load(dict(data), Snapshot, renamed=names)
+    snapshot: Snapshot = codec.load(dict(data), Snapshot, renamed=names, hooks=hooks)
     if names.steps:
         snapshot = _with_steps_of_today(snapshot, names)
     for path, problem in _faults(snapshot, graph):
         raise ContextSerdeError(
             path, problem
         )  # the first one: later checks rely on the earlier ones
-    saved = SavedState(graph, types, pending=snapshot.work, failed=snapshot.failed)
+    saved = SavedState(graph, types, hooks, pending=snapshot.work, failed=snapshot.failed)
     if snapshot.state is not None:
         state = DictState(snapshot.state) if graph.state_type is None else snapshot.state
         saved.store._restore(state)

@@ -31,6 +31,8 @@ __all__ = ["Context"]
 if TYPE_CHECKING:
     import typing_extensions
 
+    from ._json.hooks import Hooks  # only snapshots need it
+
     StateT = typing_extensions.TypeVar("StateT", default=DictState)
 else:
     StateT = TypeVar("StateT")
@@ -67,7 +69,8 @@ class Context(Generic[StateT]):
 
     @refuse_arguments("Context()")
     def __init__(self, workflow: object) -> None:
-        self._saved = SavedState(_graph_of(workflow, "Context()"))
+        graph = _graph_of(workflow, "Context()")
+        self._saved = SavedState(graph, hooks=_hooks_of(workflow))
 
     @staticmethod
     def get_step_context() -> Context[Any]:
@@ -111,7 +114,7 @@ class Context(Generic[StateT]):
 
         graph = _graph_of(workflow, "Context.from_dict()")
         known = types_given(types, "Context.from_dict()")
-        return _context_of(load(graph, data, known, renamed))
+        return _context_of(load(graph, data, known, renamed, _hooks_of(workflow)))
 
     @refuse_arguments("Context.to_dict()")
     def to_dict(self, types: Iterable[type] = ()) -> dict[str, Any]:
@@ -465,6 +468,12 @@ def _graph_of(workflow: object, where: str) -> Graph:
     if not isinstance(graph, Graph):
         raise WorkflowConfigurationError(f"{where} takes a workflow, not {reprlib.repr(workflow)}")
     return graph
+
+
+def _hooks_of(workflow: Any) -> Hooks | None:
+    """Return the hooks of the converter of a workflow."""
+    hooks: Hooks | None = workflow._config.hooks
+    return hooks
 
 
 def _context_of(saved: SavedState) -> Context[Any]:

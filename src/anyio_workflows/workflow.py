@@ -31,6 +31,11 @@ from .graph import Graph, StepSpec
 from .handler import ResultT, WorkflowHandler
 from .steps import GraphCheck, StepConfig
 
+if TYPE_CHECKING:
+    from cattrs import BaseConverter
+
+    from ._json.hooks import Hooks  # only snapshots need it
+
 __all__ = ["Workflow"]
 
 if not TYPE_CHECKING:
@@ -44,6 +49,7 @@ class _Config:
     disable_validation: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
     limiter: RunLimiter | None = None
+    hooks: Hooks | None = None
 
 
 class Workflow(Generic[ResultT]):
@@ -56,7 +62,7 @@ class Workflow(Generic[ResultT]):
 
     Attributes:
         types: Types that snapshots of the runs may hold, besides those that the annotations and the
-            code of the methods name. Set it in the class body, as in `types = (Draft, Color)`; the
+            code of the methods name; of other classes too, if the converter has hooks for them. Set it in the class body, as in `types = (Draft, Color)`; the
             types of base classes are included.
 
     Args:
@@ -74,6 +80,8 @@ class Workflow(Generic[ResultT]):
             without them.
         stall_check: Fail a run with `WorkflowStalledError` when no step is queued, running or waiting,
             no event from outside is accepted, and no input has been asked for.
+        converter: A `cattrs.Converter` with hooks for the classes whose values snapshots may hold,
+            besides those that they know anyway (P7).
 
     Raises:
         WorkflowConfigurationError: If an argument has an invalid value.
@@ -102,6 +110,7 @@ class Workflow(Generic[ResultT]):
         num_concurrent_runs: int | None = None,
         cleanup_timeout: float = 5.0,
         stall_check: bool = True,
+        converter: BaseConverter | None = None,
     ) -> None:
         skipped, faults = read_names("skip_graph_checks", skip_graph_checks, GraphCheck)
         if faults:
@@ -125,6 +134,7 @@ class Workflow(Generic[ResultT]):
             disable_validation=disable_validation,
             skip_graph_checks=skipped,
             limiter=None if num_concurrent_runs is None else RunLimiter(num_concurrent_runs),
+            hooks=self._read_hooks(converter),
         )
         self._settings = RunSettings(
             name=workflow_name or type(self).__name__,
@@ -152,15 +162,31 @@ class Workflow(Generic[ResultT]):
         if not isinstance(given, tuple | list | set | frozenset):
             fault = f"types must be a tuple of classes, not {reprlib.repr(given)}"
             raise WorkflowValidationError(cls.__name__, [fault])
-        wrong = [one for one in given if not is_record(one) and not is_enum(one)]
-        if wrong:
-            raise WorkflowValidationError(
-                cls.__name__,
-                [
-                    f"{one!r} in types is not an event class, attrs class, dataclass, pydantic model or enum"
-                    for one in wrong
-                ],
-            )
+        others = [one for one in given if not is_record(one) and not is_enum(one)]
+        if others:
+            from ._json.fields import NO_TYPE, is_foreign  # takes a while, and is rare
+
+            # The converter of an instance may have hooks for the foreign ones.
+            if wrong := [one for one in others if not is_foreign(one)]:
+                faults = [f"{one!r} in types {NO_TYPE}" for one in wrong]
+                raise WorkflowValidationError(cls.__name__, faults)
+
+    @classmethod
+    def _read_hooks(cls, converter: object) -> Hooks | None:
+        """Return the hooks of a converter, which has to have those for `types`."""
+        types = [one for base in cls.__mro__ for one in vars(base).get("types", ())]
+        foreign = [one for one in types if not is_record(one) and not is_enum(one)]
+        if converter is None and not foreign:
+            return None
+        from ._json.fields import NO_TYPE
+        from ._json.hooks import Hooks, no_hooks
+
+        hooks = None if converter is None else Hooks(converter)
+        for one in foreign:
+            if hooks is None or hooks.missing(one):
+                problem = f"{one!r} in the types of {cls.__name__} {NO_TYPE}"
+                raise WorkflowConfigurationError(f"{problem}; {no_hooks(one, hooks)}")
+        return hooks
 
     @classmethod
     def add_step(cls, func: Callable[..., Any]) -> None:
@@ -308,7 +334,10 @@ class Workflow(Generic[ResultT]):
         graph = self._compiled()
         if not self._config.disable_validation:
             self._check(graph)
+        hooks = self._config.hooks
         saved = SavedState(graph) if ctx is None else _saved_state(ctx, graph)
+        if hooks is not None:
+            saved.hooks = hooks
         event = None
         if saved.pending is None:
             event = self._start_event(graph, start_event, kwargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Generic, TypeVar, assert_type
 
 import attrs
+from cattrs import Converter
 
 from anyio_workflows import (
     Context,
@@ -279,6 +280,8 @@ def wrong_arguments() -> None:
     Plain(skip_graph_checks=["dead_ends"])  # type: ignore[list-item]
     Plain(timeout=None, verbose=True, workflow_name="tea", cleanup_timeout=1)
     Plain(num_concurrent_runs=2, stall_check=False)
+    Plain(converter=Converter())
+    Plain(converter="json")  # type: ignore[arg-type]
     Plain(num_concurrent_runs="2")  # type: ignore[arg-type]
     Plain(stall_check="no")  # type: ignore[arg-type]
     step(timeout="2")  # type: ignore[call-overload]

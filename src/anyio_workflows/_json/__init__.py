@@ -22,6 +22,7 @@
 #
 #   formats   text forms; how values are written under an annotation; errors and bounds
 #   fields    the fields of events, attrs classes, dataclasses and pydantic models; the types that data may name
+#   hooks     the hooks of a converter, for all other classes
 #   renamed   names that have changed since data was written
 #   reader    JSON data to values
 #   codec     values to JSON data; `JsonCodec` does both

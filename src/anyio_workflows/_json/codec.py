@@ -23,7 +23,7 @@ from .._pydantic import (
 )
 from ..errors import ContextSerdeError
 from ..events import Event
-from .fields import Registry, tag_of
+from .fields import NO_TYPE, Registry, is_foreign, tag_of
 from .formats import (
     ANYTHING,
     MAX_DEPTH,
@@ -40,6 +40,7 @@ from .formats import (
     prepend_path,
     text_of_type,
 )
+from .hooks import Hooks, no_hooks
 from .reader import Reader, RestoredError, builtin_error
 from .renamed import Renamed, read_renamed
 
@@ -66,23 +67,30 @@ class JsonCodec:
     def __init__(self, types: Iterable[type] = (), more_types: Iterable[type] = ()) -> None:
         self._registry = Registry(types, more_types)
 
-    def dump(self, value: Any, path: str = "$") -> Any:
+    def dump(self, value: Any, path: str = "$", hooks: Hooks | None = None) -> Any:
         """Return data for `json.dumps`, of which `load` makes an equal value.
 
         Args:
             value: Any value. Fields are written as their annotations say.
             path: The place of the value in something larger, for the messages of errors.
+            hooks: The hooks of a converter, if there is one.
 
         Raises:
             ContextSerdeError: If the value, or one inside it, cannot be written as JSON.
         """
         with _located(path):
-            data = _Writer(self._registry).write(value, ANYTHING)
+            self._check_given(hooks)
+            data = _Writer(self._registry, hooks).write(value, ANYTHING)
             check_depth(data)  # `load` refuses what is deeper, which would be noticed too late
         return data
 
     def load(
-        self, data: Any, as_type: Any = None, path: str = "$", renamed: Renamed | None = None
+        self,
+        data: Any,
+        as_type: Any = None,
+        path: str = "$",
+        renamed: Renamed | None = None,
+        hooks: Hooks | None = None,
     ) -> Any:
         """Return the value that JSON data stands for.
 
@@ -91,14 +99,21 @@ class JsonCodec:
             as_type: The annotation that the value was written under; `None` for any type.
             path: The place of the value in something larger, for the messages of errors.
             renamed: What data may call by other names, if it may be from another release of the program.
+            hooks: The hooks of a converter, if there is one.
 
         Raises:
             ContextSerdeError: If the data stands for no value, or for one of another type.
         """
         with _located(path):
+            self._check_given(hooks)
             check_depth(data)  # before anything recurses
-            reader = Reader(self._registry, renamed)
+            reader = Reader(self._registry, renamed, hooks)
             return reader.read(data, encoding_of(Any if as_type is None else as_type))
+
+    def _check_given(self, hooks: Hooks | None) -> None:
+        for cls in self._registry.given_foreign:
+            if hooks is None or hooks.missing(cls):
+                raise data_error(f"{cls!r} {NO_TYPE}; {no_hooks(cls, hooks)}")
 
     def renamed(self, given: object, steps: Collection[str]) -> Renamed:
         """Check the `renamed=` of a caller; see `read_renamed()`."""
@@ -119,16 +134,20 @@ def _located(path: str) -> Iterator[None]:
 
 
 class _Writer:
-    """Writes a single value, whose types are in `registry`."""
+    """Writes a single value, whose types are in `registry`; `hooks` are those of a converter, if there is one."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
+        self._registry, self._hooks = registry, hooks
         self._in_error = False  # whether the arguments of an exception are being written
 
     def write(self, value: Any, encoding: Encoding) -> Any:
         """Return what stands for a value under an annotation."""
         cls = type(value)
-        if cls in encoding.raw and _stands_for_itself(value):
+        if (
+            cls in encoding.raw
+            and _stands_for_itself(value)
+            and not self._is_for_hooks(value, encoding)
+        ):
             if cls is list:
                 return self._write_items(value, encoding.item)
             if cls is dict:
@@ -165,7 +184,9 @@ class _Writer:
             return cls.__name__, value
         if issubclass(cls, type) and value in self._registry:
             return "type", tag_of(value)
-        if cls in self._registry:
+        if (known := self._known_foreign(cls)) is not None:
+            return tag_of(known), self._write_foreign(value, known)
+        if cls in self._registry and cls not in self._registry.foreign:
             written = enum_text(value) if is_enum(cls) else self._write_record(value)
             return tag_of(cls), written
         if isinstance(value, BaseException):
@@ -175,10 +196,52 @@ class _Writer:
             raise data_error(
                 f"{unknown.__qualname__} is not among the known types; name it in types=[...]"
             )
-        raise data_error(
-            f"a value of type {cls.__qualname__} cannot be written as JSON; keep it out of what is "
-            "saved, or put plain data in its place"
-        )
+        problem = f"a value of type {cls.__qualname__} cannot be written as JSON"
+        if not is_foreign(cls):
+            remedy = "keep it out of what is saved, or put plain data in its place"
+        elif self._has_hooks(cls):
+            remedy = "it is not among the known types; name it in types=[...]"
+        else:
+            remedy = no_hooks(cls, self._hooks)
+        raise data_error(f"{problem}; {remedy}")
+
+    # --- Values that only the hooks of a converter know how to write (P7) ---
+
+    def _has_hooks(self, cls: type) -> bool:
+        return self._hooks is not None and not self._hooks.missing(cls)
+
+    def _is_for_hooks(self, value: Any, encoding: Encoding) -> bool:
+        """Return whether a hook will be asked for what stands under an annotation, whatever it is."""
+        if encoding.foreign is None or (value is None and encoding.optional):
+            return False
+        return self._has_hooks(encoding.foreign)
+
+    def _known_foreign(self, cls: type) -> type | None:
+        """Return the known class whose hooks are for values of `cls`: this class, or a base of it."""
+        foreign = self._registry.foreign
+        if not foreign or is_record(cls) or not self._has_hooks(cls):
+            return None
+        return next((base for base in cls.__mro__ if base in foreign), None)
+
+    def _write_foreign(self, value: Any, known: type) -> Any:
+        """Return what stands for a value that comes back by the hooks of `known`."""
+        assert self._hooks is not None
+        cls = type(value)
+        data = self._hooks.unstructure(value)
+        if cls is not known:  # these hooks may know nothing of what the subclass adds
+            back = self._hooks.structure(data, known)
+            if type(back) is not cls:
+                raise data_error(
+                    f"a {cls.__qualname__} would come back as {type(back).__qualname__}; register hooks for it, "
+                    "and name it in types=[...]"
+                )
+        try:
+            return self.write(data, ANYTHING)
+        except ContextSerdeError as error:
+            problem = f"in what the unstructure hook for {cls.__name__} returned: {error.problem}"
+            raise ContextSerdeError(error.path, problem) from error
+
+    # --- Parts of containers ---
 
     def _write_items(self, items: Iterable[Any], encoding: Encoding) -> list[Any]:
         return self._write_parts(itertools.count(), items, encoding)

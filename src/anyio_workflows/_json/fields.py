@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from types import UnionType
 from typing import Any
 
 import attrs
@@ -16,6 +19,8 @@ from .._pydantic import holds_enum_values, is_model, key_of, model_fields, takes
 from ..errors import ContextSerdeError
 from ..events import Event
 from .formats import Encoding, encoding_of
+
+NO_TYPE = "is not an event class, attrs class, dataclass, pydantic model or enum"
 
 
 @attrs.frozen
@@ -75,16 +80,23 @@ def _annotation_of(cls: type, field: Any) -> Any:
 
 
 def _mentioned(annotation: Any) -> Iterator[type]:
-    """Yield the records and enums in an annotation."""
+    """Yield the records, enums and foreign classes in an annotation."""
     seen, ahead = set(), [annotation]
     while ahead:
         one = strip(ahead.pop())
-        for cls in (one, typing.get_origin(one), type(one)):
-            if is_record(cls) or (is_enum(cls) and cls.__members__):
+        if isinstance(one, Enum):  # `Literal[Color.RED]`
+            yield type(one)
+        for cls in (one, typing.get_origin(one)):
+            if is_record(cls) or (is_enum(cls) and cls.__members__) or is_foreign(cls):
                 yield cls
         if id(one) not in seen:  # an alias may contain itself
             seen.add(id(one))
             ahead += one if isinstance(one, list) else typing.get_args(one)
+
+
+def is_foreign(cls: object) -> bool:
+    """Return whether only the hooks of a converter know how to write the values of a class (P7)."""
+    return isinstance(cls, type) and cls is not UnionType and encoding_of(cls).foreign is not None
 
 
 def tag_of(cls: type) -> str:
@@ -102,10 +114,12 @@ class Registry:
 
     Attributes:
         types: Tag -> type.
+        foreign: Those of them whose values only the hooks of a converter know how to write.
+        given_foreign: Those of them that were given.
         fields: Return the fields of a record by their keys. It need not be one of the types.
 
     Raises:
-        ContextSerdeError: If one of `given` is neither a record nor an enum, or two have the same tag.
+        ContextSerdeError: If one of `given` needs not be given, or two have the same tag.
     """
 
     def __init__(self, given: Iterable[type], more: Iterable[type] = ()) -> None:
@@ -113,20 +127,24 @@ class Registry:
         # The cache belongs to the registry: a global one would keep classes that a function defines alive.
         self.fields: Callable[[Any], Mapping[str, Field]]
         self.fields = functools.cache(lambda cls: {field.key: field for field in _fields_of(cls)})
+        self.given_foreign: list[type] = []
+        mentioned: list[type] = []
         for cls in given:
-            if not is_record(cls) and not is_enum(cls):
-                problem = (
-                    f"{cls!r} is no event class, attrs class, dataclass, pydantic model or enum"
-                )
-                raise ContextSerdeError("$", problem)
+            if is_foreign(cls):
+                self.given_foreign.append(cls)
+            elif not is_record(cls) and not is_enum(cls):
+                raise ContextSerdeError("$", f"{cls!r} {NO_TYPE}")
             for one in self._with_mentioned(cls):
-                if self.types.setdefault(tag_of(one), one) is not one:
+                if cls is not one and is_foreign(one):
+                    mentioned.append(one)
+                elif self.types.setdefault(tag_of(one), one) is not one:
                     remark = namesakes([one], [self.types[tag_of(one)]])
                     problem = f"the data cannot tell two types {tag_of(one)!r} apart; {remark}"
                     raise ContextSerdeError("$", problem)
-        for cls in more:
-            for one in self._with_mentioned(cls):
-                self.types.setdefault(tag_of(one), one)
+        # Most of these are not meant for snapshots: they take no tag away from others.
+        for one in itertools.chain(*map(self._with_mentioned, more), mentioned):
+            self.types.setdefault(tag_of(one), one)
+        self.foreign = set(filter(is_foreign, self.types.values()))
 
     def _with_mentioned(self, cls: type) -> list[type]:
         """Return a type, and those that the annotations of its fields mention, at any depth."""

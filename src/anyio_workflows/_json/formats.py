@@ -173,6 +173,7 @@ Form = typing.Literal[
     "mapping",
     "literal",
     "union",
+    "foreign",
 ]
 
 
@@ -190,6 +191,8 @@ class Encoding:
         part_types: The annotations of the key and the value of a mapping, of each item of a tuple of
             fixed length, or of the members of a union except `None`.
         optional: Whether it is a union with `None`.
+        foreign: The class, if only the hooks of a converter know how to write its values; it may also be
+            a protocol or an ABC, whose values are of other classes.
     """
 
     annotation: Any
@@ -200,6 +203,7 @@ class Encoding:
     item_type: Any = Any
     part_types: tuple[Any, ...] = ()
     optional: bool = False
+    foreign: Any = None
 
     # An alias may contain itself (`type Tree = list[Tree]`). So what is inside an annotation is encoded only when
     # a value gets there, and only once, or deep data would leave an encoding for each of its levels.
@@ -270,7 +274,10 @@ def encoding_of(annotation: Any) -> Encoding:
         return Encoding(annotation, cls, "enum", bare=cls)
     if is_record(cls):
         return Encoding(annotation, cls, "record", bare=cls)
-    return Encoding(annotation, cls, "anything", raw=ATOMS | {list, dict})
+    raw = ATOMS | {list, dict}
+    if cls in (object, Any) or issubclass(cls, type | BaseException) or typing.is_typeddict(cls):
+        return Encoding(annotation, cls, "anything", raw=raw)
+    return Encoding(annotation, cls, "foreign", raw=raw, bare=cls, foreign=cls)
 
 
 def _union_encoding(annotation: Any, cls: Any, args: tuple[Any, ...]) -> Encoding:
@@ -280,12 +287,12 @@ def _union_encoding(annotation: Any, cls: Any, args: tuple[Any, ...]) -> Encodin
     encodings = [encoding_of(member) for member in members]
     if len(encodings) == 1:
         (one,) = encodings
-        raw, bare, item_type = one.raw, one.bare, one.item_type
+        raw, bare, item_type, foreign = one.raw, one.bare, one.item_type, one.foreign
     else:
         # It would be a guess which member a list, an object or the text of a date is meant for: these are
         # tagged. Atoms need no guess, each is of one type.
         raw = ATOMS.intersection(itertools.chain.from_iterable(one.raw for one in encodings))
-        bare, item_type = None, Any
+        bare, item_type, foreign = None, Any, None
     return Encoding(
         annotation,
         cls,
@@ -295,6 +302,7 @@ def _union_encoding(annotation: Any, cls: Any, args: tuple[Any, ...]) -> Encodin
         item_type=item_type,
         part_types=members,
         optional=optional,
+        foreign=foreign,
     )
 
 

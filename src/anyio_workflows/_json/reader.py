@@ -34,6 +34,7 @@ from .formats import (
     text_for,
     text_tagged,
 )
+from .hooks import Hooks, no_hooks
 from .renamed import Renamed, is_ours, unknown_field, unknown_type
 
 _LIST = encoding_of(list)
@@ -83,10 +84,13 @@ class Reader:
     Args:
         registry: The types.
         renamed: What the data may call by other names; `None` if it is not a snapshot.
+        hooks: The hooks of a converter, if there is one.
     """
 
-    def __init__(self, registry: Registry, renamed: Renamed | None = None) -> None:
-        self._registry, self._renamed = registry, renamed
+    def __init__(
+        self, registry: Registry, renamed: Renamed | None = None, hooks: Hooks | None = None
+    ) -> None:
+        self._registry, self._renamed, self._hooks = registry, renamed, hooks
         self._read_form = {
             "anything": self._read_anything,
             "atom": self._read_atom,
@@ -100,6 +104,7 @@ class Reader:
             "mapping": self._read_mapping,
             "literal": self._read_literal,
             "union": self._read_union,
+            "foreign": self._read_foreign,
         }
 
     def read(self, data: Any, encoding: Encoding) -> Any:
@@ -130,6 +135,8 @@ class Reader:
         if tag == "exception":
             return self._read_error(inner)
         cls = self._type_called(tag)
+        if cls in self._registry.foreign:
+            return self._structured(inner, cls)
         return _member_of(cls, inner) if is_enum(cls) else self._read_fields(inner, cls)
 
     def _type_called(self, tag: str) -> type:
@@ -233,7 +240,8 @@ class Reader:
             return None
         members = list(encoding.parts)
         if len(members) > 1:
-            members = [member for member in members if self._has_shape(data, member)]
+            foreign = [member for member in members if self._has_hooks(member)]
+            members = [member for member in members if self._has_shape(data, member)] or foreign
             members.sort(key=lambda member: not isinstance(data, member.check))
         if len(members) == 1 or (members and type(data) in (list, dict)):
             # A list or an object is read by one member only. If several tried, each of them would try
@@ -246,6 +254,8 @@ class Reader:
 
     def _has_shape(self, data: Any, encoding: Encoding) -> bool:
         """Return whether untagged data may be of a member of a union, judged by its outermost level only."""
+        if self._has_hooks(encoding):
+            return False  # no hook is asked for data that another member can read
         if is_root_model(encoding.cls):
             return self._has_shape(data, self._registry.fields(encoding.cls)["root"].encoding)
         if type(data) is list:
@@ -264,6 +274,29 @@ class Reader:
         if type(data) is dict:
             return dict in encoding.raw or encoding.form == "mapping"
         return type(data) in encoding.raw or encoding.form in ("atom", "text", "enum")
+
+    def _read_foreign(self, data: Any, encoding: Encoding) -> Any:
+        if self._has_hooks(encoding):
+            return self._structured(data, encoding.cls)
+        value = self._read_anything(data, ANYTHING)
+        if isinstance(value, encoding.check):  # that of a protocol, for instance
+            return value
+        raise data_error(
+            f"{mismatch(encoding, data).problem}; {no_hooks(encoding.cls, self._hooks)}"
+        )
+
+    def _has_hooks(self, encoding: Encoding) -> bool:
+        """Return whether the values of an annotation are made by the hooks of a converter."""
+        return (
+            encoding.form == "foreign"
+            and self._hooks is not None
+            and not self._hooks.missing(encoding.cls)
+        )
+
+    def _structured(self, data: Any, cls: type) -> Any:
+        if self._hooks is None or self._hooks.missing(cls):
+            raise data_error(f"{cls.__qualname__} needs a converter: {no_hooks(cls, self._hooks)}")
+        return self._hooks.structure(self.read(data, ANYTHING), cls)
 
     # --- Parts of containers ---
 

@@ -11,7 +11,7 @@ from .._annotations import is_record
 from .._messages import closest_of, nearest, short_repr, shortened
 from ..errors import ContextSerdeError, WorkflowConfigurationError
 from .fields import Registry, is_open, tag_of
-from .formats import data_error, path_step
+from .formats import path_step
 
 _OURS = __name__.removesuffix("_json.renamed")
 _LONGEST_NAME = 200
@@ -73,7 +73,8 @@ class Renamed:
         new = self.steps.get(old, old)
         if taken.setdefault(new, old) != old:
             both = " and ".join(map(short_repr, sorted([taken[new], old])))
-            raise data_error(f"the snapshot has both steps, {both}, and renamed makes them one")
+            problem = f"it has both steps, {both}, and renamed makes them one"
+            raise ContextSerdeError("$", problem)
         return new
 
 

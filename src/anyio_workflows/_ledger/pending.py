@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -25,6 +25,9 @@ from ..state import StateStore
 from .fanin import Batch, Branch, Buffer, Buffered, ParamBuffers, Recoveries
 from .ledger import Ledger
 from .work import Collected, History, OpenWait, Wait, Work, utc_now, wait_label
+
+if TYPE_CHECKING:
+    from .._json.hooks import Hooks  # only snapshots need it
 
 T = TypeVar("T")
 
@@ -543,6 +546,7 @@ class SavedState:
     Attributes:
         graph: The steps that it is for.
         types: Types that the state may hold, besides those that the workflow declares.
+        hooks: The hooks of the converter of the workflow, for snapshots; `None` if it has none.
         run: The run in progress, or the last one.
         pending: The work that the last run left, with which the next one continues; `None` while a run
             is in progress, and after a stop event or a failure. Only one of the two is there.
@@ -551,6 +555,7 @@ class SavedState:
 
     graph: Graph
     types: tuple[type, ...] = ()
+    hooks: Hooks | None = None
     run: RunPort | None = None
     pending: LedgerRecord | None = None
     failed: LedgerRecord | None = None
