@@ -75,6 +75,7 @@ SUITE = [
     "test_run_state.py",
     "test_state_edits.py",
     "test_handler.py",
+    "test_handler_as_future.py",
     "test_ownership.py",
     "test_ledger.py",
     "test_ledger_fanin.py",
@@ -830,6 +831,20 @@ MUTANTS = [
         "self.scope.deadline = math.inf",
         "",
         "R8: a step that waits for a person times out",
+    ),
+    Mutant(
+        "log a failure that exception() has returned",
+        "WorkflowHandler.exception",
+        "self._run.observed = True",
+        "pass",
+        "O6: the log has a failure that was looked at",
+    ),
+    Mutant(
+        "take a run for cancelled whose step awaited a cancelled one",
+        "WorkflowHandler.cancelled",
+        "isinstance(outcome.event, WorkflowCancelledEvent)",
+        "isinstance(outcome.error, WorkflowCancelledByUser)",
+        "T2: a run that failed is called cancelled",
     ),
     Mutant(
         "cancel a batch without what is inside",
