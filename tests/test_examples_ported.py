@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def thoughts(*, action: str = "", arguments: str = "{}", answer: str = "") -> Sa
 def converse(backend: str, workflow: Any, *questions: str) -> list[tuple[list[Event], Any]]:
     """Run an agent once for each question, with the same context."""
     ctx: Context[Any] = Context(workflow)
-    return [read(backend, lambda text=text: workflow.run(ctx=ctx, text=text)) for text in questions]
+    return [read(backend, partial(workflow.run, ctx=ctx, text=text)) for text in questions]
 
 
 def test_react_agent_streams_its_reasoning_and_remembers(backend: str, server: FakeOpenAI) -> None:

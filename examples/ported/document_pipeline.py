@@ -27,6 +27,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows.collect import Opener
 from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import (
     retry_if_exception_type,
@@ -54,7 +55,6 @@ class Page(Event):
 
 
 class Summary(Event):
-    path: Path
     number: int
     text: str
 
@@ -98,10 +98,8 @@ class Pipeline(Workflow[dict[Path, str]]):
         return [Document(path=path) for path in ev.paths]
 
     @step
-    async def split(self, ev: Document) -> list[Page] | Digest:
+    async def split(self, ev: Document) -> list[Page]:
         text = (await anyio.Path(ev.path).read_text("utf-8")).strip()
-        if not text:
-            return Digest(path=ev.path, text="(empty)")
         pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
         return [Page(path=ev.path, number=n, text=page) for n, page in enumerate(pages, 1)]
 
@@ -109,22 +107,24 @@ class Pipeline(Workflow[dict[Path, str]]):
     async def summarise(self, ctx: Context, ev: Page, llm: LLM) -> Summary:
         text = await ask(llm, "Summarise this page in two sentences.", ev.text)
         ctx.write_event_to_stream(Progress(path=ev.path, number=ev.number))
-        return Summary(path=ev.path, number=ev.number, text=text)
+        return Summary(number=ev.number, text=text)
 
     @catch_error(for_steps=["summarise"])
     async def leave_out(self, ev: StepFailedEvent) -> Summary:
         page = ev.input_event
         assert isinstance(page, Page)
-        return Summary(path=page.path, number=page.number, text=f"(no summary: {ev.exception})")
+        return Summary(number=page.number, text=f"(no summary: {ev.exception})")
 
     @step(num_workers=4, retry_policy=RETRY)
-    async def digest(self, summaries: list[Summary], llm: LLM) -> Digest:
-        # Once per document, when all its pages are done, in whatever order that was.
+    async def digest(
+        self, summaries: list[Summary], document: Annotated[Document, Opener()], llm: LLM
+    ) -> Digest:
+        # Once per document, when all its pages are done, in whatever order; `split()` took `document`.
+        if not summaries:
+            return Digest(path=document.path, text="(empty)")
         ordered = sorted(summaries, key=lambda summary: summary.number)
         text = "\n".join(summary.text for summary in ordered)
-        return Digest(
-            path=ordered[0].path, text=await ask(llm, "Make one paragraph of this.", text)
-        )
+        return Digest(path=document.path, text=await ask(llm, "Make one paragraph of this.", text))
 
     @step
     async def report(self, digests: list[Digest]) -> StopEvent:
