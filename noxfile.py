@@ -56,7 +56,7 @@ def tests_bare(session: nox.Session) -> None:
 def reference(session: nox.Session) -> None:
     """Compare with llama-index-workflows: the public names, and what programs written for it do."""
     install(session, "test", "bench", extras="[trio]")
-    tests = [f"tests/test_reference_{what}.py" for what in ("names", "programs")]
+    tests = [f"tests/test_reference_{what}.py" for what in ("names", "programs", "differences")]
     session.run("python", "-X", "dev", "-m", "pytest", *tests, *session.posargs)
 
 
