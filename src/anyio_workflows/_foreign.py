@@ -14,6 +14,7 @@ import reprlib
 import sys
 import typing
 from collections.abc import Iterator, Mapping
+from types import FunctionType, GetSetDescriptorType, NoneType
 from typing import Any, NoReturn
 
 import attrs
@@ -106,6 +107,11 @@ _METHODS = {
     ),
 }
 """Method that other libraries call -> what to do instead."""
+
+_TELLING_NAMES = _METHODS.keys() | {"model_config", "Config"}
+
+_PLAIN_TYPES = {FunctionType, GetSetDescriptorType, NoneType, bool, dict, float, int, str, tuple}
+"""The types of what most members are, which need no closer look."""
 
 _CONFIG_NAMES = frozenset(
     re.findall(
@@ -203,14 +209,28 @@ def _check_body(cls: type, own: set[str]) -> None:
         model = next(base for base in cls.__bases__ if is_model(base))
         way = "leave it out, or let the event have a field for a model"
         _refuse(cls, "", f"the base {model.__name__}", way)
-    for base in cls.__mro__:
+    for base in cls.__mro__[:-1]:  # `object` is the last one
         if base is cls or not attrs.has(base):  # other events have been checked
             for name, value in vars(base).items():
-                _check_member(cls, name, value, name in own and base is cls)
+                is_field = name in own and base is cls
+                if name in _TELLING_NAMES:
+                    _check_name(cls, name, value, is_field)
+                if type(value) not in _PLAIN_TYPES:
+                    _check_value(cls, name, value, is_field)
 
 
-def _check_member(cls: type, name: str, value: Any, is_field: bool) -> None:
-    kind = type(value).__name__
+def _check_name(cls: type, name: str, value: Any, is_field: bool) -> None:
+    if name in _METHODS:
+        raise EventValidationError(cls.__name__, name, f"nothing calls it: {_METHODS[name]}")
+    annotation = str(inspect.get_annotations(cls).get(name, ""))
+    if name == "model_config" and (not is_field or "ConfigDict" in annotation):
+        _refuse(cls, name, "model_config", _SETTINGS)
+    if name == "Config" and not is_field and _is_config(value):
+        _refuse(cls, name, "class Config", _SETTINGS)
+
+
+def _check_value(cls: type, name: str, value: Any, is_field: bool) -> None:
+    attributes = getattr(value, "__dict__", ())
     if type(value) is dataclasses.Field:
         way = f"write '{name}: ... = {_attrs_field(value)}'"
         _refuse(cls, name, "dataclasses.field(...)", way, "dataclasses")
@@ -222,24 +242,18 @@ def _check_member(cls: type, name: str, value: Any, is_field: bool) -> None:
             way = f"write '{name}: ... = {_attrs_field(value)}'"
             _refuse(cls, name, f"Field(...) of {module}", way)
     elif _is_from(value, "pydantic"):
-        info = type(getattr(value, "decorator_info", None)).__name__
-        if kind == "ModelPrivateAttr":
+        left = type(getattr(value, "decorator_info", None)).__name__
+        if type(value).__name__ == "ModelPrivateAttr":
             way = f"{_attrs_field(value, init=False, repr=False, eq=False)} makes a field that is no keyword"
             _refuse(cls, name, "PrivateAttr(...)", way)
-        if info in _DECORATORS:
-            _refuse(cls, name, *_DECORATORS[info])
-    for attribute in ("__validator_config__", "__root_validator_config__"):  # of version 1
-        if attribute in getattr(value, "__dict__", ()):
-            is_root = "root" in attribute
-            info = "RootValidatorDecoratorInfo" if is_root else "ValidatorDecoratorInfo"
-            _refuse(cls, name, *_DECORATORS[info])
-    if name in _METHODS:
-        raise EventValidationError(cls.__name__, name, f"nothing calls it: {_METHODS[name]}")
-    annotation = str(inspect.get_annotations(cls).get(name, ""))
-    if name == "model_config" and (not is_field or "ConfigDict" in annotation):
-        _refuse(cls, name, "model_config", _SETTINGS)
-    if name == "Config" and not is_field and _is_config(value):
-        _refuse(cls, name, "class Config", _SETTINGS)
+        if left in _DECORATORS:
+            _refuse(cls, name, *_DECORATORS[left])
+    elif (
+        "__validator_config__" in attributes
+    ):  # those of version 1 are attributes of a class method
+        _refuse(cls, name, *_DECORATORS["ValidatorDecoratorInfo"])
+    elif "__root_validator_config__" in attributes:
+        _refuse(cls, name, *_DECORATORS["RootValidatorDecoratorInfo"])
 
 
 def _is_config(value: Any) -> bool:

@@ -186,6 +186,8 @@ def value_type(annotation: Any) -> Any:
 
 def text_form(cls: Any) -> tuple[Callable[[Any], str], Callable[[str], Any]] | None:
     """Return how a URL or a secret of pydantic is written as text, and read."""
+    if not cls.__module__.startswith("pydantic."):
+        return None
     if cls.__module__ == "pydantic.networks" and cls is url_type(cls.__name__):
         return str, cls
     if cls is _from_pydantic("pydantic.types", "SecretStr"):

@@ -47,6 +47,12 @@ def is_open(cls: type) -> bool:
     return (issubclass(cls, Event) and cls._open) or takes_extras(cls)
 
 
+def takes_key(cls: type, key: object) -> bool:
+    """Return whether data of `cls` may have a key that is none of its fields."""
+    taken = key == "_extra" and issubclass(cls, Event)
+    return type(key) is str and not taken and is_open(cls)
+
+
 def _fields_of(cls: Any) -> Iterator[Field]:
     """Return the fields of a record, in the order of their declaration."""
     if attrs.has(cls):

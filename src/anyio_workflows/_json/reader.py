@@ -14,8 +14,7 @@ from .._annotations import is_enum
 from .._messages import closest, nearest, short_repr, shortened, text_of
 from .._pydantic import first_problem, is_model, is_root_model, make_model
 from ..errors import ContextSerdeError
-from ..events import Event
-from .fields import Registry, is_open
+from .fields import Registry, is_open, takes_key
 from .formats import (
     ANYTHING,
     ATOMS,
@@ -316,14 +315,13 @@ class Reader:
     def _read_fields(self, data: Any, cls: type) -> Any:
         """Make a record of the values of its fields."""
         fields = self._registry.fields(cls)
-        if is_root_model(cls):
+        if "root" in fields and is_root_model(cls):
             return self._made(cls, {"root": self.read(data, fields["root"].encoding)}, {})
         if type(data) is not dict:
             raise mismatch(encoding_of(cls), data)
         data = self._by_new_names(data, cls)
-        taken = {"_extra"} if issubclass(cls, Event) else ()
         for key in data:
-            if key not in fields and (not is_open(cls) or type(key) is not str or key in taken):
+            if key not in fields and not takes_key(cls, key):
                 raise ContextSerdeError(path_step(key), self._unknown_field(key, data, cls))
         encodings = [fields[key].encoding if key in fields else ANYTHING for key in data]
         values = dict(zip(data, self._read_parts(data, data.values(), encodings), strict=True))
