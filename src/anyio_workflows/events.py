@@ -170,8 +170,7 @@ class Event:
         cls.__setattr__, cls.__delattr__ = _refuse_setting, _refuse_deleting  # type: ignore[assignment,method-assign]
         fields = _fields(cls)
         cls._open = all(field.name in cls._open_fields for field in fields)
-        cls._checks = None
-        cls._local_names = {}
+        cls._checks, cls._local_names = None, {}
         for annotation in inspect.get_annotations(cls).values():
             cls._local_names.update(local_names(annotation, cls.__module__, cls.__qualname__))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import attrs
+from pydantic import BaseModel, Field
 
 from anyio_workflows import (
     Context,
@@ -84,6 +85,27 @@ class Reader(Workflow):
     ) -> StopEvent:
         missing: int = len(origin.pages) - len(events)
         return StopEvent(result=(missing, sum(event.words for event in events)))
+
+
+class Chat(BaseModel):
+    messages: list[str] = []
+
+
+class Said(Event):
+    text: str = Field(description="what was said")
+    marks: list[str] = Field(default_factory=list)
+
+
+class Talk(Workflow[Chat]):
+    types = (Chat,)
+
+    @step
+    async def say(self, ctx: Context[Chat], ev: StartEvent) -> StopEvent:
+        async with ctx.store.edit_state() as chat:
+            chat.messages = [*chat.messages, Said(text="hello").text]
+        await ctx.store.set_state(Chat(messages=["hi"]))
+        state: Chat = await ctx.store.get_state()
+        return StopEvent(result=state)
 
 
 def constructors() -> list[Event]:

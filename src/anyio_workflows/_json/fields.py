@@ -92,7 +92,8 @@ def _mentioned(annotation: Any) -> Iterator[type]:
         one = strip(ahead.pop())
         if isinstance(one, Enum):  # `Literal[Color.RED]`
             yield type(one)
-        for cls in (one, typing.get_origin(one)):
+        candidates: tuple[Any, ...] = (one, typing.get_origin(one))
+        for cls in candidates:
             if is_record(cls) or (is_enum(cls) and cls.__members__) or is_foreign(cls):
                 yield cls
         if id(one) not in seen:  # an alias may contain itself
