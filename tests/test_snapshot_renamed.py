@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
+from cattrs import Converter
 
 from anyio_workflows import Context, HumanResponseEvent
 from anyio_workflows.checkpoint import checkpointed, load_checkpoint, run_with_checkpoints
@@ -255,6 +256,54 @@ async def test_p8_a_subclass_keeps_a_field_of_its_own() -> None:
 @pytest.fixture(autouse=True)
 def _fixed_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     stop_the_clock(monkeypatch)
+
+
+MODELS = """
+    from pydantic import BaseModel, ConfigDict
+    from anyio_workflows import *
+
+    class Array:
+        def __init__(self, n):
+            self.n = n
+        def __eq__(self, other):
+            return self.n == other.n
+
+    class Card(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        title: str
+        note: str = ""
+        array: Array | None = None
+
+    class Flow(Workflow):
+        types = (Card,)
+        @step
+        async def only(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+"""
+
+
+async def test_p7_p8_models_have_fields_that_are_renamed_and_that_hooks_write() -> None:
+    pytest.importorskip("pydantic")
+
+    def flow(program: Any) -> Any:
+        converter = Converter()
+        converter.register_unstructure_hook(program["Array"], lambda array: array.n)
+        converter.register_structure_hook(program["Array"], lambda n, cls: cls(n))
+        return program["Flow"](converter=converter)
+
+    old = release(source=MODELS)
+    ctx = Context(flow(old))
+    await ctx.store.set("it", old["Card"](title="tea", note="hot", array=old["Array"](5)))
+    data = json.loads(json.dumps(ctx.to_dict()))
+    changes = [("title: str", "headline: str"), ('note: str = ""', 'language: str = "en"')]
+    new = release("app.models", *changes, source=MODELS)
+    renamed: Names = {"app:Card": "app.models:Card", "app:Card.title": "headline"}
+    with pytest.raises(ContextSerdeError) as caught:
+        Context.from_dict(flow(new), data, renamed=renamed)
+    assert suggested(caught.value)[-1] == {"app.models:Card.note": None}
+    renamed |= suggested(caught.value)[-1]
+    card = await Context.from_dict(flow(new), data, renamed=renamed).store.get("it")
+    assert card == new["Card"](headline="tea", array=new["Array"](5))
 
 
 # --- Steps ----------------------------------------------------------------------------------------

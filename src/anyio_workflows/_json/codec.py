@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,6 +139,9 @@ class _Writer:
 
     def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
         self._registry, self._hooks = registry, hooks
+        # To ask the converter takes longer than to write a number.
+        self._has_hooks: Callable[[Any], bool]
+        self._has_hooks = functools.cache(lambda cls: hooks is not None and not hooks.missing(cls))
         self._in_error = False  # whether the arguments of an exception are being written
 
     def write(self, value: Any, encoding: Encoding) -> Any:
@@ -146,7 +150,7 @@ class _Writer:
         if (
             cls in encoding.raw
             and _stands_for_itself(value)
-            and not self._is_for_hooks(value, encoding)
+            and (encoding.foreign is None or not self._is_for_hooks(value, encoding))
         ):
             if cls is list:
                 return self._write_items(value, encoding.item)
@@ -207,21 +211,15 @@ class _Writer:
 
     # --- Values that only the hooks of a converter know how to write (P7) ---
 
-    def _has_hooks(self, cls: type) -> bool:
-        return self._hooks is not None and not self._hooks.missing(cls)
-
     def _is_for_hooks(self, value: Any, encoding: Encoding) -> bool:
         """Return whether a hook will be asked for what stands under an annotation, whatever it is."""
-        if encoding.foreign is None or (value is None and encoding.optional):
-            return False
-        return self._has_hooks(encoding.foreign)
+        return not (value is None and encoding.optional) and self._has_hooks(encoding.foreign)
 
     def _known_foreign(self, cls: type) -> type | None:
         """Return the known class whose hooks are for values of `cls`: this class, or a base of it."""
-        foreign = self._registry.foreign
-        if not foreign or is_record(cls) or not self._has_hooks(cls):
+        if self._hooks is None or is_record(cls) or not self._has_hooks(cls):
             return None
-        return next((base for base in cls.__mro__ if base in foreign), None)
+        return next((base for base in cls.__mro__ if base in self._registry.foreign), None)
 
     def _write_foreign(self, value: Any, known: type) -> Any:
         """Return what stands for a value that comes back by the hooks of `known`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -90,6 +91,8 @@ class Reader:
         self, registry: Registry, renamed: Renamed | None = None, hooks: Hooks | None = None
     ) -> None:
         self._registry, self._renamed, self._hooks = registry, renamed, hooks
+        self._has_hooks: Callable[[Any], bool]
+        self._has_hooks = functools.cache(lambda cls: hooks is not None and not hooks.missing(cls))
         self._read_form = {
             "anything": self._read_anything,
             "atom": self._read_atom,
@@ -239,7 +242,7 @@ class Reader:
             return None
         members = list(encoding.parts)
         if len(members) > 1:
-            foreign = [member for member in members if self._has_hooks(member)]
+            foreign = [member for member in members if self._is_for_hooks(member)]
             members = [member for member in members if self._has_shape(data, member)] or foreign
             members.sort(key=lambda member: not isinstance(data, member.check))
         if len(members) == 1 or (members and type(data) in (list, dict)):
@@ -253,7 +256,7 @@ class Reader:
 
     def _has_shape(self, data: Any, encoding: Encoding) -> bool:
         """Return whether untagged data may be of a member of a union, judged by its outermost level only."""
-        if self._has_hooks(encoding):
+        if self._is_for_hooks(encoding):
             return False  # no hook is asked for data that another member can read
         if is_root_model(encoding.cls):
             return self._has_shape(data, self._registry.fields(encoding.cls)["root"].encoding)
@@ -275,7 +278,7 @@ class Reader:
         return type(data) in encoding.raw or encoding.form in ("atom", "text", "enum")
 
     def _read_foreign(self, data: Any, encoding: Encoding) -> Any:
-        if self._has_hooks(encoding):
+        if self._is_for_hooks(encoding):
             return self._structured(data, encoding.cls)
         value = self._read_anything(data, ANYTHING)
         if isinstance(value, encoding.check):  # that of a protocol, for instance
@@ -284,16 +287,12 @@ class Reader:
             f"{mismatch(encoding, data).problem}; {no_hooks(encoding.cls, self._hooks)}"
         )
 
-    def _has_hooks(self, encoding: Encoding) -> bool:
+    def _is_for_hooks(self, encoding: Encoding) -> bool:
         """Return whether the values of an annotation are made by the hooks of a converter."""
-        return (
-            encoding.form == "foreign"
-            and self._hooks is not None
-            and not self._hooks.missing(encoding.cls)
-        )
+        return encoding.form == "foreign" and self._has_hooks(encoding.cls)
 
     def _structured(self, data: Any, cls: type) -> Any:
-        if self._hooks is None or self._hooks.missing(cls):
+        if self._hooks is None or not self._has_hooks(cls):
             raise data_error(f"{cls.__qualname__} needs a converter: {no_hooks(cls, self._hooks)}")
         return self._hooks.structure(self.read(data, ANYTHING), cls)
 
@@ -352,7 +351,7 @@ class Reader:
             raise ContextSerdeError(path, problem) from error
         return record
 
-    # --- Names of another time (P8) ---
+    # --- Names from an older release (P8) ---
 
     def _by_new_names(self, data: dict[Any, Any], cls: type) -> dict[Any, Any]:
         if self._renamed is None or not self._renamed.fields:
