@@ -126,7 +126,7 @@ class Registry:
         fields: Return the fields of a record by their keys. It need not be one of the types.
 
     Raises:
-        ContextSerdeError: If one of `given` needs not be given, or two have the same tag.
+        ContextSerdeError: If `given` has something that is none of these, or two types with the same tag.
     """
 
     def __init__(self, given: Iterable[type], more: Iterable[type] = ()) -> None:
