@@ -372,11 +372,15 @@ def test_e6_a_field_of_a_library_on_top_of_pydantic_is_refused():
 
     way = "write 'n: ... = attrs.field(factory=list)'"
     assert way in refusal(annotations={"n": list[int]}, n=TableField(default_factory=list))
+    annotation = list[Annotated[int, TableField(default=3)]]
+    assert "write 'n: ... = attrs.field(default=3)'" in refusal(annotations={"n": annotation})
     v1 = pytest.importorskip("pydantic.v1", reason="this Python has no pydantic.v1")
     text = refusal(annotations={"n": int}, n=v1.Field(3, ge=2))
     assert "Planned.n: Field(...) of pydantic.v1 means nothing here" in text
     assert "write 'n: ... = attrs.field(default=3)'" in text
     assert "PrivateAttr" in refusal(_n=v1.PrivateAttr(3))
+    text = refusal(annotations={"n": Annotated[int, v1.Field(ge=2)]})
+    assert "Planned.n: Field(...) of pydantic.v1 means nothing here" in text
 
 
 def test_e6_a_field_without_an_annotation_is_refused():
