@@ -25,7 +25,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
     "errors _absent _messages _annotations _pydantic _backend",
     "_foreign events collect steps decorators",
-    "retry_policy state resource _dependencies _json",
+    "retry_policy state resource _dependencies _json wire",
     "graph _signatures _validation",
     "_ledger",
     "_snapshot _suspension",

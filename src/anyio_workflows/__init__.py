@@ -25,6 +25,9 @@
 #               The state that steps share; pending work as JSON and back; snapshots in a file, which is
 #               the only storage there is.
 #
+#   speak       _json/ -> wire
+#               Events as data for other programs, and as fields of pydantic models.
+#
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.
 #
@@ -33,6 +36,7 @@
 
 from typing import TYPE_CHECKING
 
+from . import wire  # noqa: F401  # lets event classes be fields of pydantic models
 from ._absent import absent_names
 from .context import Context
 from .events import (

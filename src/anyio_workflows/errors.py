@@ -154,7 +154,7 @@ class ContextStateError(WorkflowError):
     """The state of a context, or the work it carries, was used in a way that cannot work."""
 
 
-class ContextSerdeError(WorkflowError):
+class ContextSerdeError(WorkflowError, ValueError):
     """A value cannot be written as JSON, or data cannot be read as values.
 
     The text of the error has at most 1000 characters, whatever the data.

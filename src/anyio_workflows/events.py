@@ -22,7 +22,15 @@ import attrs
 from ._absent import absent_names
 from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
 from ._foreign import check_keywords, check_marks, translated
-from ._messages import Absent, await_missing, classes_held, namesakes, nearest
+from ._messages import (
+    CLASS_METHODS,
+    MODEL_METHODS,
+    Absent,
+    await_missing,
+    classes_held,
+    namesakes,
+    nearest,
+)
 from ._pydantic import is_model
 from .errors import EventValidationError
 
@@ -263,7 +271,7 @@ class Event:
 
     def __dir__(self) -> list[str]:
         """Return the names that Python may suggest for a misspelt one."""
-        return [*(name for name in super().__dir__() if name not in _ABSENT), *self._extra]
+        return [*(name for name in super().__dir__() if name not in MODEL_METHODS), *self._extra]
 
     if TYPE_CHECKING:
         # Untyped on purpose: an event may declare fields with these names.
@@ -278,8 +286,8 @@ class Event:
                 return self._extra[name]
             except KeyError:
                 message = f"{type(self).__name__!r} has no field {name!r}"
-                if name in _ABSENT:
-                    message += f"; {_ABSENT[name]}"
+                if name in MODEL_METHODS:
+                    message += f"; {MODEL_METHODS[name]}"
                 raise AttributeError(message, name=name, obj=self) from None
 
         def __setitem__(self, name: str, value: Any) -> None:
@@ -332,20 +340,8 @@ def _refuse_deleting(self: Event, name: str) -> None:
     raise _FrozenInstanceError(_refusal(self, name, "deleted"))
 
 
-_AS_DICT = "dict(ev) gives the fields of an event"
-_AS_JSON = "json.dumps(dict(ev)) writes an event whose fields JSON knows"
-_A_COPY = "ev.replace(field=...) makes a changed copy of an event"
-_FROM_DICT = "Event(**fields) makes an event of a dict"
-_ABSENT: Mapping[str, str] = {
-    **dict.fromkeys(("model_dump", "dict", "asdict", "to_dict", "_asdict"), _AS_DICT),
-    **dict.fromkeys(("model_dump_json", "json", "to_json"), _AS_JSON),
-    **dict.fromkeys(("model_copy", "copy", "_replace", "evolve", "update"), _A_COPY),
-    **dict.fromkeys(("model_validate", "model_validate_json", "parse_obj"), _FROM_DICT),
-}
-"""Attribute of the model classes of other libraries -> what to use here."""
-
-for _name in ("model_validate", "model_validate_json"):  # asked of classes, not of instances
-    setattr(Event, _name, Absent(_name, _ABSENT[_name]))
+for _name in CLASS_METHODS:  # asked of classes, not of instances
+    setattr(Event, _name, Absent(_name, MODEL_METHODS[_name]))
 _GENERAL = Event._constructor = Event.__init__
 Event._extra = {}  # instances made by a generated constructor have none of their own
 _METHODS = frozenset({"get", "keys", "values", "items", "replace"})

@@ -43,6 +43,7 @@ from anyio_workflows.retry_policy import (
     wait_random,
 )
 from anyio_workflows.state import DictState
+from anyio_workflows.wire import from_data, json_schema, to_data
 
 T = TypeVar("T")
 
@@ -133,6 +134,16 @@ def mapping(ev: Ranked, start: StartEvent) -> None:
     assert_type(len(ev), int)
     as_dict: dict[str, Any] = dict(ev)
     print(as_dict, ev.get("url", "none"), ev.keys(), ev.values(), ev.items())
+
+
+def events_on_the_wire(ev: Found, data: object) -> None:
+    assert_type(to_data(ev, tagged=True), dict[str, Any])
+    assert_type(from_data(data, Found), Found)
+    known: list[type[Found]] = [Found, Ranked]
+    assert_type(from_data(data, known), Found)
+    either: Found | Basket = from_data(data, Found | Basket)
+    assert_type(json_schema(Found), dict[str, Any])
+    print(either)
 
 
 def open_events(start: StartEvent, topic: TopicStart) -> None:

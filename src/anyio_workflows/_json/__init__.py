@@ -18,6 +18,9 @@
 # - nothing is converted, and a tagged value, too, has to be of the type that the annotation wants;
 # - nesting is bounded before anything is read, and nothing nested is read twice: reading takes linear time.
 #
+# What leaves for other programs (E7) is in the same notation, but nothing is refused when it is written:
+# `{"$repr": text}` stands for the innermost value at fault, and is refused when it is read.
+#
 # The modules, each using those before it:
 #
 #   formats   text forms; how values are written under an annotation; errors and bounds
@@ -26,3 +29,5 @@
 #   renamed   names that have changed since data was written
 #   reader    JSON data to values
 #   codec     values to JSON data; `JsonCodec` does both
+#   lenient   values to JSON data, whatever they are
+#   schema    JSON Schema of what the reader takes

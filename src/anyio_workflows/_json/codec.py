@@ -36,6 +36,7 @@ from .formats import (
     encoding_of,
     enum_text,
     is_finite,
+    is_marked,
     mismatch,
     path_step,
     prepend_path,
@@ -79,9 +80,9 @@ class JsonCodec:
         Raises:
             ContextSerdeError: If the value, or one inside it, cannot be written as JSON.
         """
-        with _located(path):
+        with located(path):
             self._check_given(hooks)
-            data = _Writer(self._registry, hooks).write(value, ANYTHING)
+            data = Writer(self._registry, hooks).write(value, ANYTHING)
             check_depth(data)  # `load` refuses what is deeper, which would be noticed too late
         return data
 
@@ -105,7 +106,7 @@ class JsonCodec:
         Raises:
             ContextSerdeError: If the data stands for no value, or for one of another type.
         """
-        with _located(path):
+        with located(path):
             self._check_given(hooks)
             check_depth(data)  # before anything recurses
             reader = Reader(self._registry, renamed, hooks)
@@ -122,7 +123,7 @@ class JsonCodec:
 
 
 @contextmanager
-def _located(path: str) -> Iterator[None]:
+def located(path: str) -> Iterator[None]:
     """Complete the path of an error, and turn a lack of stack into one."""
     try:
         yield
@@ -134,7 +135,7 @@ def _located(path: str) -> Iterator[None]:
         raise ContextSerdeError(path, problem) from None
 
 
-class _Writer:
+class Writer:
     """Writes a single value, whose types are in `registry`; `hooks` are those of a converter, if there is one."""
 
     def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
@@ -161,7 +162,7 @@ class _Writer:
         tag, data = self._write_tagged(value, encoding.item if is_bare else ANYTHING)
         # An event with a keyword "$" would be read as a tagged value, and a model whose root is `None` as `None`.
         # The same data is used for both: to write it again, on each level, would take exponential time.
-        if is_bare and data is not None and not (type(data) is dict and "$" in data):
+        if is_bare and data is not None and not (type(data) is dict and is_marked(data)):
             return data
         return {"$": tag, "value": data}
 
@@ -172,12 +173,12 @@ class _Writer:
             return cls.__name__, self._write_items(value, item)
         if cls in (set, frozenset):
             items = self._write_items(value, item)
-            check_hashes(list(value), items)
+            self._check_hashes(list(value), items)
             return cls.__name__, sorted(items, key=repr)
         if cls is dict:
             keys = [self.write(key, ANYTHING) for key in value]
-            check_hashes(list(value), keys)
-            values = self._write_values(value, ANYTHING).values()
+            self._check_hashes(list(value), keys)
+            values = self._write_parts(value, value.values(), ANYTHING)
             return "dict", [list(pair) for pair in zip(keys, values, strict=True)]
         if text := text_of_type(cls):
             try:
@@ -195,6 +196,11 @@ class _Writer:
             return tag_of(cls), written
         if isinstance(value, BaseException):
             return "exception", self._write_error(value)
+        return self._write_unknown(value)
+
+    def _write_unknown(self, value: Any) -> tuple[str, Any]:
+        """Write a value of a type that is not known: refuse it, as nothing could read it."""
+        cls = type(value)
         unknown = value if issubclass(cls, type) else cls
         if is_record(unknown) or is_enum(unknown):
             raise data_error(
@@ -240,6 +246,9 @@ class _Writer:
             raise ContextSerdeError(error.path, problem) from error
 
     # --- Parts of containers ---
+
+    def _check_hashes(self, items: list[Any], data: list[Any]) -> None:
+        check_hashes(items, data)
 
     def _write_items(self, items: Iterable[Any], encoding: Encoding) -> list[Any]:
         return self._write_parts(itertools.count(), items, encoding)
@@ -289,8 +298,9 @@ class _Writer:
             try:
                 data[key] = self._write_field(held[name], field.encoding)
             except ContextSerdeError as error:
-                is_default = error.path == "" and is_equal_to_default(model, name)
-                if is_default or may_be_left_out(cls, name):
+                if (error.path == "" and is_equal_to_default(model, name)) or may_be_left_out(
+                    cls, name
+                ):
                     del values[key]
                     left_out.add(name)
                     continue
@@ -324,7 +334,7 @@ class _Writer:
 
     def _write_error(self, error: BaseException) -> dict[str, Any]:
         cls = type(error)
-        data: dict[str, Any] = {"type": cls.__name__, "text": text_of(error)}
+        data: dict[str, Any] = {"type": cls.__name__, "text": self._text_of(error)}
         if isinstance(error, RestoredError):
             data.update(type=error.type_name, text=error.text)
         elif builtin_error(cls.__name__) is not cls:
@@ -334,9 +344,12 @@ class _Writer:
             if args is not None:  # without them, it comes back as a `RestoredError`
                 data["args"] = args
         notes = getattr(error, "__notes__", ())
-        if notes:
+        if notes and type(notes) is list:
             data["notes"] = [note for note in notes if type(note) is str]
         return data
+
+    def _text_of(self, error: BaseException) -> str:
+        return text_of(error)
 
     def _write_args(self, error: BaseException) -> list[Any] | None:
         """Return the data of the arguments of an exception; `None` if it could not be made of them again."""
@@ -364,7 +377,7 @@ def _stands_for_itself(value: Any) -> bool:
     """Return whether JSON has this value, given that it has values of its type."""
     cls = type(value)
     if cls is dict:
-        return "$" not in value and all(type(key) is str for key in value)
+        return all(type(key) is str for key in value) and not is_marked(value)
     if cls is int:
         return int(value).bit_length() <= _LONG_INT
     return is_finite(value)

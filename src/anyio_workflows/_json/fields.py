@@ -129,7 +129,7 @@ class Registry:
         ContextSerdeError: If `given` has something that is none of these, or two types with the same tag.
     """
 
-    def __init__(self, given: Iterable[type], more: Iterable[type] = ()) -> None:
+    def __init__(self, given: Iterable[type] = (), more: Iterable[type] = ()) -> None:
         self.types: dict[str, type] = {}
         # The cache belongs to the registry: a global one would keep classes that a function defines alive.
         self.fields: Callable[[Any], Mapping[str, Field]]
@@ -144,10 +144,8 @@ class Registry:
             for one in self._with_mentioned(cls):
                 if cls is not one and is_foreign(one):
                     mentioned.append(one)
-                elif self.types.setdefault(tag_of(one), one) is not one:
-                    remark = namesakes([one], [self.types[tag_of(one)]])
-                    problem = f"the data cannot tell two types {tag_of(one)!r} apart; {remark}"
-                    raise ContextSerdeError("$", problem)
+                else:
+                    self._add(tag_of(one), one)
         # Most of these are not meant for snapshots: they take no tag away from others.
         for one in itertools.chain(*map(self._with_mentioned, more), mentioned):
             self.types.setdefault(tag_of(one), one)
@@ -165,6 +163,32 @@ class Registry:
                 found |= dict.fromkeys(fresh)
                 ahead += fresh
         return list(found)
+
+    @classmethod
+    def joined(cls, registries: Iterable[Registry]) -> Registry:
+        """Return a registry of the types of several, which shares what they know about fields.
+
+        Raises:
+            ContextSerdeError: If two of them know different types with the same tag.
+        """
+        joined = cls()
+        fields, sources = joined.fields, {}
+        for registry in registries:
+            for tag, one in registry.types.items():
+                if one in registry.foreign:
+                    joined.types.setdefault(tag, one)
+                else:
+                    joined._add(tag, one)
+                sources[one] = registry.fields
+            joined.foreign |= registry.foreign
+        joined.fields = lambda one: sources.get(one, fields)(one)
+        return joined
+
+    def _add(self, tag: str, cls: type) -> None:
+        if self.types.setdefault(tag, cls) is not cls:
+            remark = namesakes([cls], [self.types[tag]])
+            problem = f"the data cannot tell two types {tag!r} apart; {remark}"
+            raise ContextSerdeError("$", problem)
 
     def __contains__(self, cls: type) -> bool:
         return self.types.get(tag_of(cls)) is cls

@@ -316,6 +316,15 @@ ANYTHING = encoding_of(Any)
 
 # --- Tags -----------------------------------------------------------------------------------------
 
+
+def is_marked(data: dict[Any, Any]) -> bool:
+    """Return whether an object of JSON stands for something else than its keys and values.
+
+    That is a tagged value, or `{"$repr": text}`, which stands for one that could not be written (E7).
+    """
+    return "$" in data or "$repr" in data
+
+
 _PLAIN_TYPES = (types.NoneType, bool, str, list, tuple, set, frozenset)
 
 TAGGED_TYPES = {cls.__name__: encoding_of(cls) for cls in _PLAIN_TYPES}

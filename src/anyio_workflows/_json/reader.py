@@ -28,6 +28,7 @@ from .formats import (
     enum_member,
     enum_text,
     is_finite,
+    is_marked,
     mismatch,
     path_step,
     prepend_path,
@@ -111,7 +112,7 @@ class Reader:
 
     def read(self, data: Any, encoding: Encoding) -> Any:
         """Return the value that stands under an annotation."""
-        if type(data) is not dict or "$" not in data:
+        if type(data) is not dict or not is_marked(data):
             return self._read_form[encoding.form](data, encoding)
         value = self._read_tagged(data)
         # The tag may name any known type, which has to be one that the annotation wants.
@@ -120,6 +121,9 @@ class Reader:
         return value
 
     def _read_tagged(self, data: dict[Any, Any]) -> Any:
+        if "$" not in data:
+            shown = short_repr(data["$repr"])
+            raise data_error(f"this value could not be written, only its repr() was: {shown}")
         tag = data["$"]
         if data.keys() != {"$", "value"} or type(tag) is not str:
             got = short_repr(data)
@@ -229,6 +233,8 @@ class Reader:
             pairs = self._read_list(data, _PAIRS)
             check_hashes([key for key, _ in pairs], [key for key, _ in data])
             return dict(pairs)
+        except ContextSerdeError:
+            raise
         except (TypeError, ValueError) as error:
             raise data_error(f"no pairs of keys and values: {error}") from None
 

@@ -1,0 +1,315 @@
+"""Events as data for other programs, and back: a response, a web page, a queue, a pydantic model (E7).
+
+    data = to_data(Said(text="hello"))  # {"text": "hello", "tokens": 0}
+    Said(text="hello") == from_data(data, Said)
+
+`json_schema()` describes the data, for a form or an API. docs/wire.md shows all three at work.
+"""
+
+from __future__ import annotations
+
+import types as builtin_types
+import typing
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar, cast
+
+import attrs
+
+from ._annotations import strip
+from ._json.codec import located
+from ._json.fields import Registry, tag_of
+from ._json.formats import (
+    ANYTHING,
+    Encoding,
+    check_depth,
+    data_error,
+    encoding_of,
+    is_marked,
+)
+from ._json.lenient import LenientWriter
+from ._json.reader import Reader
+from ._json.schema import Definition, Definitions
+from ._messages import names_of, short_repr
+from .errors import ContextSerdeError
+from .events import Event
+
+__all__ = ["from_data", "json_schema", "to_data"]
+
+E = TypeVar("E", bound=Event)
+
+
+def to_data(event: Event, *, tagged: bool = False) -> dict[str, Any]:
+    """Return the fields of an event as data that `json.dumps(data, allow_nan=False)` takes.
+
+    The notation is that of snapshots: dates, enums, paths and bytes as texts, records as objects of their
+    fields. A value whose type its annotation does not tell is tagged, `{"$": tag, "value": ...}`: one
+    under `Any`, in a union of records, or of a subclass. From this, `from_data(data, type(event))`
+    makes an equal event, whenever a snapshot could hold it.
+
+    It never fails because of what is in the event. Instead of a value that has no form in JSON, such as a
+    lock in a list, there is `{"$repr": text}`, with at most 200 characters of its `repr()`, and the
+    same for what is nested more than 100 levels deep, an object that contains itself included. Records and
+    enums of any class are written, and so are values that their annotation does not admit.
+
+    The time it takes, and the size of the data, are bounded by the size of what is in memory: parts that
+    several others share are written for each of them, but at most 100 000 of them in all. Texts
+    are not shortened, however long. A `repr()` or property of a foreign class is called as it is.
+
+    Args:
+        event: The event.
+        tagged: Whether to return `{"$": "module:Class", "value": fields}`, which tells `from_data()`
+            which of several types it is. An event with an extra keyword `"$"` or `"$repr"` always is.
+
+    Raises:
+        TypeError: If it is no event.
+    """
+    cls = type(event)
+    if not issubclass(cls, Event):
+        hint = "; give an event, not its class" if cls is type else ""
+        raise TypeError(f"to_data() takes an event, not {short_repr(event)}{hint}")
+    return LenientWriter(_reading_of(cls).registry).write_event(event, tagged=tagged)
+
+
+@typing.overload
+def from_data(data: object, types: type[E]) -> E: ...
+@typing.overload
+def from_data(data: object, types: Iterable[type[E]]) -> E: ...
+@typing.overload
+def from_data(data: object, types: Any) -> Any: ...
+
+
+def from_data(data: object, types: Any) -> Any:
+    """Return the event that data from `to_data()`, or from anywhere, stands for.
+
+    It is as strict as snapshots are (E4). Nothing is converted, and missing and unknown fields are refused. The
+    data may name only the classes that are given, and the records and enums in the annotations of their
+    fields. It may be hostile: nothing is imported, and reading it takes linear time.
+
+    Args:
+        data: What `json.loads()` returned.
+        types: What it may be: an event class, several, or a union of them. Of several, tagged data says which
+            one it is, and other data has to fit exactly one of them.
+
+    Raises:
+        ContextSerdeError: If it is none of these, or fits several. The text names the path to the fault, and
+            has at most 1000 characters. It is a `ValueError`.
+        TypeError: If `types` names no event class, or something else.
+    """
+    if isinstance(types, type) and issubclass(types, Event):
+        reading = _reading_of(types)
+        with located("$"):
+            if reading.fault is not None:
+                raise data_error(reading.fault)
+            check_depth(data)  # before anything recurses
+            return reading.reader.read(data, reading.encoding)
+    readings = [_reading_of(cls) for cls in _event_classes(types)]
+    if len(readings) == 1:
+        return from_data(data, readings[0].encoding.cls)
+    with located("$"):
+        check_depth(data)
+        return _read_one_of(readings, data)
+
+
+def json_schema(event_class: type[Event]) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of what `from_data(data, event_class)` takes untagged.
+
+    It has the fields with their types, defaults and descriptions: those in the docstring of a class, and
+    in `attrs.field(metadata={"description": ...})`. What a field mentions, records, enums and other events, is
+    under `$defs`. Where nothing can be said, as for `Any`, there is `{}`.
+
+    Raises:
+        TypeError: If it is no event class.
+    """
+    (cls, *others) = _event_classes(event_class)
+    if others:
+        raise TypeError(f"json_schema() takes one event class, not {names_of([cls, *others])}")
+    registry = _reading_of(cls).registry
+    definitions = Definitions(registry, lambda definition: f"#/$defs/{definition.name}")
+    root = definitions.of_class(cls)
+    defs = {one.name: one.schema for one in definitions if one is not root or root.used}
+    if root.used:
+        return {"$ref": f"#/$defs/{root.name}", "$defs": defs}
+    return {**root.schema, "$defs": defs} if defs else root.schema
+
+
+# --- What is kept for each class ------------------------------------------------------------------
+
+_READING = "__anyio_workflows_reading__"
+
+
+@attrs.frozen
+class _Reading:
+    """What reads the data of a class of events.
+
+    Attributes:
+        registry: The class, and what its annotations mention.
+        encoding: That of the class.
+        reader: Reads what `registry` knows.
+        fault: Why it cannot be read; `None` if it can.
+    """
+
+    registry: Registry
+    encoding: Encoding
+    reader: Reader
+    fault: str | None
+
+
+def _reading_of(cls: type[Event]) -> _Reading:
+    # To look at all annotations takes longer than to read an event. The class itself keeps what was found, so that
+    # both can be freed together: it refers to the class, and would keep it alive anywhere else.
+    reading: _Reading | None = cls.__dict__.get(_READING)
+    if reading is None:
+        fault = None
+        try:
+            registry = Registry([cls])
+        except (
+            ContextSerdeError
+        ) as error:  # two of its types have one name, which is no fault for a writer
+            registry, fault = Registry((), [cls]), error.problem
+        reading = _Reading(registry, encoding_of(cls), Reader(registry), fault)
+        setattr(cls, _READING, reading)
+    return reading
+
+
+def _event_classes(types: Any) -> list[type[Event]]:
+    """Return the event classes in the `types` of a caller, in their order.
+
+    Raises:
+        TypeError: If there is none, or something else.
+    """
+    found: dict[type[Event], None] = {}
+    ahead = [types]
+    one_type = isinstance(types, type | Event) or typing.get_origin(types) is not None
+    if isinstance(types, Iterable) and not one_type:
+        ahead = list(types)
+    while ahead:
+        one = strip(ahead.pop(0))
+        cls = typing.get_origin(one) or one  # `Box[int]` is read as a `Box`
+        if cls in (typing.Union, builtin_types.UnionType):
+            ahead = [*typing.get_args(one), *ahead]
+        elif isinstance(cls, type) and issubclass(cls, Event):
+            found[cls] = None
+        else:
+            hint = "; give its class" if isinstance(one, Event) else ""
+            raise TypeError(f"expected an event class, or several, got {short_repr(one)}{hint}")
+    if not found:
+        raise TypeError("no event class is given; name those that the data may stand for")
+    return list(found)
+
+
+def _read_one_of(readings: list[_Reading], data: Any) -> Any:
+    """Read data that is one of several events."""
+    classes = [reading.encoding.cls for reading in readings]
+    names = " | ".join(cls.__name__ for cls in classes)
+    for reading in readings:
+        if reading.fault is not None:
+            raise data_error(reading.fault)
+    reader = Reader(Registry.joined(reading.registry for reading in readings))
+    if type(data) is not dict:
+        raise data_error(f"expected {names}, got {short_repr(data)} ({type(data).__qualname__})")
+    if is_marked(data):
+        event = reader.read(data, ANYTHING)
+        if not isinstance(event, tuple(classes)):
+            raise data_error(f"expected {names}, got {short_repr(event)}")
+        return event
+    fitting = [reading for reading in readings if reader._has_shape(data, reading.encoding)]
+    if len(fitting) == 1:
+        return reader.read(data, fitting[0].encoding)
+    events, faults = [], []
+    for reading in fitting or readings:
+        try:
+            events.append(reader.read(data, reading.encoding))
+        except ContextSerdeError as error:
+            faults.append(f"{reading.encoding.cls.__name__}: {error}")
+    if not events:
+        raise data_error(f"this is none of {names}. {'; '.join(faults)}")
+    if len(events) > 1:
+        these = names_of(map(type, events))
+        tag = tag_of(type(events[0]))
+        raise data_error(
+            f'this may be any of {these}; say which one: {{"$": "{tag}", "value": ...}}, as '
+            "to_data(event, tagged=True) writes it"
+        )
+    return events[0]
+
+
+# --- Events in pydantic models --------------------------------------------------------------------
+#
+# A field of a pydantic model, and so a parameter or response of FastAPI, may be annotated with an event class.
+# Pydantic asks the class how; it is imported here only, when a model is defined.
+
+
+def _pydantic_core_schema(cls: type[Event], source: Any, handler: Any) -> Any:
+    """Describe values of the class to pydantic: read by `from_data()`, written by `to_data()`."""
+    from pydantic_core import (
+        PydanticCustomError,
+        PydanticSerializationUnexpectedValue,
+        core_schema,
+    )
+
+    def read(value: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        try:
+            return from_data(value, cls)
+        except ContextSerdeError as error:
+            raise PydanticCustomError("event_data", cast(Any, str(error))) from None
+
+    def write(value: Any) -> Any:
+        if not isinstance(value, cls):  # another member of a union takes it
+            raise PydanticSerializationUnexpectedValue(f"expected {cls.__name__}")
+        return to_data(value, tagged=type(value) is not cls)
+
+    read.__name__ = read.__qualname__ = cls.__name__  # what pydantic calls it in errors
+
+    return core_schema.no_info_plain_validator_function(
+        read,
+        ref=_pydantic_name(cls),
+        serialization=core_schema.plain_serializer_function_ser_schema(write),
+    )
+
+
+def _pydantic_json_schema(cls: type[Event], schema: Any, handler: Any) -> Any:
+    """Describe the data of the class, and let pydantic know what its description refers to."""
+    from pydantic import TypeAdapter
+    from pydantic_core import core_schema
+
+    def link(definition: Definition) -> str:
+        name = _pydantic_name(definition.of)
+        reference: str = handler(core_schema.definition_reference_schema(name))["$ref"]
+        return reference
+
+    definitions = Definitions(_reading_of(cls).registry, link)
+    root = definitions.of_class(cls)
+    # Pydantic keeps the description of whatever it meets that has a `ref`.
+    others = [
+        {
+            **TypeAdapter(Annotated[Any, _Described(other.schema)]).core_schema,
+            "ref": _pydantic_name(other.of),
+        }
+        for other in definitions
+        if other is not root
+    ]
+    handler(core_schema.tuple_positional_schema(others))  # type: ignore[arg-type]
+    return root.schema
+
+
+@attrs.frozen
+class _Described:
+    """Says that a value looks as a schema says."""
+
+    schema: dict[str, Any]
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return self.schema
+
+
+def _pydantic_name(of: Any) -> str:
+    """Return the name under which pydantic knows a class or an alias."""
+    name = getattr(of, "__qualname__", getattr(of, "__name__", type(of).__name__))
+    return f"{of.__module__}.{name}:{id(of)}"
+
+
+# The class cannot define them itself, since what they use is built on it.
+Event.__get_pydantic_core_schema__ = classmethod(_pydantic_core_schema)  # type: ignore[attr-defined]
+Event.__get_pydantic_json_schema__ = classmethod(_pydantic_json_schema)  # type: ignore[attr-defined]

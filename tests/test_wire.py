@@ -1,0 +1,430 @@
+"""Events as data, and back (E7): strict in, and exact where a snapshot is."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import weakref
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import PurePosixPath
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyio_workflows import Event, StartEvent, StopEvent, WorkflowFailedEvent
+from anyio_workflows._json.codec import JsonCodec
+from anyio_workflows._json.formats import MAX_DEPTH
+from anyio_workflows.errors import ContextSerdeError, WorkflowError
+from anyio_workflows.wire import from_data, json_schema, to_data
+
+from .hostile import LONG, deep
+
+T = TypeVar("T")
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = 2
+
+
+class Unknown(StrEnum):
+    """Nothing that is written mentions it."""
+
+    YES = "yes"
+
+
+@attrs.define
+class Point:
+    x: int
+    y: int = 0
+
+
+@dataclass
+class Line:
+    points: list[Point]
+
+
+class Said(Event):
+    text: str
+    tokens: int = 0
+
+
+class Asked(Event):
+    question: str
+    options: list[str] = []
+
+
+class Loud(Said):
+    volume: int = 11
+
+
+class Rich(Event):
+    day: date = date(2024, 5, 1)
+    color: Color = Color.RED
+    line: Line = attrs.field(factory=lambda: Line([Point(1)]))
+    said: Said | Asked | None = None
+    pairs: dict[int, tuple[bytes, ...]] = {}
+    anything: Any = None
+    number: int = attrs.field(default=0, alias="n")
+
+
+class Box(Event, Generic[T]):
+    content: T
+
+
+def refused(data: Any, types: Any) -> ContextSerdeError:
+    with pytest.raises(ContextSerdeError) as caught:
+        from_data(data, types)
+    assert len(str(caught.value)) <= 1000
+    return caught.value
+
+
+def through_json(event: Event, **how: Any) -> Any:
+    return json.loads(json.dumps(to_data(event, **how), allow_nan=False))
+
+
+# --- Data and back --------------------------------------------------------------------------------
+
+
+def test_e7_the_data_of_an_event_are_its_fields():
+    event = Rich(pairs={1: (b"a",)}, said=Asked(question="?"), n=3)
+    assert to_data(event) == {
+        "day": "2024-05-01",
+        "color": "red",
+        "line": {"points": [{"x": 1, "y": 0}]},
+        "said": {"$": "tests.test_wire:Asked", "value": {"question": "?", "options": []}},
+        "pairs": {
+            "$": "dict",
+            "value": [[1, {"$": "tuple", "value": [{"$": "bytes", "value": "YQ=="}]}]],
+        },
+        "anything": None,
+        "n": 3,
+    }
+    assert from_data(through_json(event), Rich) == event
+
+
+VALUES = [
+    None,
+    2.5,
+    "a",
+    float("inf"),
+    10**5000,
+    [1, (2, {3})],
+    {"$": 1},
+    {"$repr": "x"},
+    {1: 2},
+    datetime(2024, 5, 1, 12, tzinfo=UTC),
+    timedelta(days=-1, microseconds=1),
+    Decimal("1.50"),
+    UUID(int=7),
+    PurePosixPath("a/b"),
+    b"\xff",
+    Color.BLUE,
+    Point(1, 2),
+    Line([Point(1)]),
+    Rich(),
+    Said(text="a"),
+    deep(MAX_DEPTH - 2, lambda value: [value]),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_e7_what_a_snapshot_can_hold_comes_back(value: Any):
+    event = Rich(anything=value)
+    data = through_json(event)
+    assert from_data(data, Rich) == event
+    assert data == JsonCodec([Rich]).dump(event)["value"]
+
+
+@pytest.mark.parametrize("key", ["$", "$repr", "value", "a"])
+def test_e7_open_events_keep_their_extra_values(key: str):
+    event = StartEvent(**{key: Said(text="a"), "n": 1})
+    data = to_data(event)
+    assert ("$" in data) == (
+        key[0] == "$"
+    )  # else it would be taken for a tagged value, which it is then
+    assert from_data(through_json(event), [StartEvent, Said]) == event
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda v: [v], lambda v: {1: v}, lambda v: (v,), lambda v: StartEvent(of=v)]
+)
+def test_e7_values_as_deep_as_snapshots_hold_come_back(wrap: Any):
+    depth = 1
+    while True:
+        event = StopEvent(deep(depth, wrap))
+        try:
+            JsonCodec([StopEvent, StartEvent]).dump(event)
+        except ContextSerdeError:
+            break
+        assert from_data(through_json(event, tagged=True), [StopEvent, StartEvent]) == event
+        depth += 1
+    assert depth > MAX_DEPTH // 4
+
+
+def test_e7_exceptions_come_back_as_they_do_from_snapshots():
+    class OwnError(Exception):
+        pass
+
+    for error in [OSError(5, "disk"), OwnError("own"), ValueError(threading.Lock())]:
+        event = WorkflowFailedEvent(step_name="a", exception=error)
+        data = to_data(event)
+        assert data["exception"] == JsonCodec([StopEvent]).dump(error)
+        again = from_data(data, WorkflowFailedEvent)
+        assert JsonCodec([StopEvent]).dump(again.exception) == data["exception"]
+
+
+def test_e7_a_generic_event_is_read_as_its_class():
+    assert from_data({"content": 1}, Box[int]) == Box(content=1)
+
+
+# --- Several types --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("types", [[Said, Asked], (Said, Asked), Said | Asked, {Said: 1, Asked: 2}])
+def test_e7_tagged_data_says_which_of_several_types_it_is(types: Any):
+    for event in [Said(text="a"), Asked(question="?")]:
+        data = through_json(event, tagged=True)
+        assert data == {"$": f"tests.test_wire:{type(event).__name__}", "value": to_data(event)}
+        assert from_data(data, types) == event
+        assert from_data(data, type(event)) == event
+        assert from_data(to_data(event), types) == event  # only one of them has these fields
+
+
+def test_e7_data_that_fits_several_types_is_refused():
+    class Written(Event):
+        text: str
+
+    error = refused({"text": "a"}, [Said, Written])
+    assert "may be any of Said, Written" in error.problem
+    assert '{"$": "tests.test_wire:Said", "value": ...}' in error.problem
+    assert from_data({"text": "a", "tokens": 1}, [Said, Written]) == Said(text="a", tokens=1)
+    assert refused({"text": "a"}, [Said, StopEvent])  # which takes anything
+
+    class Counted(Event):
+        text: int
+
+    assert from_data({"text": "a"}, [Said, Counted]) == Said(text="a")  # by the values
+    error = refused({"text": None}, [Said, Counted])
+    assert "none of Said | Counted" in error.problem
+    assert "Said: .text: expected str, got None" in error.problem
+
+
+def test_e7_tagged_data_is_of_a_type_that_was_given():
+    assert "unknown type" in refused(to_data(Asked(question="?"), tagged=True), Said).problem
+    assert (
+        "expected Rich | Said, got Point"
+        in refused({"$": "tests.test_wire:Point", "value": {"x": 1}}, [Rich, Said]).problem
+    )
+    # A subclass is not known unless it is given.
+    assert "unknown type" in refused(to_data(Loud(text="a"), tagged=True), Said).problem
+    assert from_data(to_data(Loud(text="a"), tagged=True), [Said, Loud]) == Loud(text="a")
+
+
+def test_e7_a_value_may_be_of_any_type_that_was_given():
+    event = StopEvent([Said(text="a"), Color.RED])
+    assert from_data(to_data(event), [StopEvent, Said, Rich]) == event
+    assert refused(to_data(event), [StopEvent, Said]).path == "$.result[1]"
+
+
+def test_e7_two_types_that_data_cannot_tell_apart_are_refused():
+    def local() -> type[Event]:
+        class Twin(Event):
+            n: int
+
+        return Twin
+
+    one, other = local(), local()
+    assert "cannot tell two types" in refused({"n": 1}, [one, other]).problem
+    event = StartEvent(twins=[one(n=1), other(n=2)])
+    assert [twin["value"]["n"] for twin in to_data(event)["twins"]] == [
+        1,
+        2,
+    ]  # writing is no matter
+
+    class Both(Event):
+        one: one  # type: ignore[valid-type]
+        other: other  # type: ignore[valid-type]
+
+    Both.__annotations__.update(one=one, other=other)
+    event = attrs.evolve(StartEvent(), both=1)
+    assert to_data(event) == {"both": 1}
+
+
+# --- Strictness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "problem"),
+    [
+        ({}, "$.text", "missing, Said needs it"),
+        ({"text": 5}, "$.text", "expected str, got 5 (int)"),
+        ({"text": "a", "tokens": "5"}, "$.tokens", "expected int, got '5' (str)"),
+        ({"text": "a", "tokens": 1.0}, "$.tokens", "expected int"),
+        ({"text": "a", "token": 5}, "$.token", "did you mean 'tokens'?"),
+        ({"text": LONG, LONG: 5}, "$[", "no such field"),
+        (
+            {"text": {"$repr": "<lock>"}},
+            "$.text",
+            "could not be written, only its repr() was: '<lock>'",
+        ),
+        ({"$repr": LONG}, "$", "could not be written, only its repr()"),
+        ([], "$", "got []"),
+        (None, "$", "got None"),
+        (Said(text="a"), "$", "got Said"),
+        ({"$": "tests.test_wire:Said"}, "$", "a tagged value looks like"),
+        ({"$": "type", "value": "tests.test_wire:Said"}, "$", "expected"),
+        ({"$": "builtins:eval", "value": {}}, "$", "unknown type"),
+        (deep(200, lambda value: {"text": value}), "$", "nested more than 100 levels"),
+    ],
+)
+@pytest.mark.parametrize("types", [Said, [Said, Asked]], ids=["one", "several"])
+def test_e7_what_is_no_event_is_refused_with_its_path(
+    data: Any, path: str, problem: str, types: Any
+):
+    error = refused(data, types)
+    if types is Said:
+        assert error.path.startswith(path)
+        assert problem in error.problem
+    assert isinstance(error, ValueError)
+    assert isinstance(error, WorkflowError)
+
+
+@pytest.mark.parametrize(
+    "types", [None, [], (), "Said", 5, int, [Said, int], Said | None, Said(text="a"), [None], Point]
+)
+def test_e7_types_that_are_none_are_an_error_of_the_caller(types: Any):
+    with pytest.raises(TypeError, match="event class"):
+        from_data({"text": "a"}, types)
+    with pytest.raises(TypeError, match="event class"):
+        json_schema(types)
+
+
+@pytest.mark.parametrize("event", [None, Said, {"text": "a"}, "a"])
+def test_e7_only_events_are_written(event: Any):
+    with pytest.raises(TypeError, match=r"to_data\(\) takes an event"):
+        to_data(event)
+
+
+# --- What cannot be written -----------------------------------------------------------------------
+
+
+def test_e7_what_has_no_form_costs_its_own_place_only():
+    lock = threading.Lock()
+    event = Rich(anything={"lock": lock, "list": [1, lock, Point(1, lock)]})
+    written = {"$repr": repr(lock)}
+    point = {"$": "tests.test_wire:Point", "value": {"x": 1, "y": written}}
+    assert to_data(event)["anything"] == {"lock": written, "list": [1, written, point]}
+    assert refused(to_data(event), Rich).path == "$.anything.lock"
+
+
+def test_e7_values_of_a_wrong_type_are_written_as_what_they_are():
+    event = Asked(question="?")
+    event.options.extend([5, None, date(2024, 5, 1), {"a": 1}])  # type: ignore[list-item]
+    day = {"$": "date", "value": "2024-05-01"}
+    assert to_data(event)["options"] == [5, None, day, {"$": "dict", "value": [["a", 1]]}]
+    assert refused(to_data(event), Asked).path == "$.options[0]"
+
+    event = Rich(line=Line([]))
+    event.line.points = "2024"  # type: ignore[assignment]
+    assert to_data(event)["line"] == {"points": "2024"}
+
+
+def test_e7_a_text_where_it_would_be_read_as_something_else_is_tagged():
+    @attrs.define
+    class When:
+        day: date
+        color: Color | None = None
+
+    event = StopEvent(When("2024-05-01", "red"))  # type: ignore[arg-type]
+    text = {"$": "str", "value": "2024-05-01"}
+    assert to_data(event)["result"]["value"]["day"] == text
+
+
+class Name(str):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+class Names(list[str]):
+    def __iter__(self) -> Any:
+        raise RuntimeError
+
+
+class Day(datetime):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        (Unknown.YES, "yes"),
+        (Name("ada"), "ada"),
+        (Names(["a", "b"]), ["a", "b"]),
+        (type("Table", (dict,), {"__module__": __name__})({"a": 1}), {"a": 1}),
+        (type("Pair", (tuple,), {"__module__": __name__})([1, 2]), [1, 2]),
+        (Day(2024, 5, 1), "2024-05-01T00:00:00"),
+    ],
+)
+def test_e7_values_of_unknown_classes_are_written_with_their_tag(value: Any, data: Any):
+    tag = f"tests.test_wire:{type(value).__name__}"
+    assert to_data(StopEvent(value)) == {"result": {"$": tag, "value": data}}
+    assert "unknown type" in refused(to_data(StopEvent(value)), StopEvent).problem
+
+
+# --- Classes --------------------------------------------------------------------------------------
+
+
+def test_e7_nothing_keeps_classes_alive():
+    def use() -> list[weakref.ref[type]]:
+        @attrs.define
+        class Part:
+            n: int
+
+        class Local(Event):
+            part: Part
+
+        class Other(Event):
+            n: int
+
+        event = Local(part=Part(1))
+        assert from_data(to_data(event), Local) == event
+        assert from_data(to_data(event, tagged=True), [StopEvent, Local, Other]) == event
+        to_data(StopEvent([event, Other(n=1)]))
+        json_schema(Local)
+        return [weakref.ref(cls) for cls in (Part, Local, Other)]
+
+    refs = use()
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None, None]
+
+
+def test_e7_a_subclass_has_a_codec_of_its_own():
+    to_data(Said(text="a"))
+    assert to_data(Loud(text="a")) == {"text": "a", "tokens": 0, "volume": 11}
+    assert from_data({"text": "a", "volume": 1}, Loud) == Loud(text="a", volume=1)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_e7_reading_any_json_gives_an_event_or_an_error(data: Any):
+    for types in (Said, StopEvent, [Said, Asked, Rich]):
+        try:
+            event = from_data(data, types)
+        except ContextSerdeError:
+            continue
+        assert from_data(to_data(event, tagged=True), types) == event
