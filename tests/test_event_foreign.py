@@ -43,6 +43,11 @@ def an_init_var_as_text():
         tags: "dataclasses.InitVar[str]" = "a"
 
 
+def an_init_var_of_an_unknown_type():
+    class Planned(Event):
+        tags: "dataclasses.InitVar[Nowhere]" = "a"  # type: ignore[name-defined]  # noqa: F821
+
+
 def keyword_only_from_here():
     class Planned(Event):
         n: int
@@ -108,6 +113,7 @@ REFUSED: dict[Callable[[], None], str] = {
         "a field, or pass the value to a classmethod that makes the event"
     ),
     an_init_var_as_text: "Planned.tags: InitVar means nothing here",
+    an_init_var_of_an_unknown_type: "Planned.tags: InitVar means nothing here",
     keyword_only_from_here: (
         "Planned._: KW_ONLY means nothing here, since an event is an attrs class and no dataclass; leave it "
         "out: events take keywords only"

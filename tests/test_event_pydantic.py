@@ -5,7 +5,7 @@ This module does without `from __future__ import annotations`, since annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NewType, TypeVar
 
 import attrs
 import pytest
@@ -44,8 +44,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
+Positive = TypeAliasType("Positive", Annotated[int, Field(gt=0)])
+Positives = NewType("Positives", list[Positive])
+Described = TypeAliasType("Described", Annotated[str, Field(description="a text")])
 
 WAY = (
     "'attrs.field(validator=check)' checks a value, where check(event, field, value) raises, and "
@@ -149,6 +153,7 @@ def test_e6_annotated_fields_are_translated_too():
     class Annotates(Event):
         plain: Annotated[str, Field(description="a text")]
         with_default: Annotated[int, Field(description="a number")] = 3
+        aliased: Described = ""
         inside: Annotated[int, Field(default=4)]
         made: Annotated[list[int], Field(default_factory=list)]
         both: Annotated[int, Field(description="hidden", title="shown")] = Field(
@@ -161,12 +166,14 @@ def test_e6_annotated_fields_are_translated_too():
     assert dict(Annotates(plain="a")) == {
         "plain": "a",
         "with_default": 3,
+        "aliased": "",
         "inside": 4,
         "made": [],
         "both": 1,
         "own": 2,
     }
     assert metadata_of(Annotates, "plain") == {"description": "a text"}
+    assert metadata_of(Annotates, "aliased") == {"description": "a text"}
     assert metadata_of(Annotates, "with_default") == {"description": "a number"}
     assert metadata_of(Annotates, "both") == {"description": "told", "title": "shown"}
     assert metadata_of(Annotates, "own") == {"description": "mine"}
@@ -305,6 +312,7 @@ async def test_e6_translated_fields_are_the_keywords_of_run():
         (conlist(int, min_length=2), [], "min_length=2", "write 'n: list[int] = attrs.field("),
         (list[Annotated[int, Field(gt=0)]], [], "gt=0", WAY),
         (dict[str, Annotated[int, Field(gt=0)] | None], {}, "gt=0", WAY),
+        (Positives, [], "gt=0", WAY),
         (int, Field(multiple_of=2), "multiple_of=2", WAY),
         (float, Field(allow_inf_nan=False), "allow_inf_nan=False", WAY),
         (int, Field(strict=False), "strict=False", WAY),
@@ -364,11 +372,15 @@ def test_e6_a_field_of_a_library_on_top_of_pydantic_is_refused():
 
     way = "write 'n: ... = attrs.field(factory=list)'"
     assert way in refusal(annotations={"n": list[int]}, n=TableField(default_factory=list))
+    annotation = list[Annotated[int, TableField(default=3)]]
+    assert "write 'n: ... = attrs.field(default=3)'" in refusal(annotations={"n": annotation})
     v1 = pytest.importorskip("pydantic.v1", reason="this Python has no pydantic.v1")
     text = refusal(annotations={"n": int}, n=v1.Field(3, ge=2))
     assert "Planned.n: Field(...) of pydantic.v1 means nothing here" in text
     assert "write 'n: ... = attrs.field(default=3)'" in text
     assert "PrivateAttr" in refusal(_n=v1.PrivateAttr(3))
+    text = refusal(annotations={"n": Annotated[int, v1.Field(ge=2)]})
+    assert "Planned.n: Field(...) of pydantic.v1 means nothing here" in text
 
 
 def test_e6_a_field_without_an_annotation_is_refused():

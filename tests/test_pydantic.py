@@ -250,6 +250,21 @@ def test_p6_a_validator_that_changes_valid_values_is_refused_when_it_is_written(
     )
 
 
+def test_p6_a_value_that_cannot_be_compared_and_is_made_anew_is_refused():
+    @attrs.define(eq=False)
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise TypeError("no")
+
+    class Renewing(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        odd: Annotated[Odd, BeforeValidator(lambda odd: Odd())]
+
+    error = fault(JsonCodec([Renewing]).dump, Renewing(odd=Odd()))
+    assert error.path == "$.odd"
+    assert "when it is made of its values again" in error.problem
+
+
 def test_p6_validators_that_accept_their_own_results_are_fine():
     class Tags(BaseModel):
         tags: Annotated[
@@ -349,6 +364,14 @@ class Later(BaseModel):
     n: int = 0
 
 
+class Early(BaseModel):
+    inner: "Inner | None" = None
+
+
+class Inner(BaseModel):
+    n: int = 0
+
+
 class Words(RootModel[list[str]]):
     pass
 
@@ -404,6 +427,12 @@ def test_p6_models_of_all_kinds_come_back(value: Any):
     back = there_and_back(value, [type(value), Page])
     assert type(back) is type(value)
     assert back == value
+
+
+def test_p6_a_model_may_name_what_is_defined_later():
+    codec = JsonCodec([Early])  # nothing has made an instance, which completes the class
+    assert codec.load({"inner": {"n": 3}}, Early) == Early(inner=Inner(n=3))
+    assert fault(codec.load, {"inner": {"n": "3"}}, Early).path == "$.inner.n"
 
 
 def test_p6_a_root_model_is_written_as_its_root():

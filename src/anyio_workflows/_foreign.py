@@ -145,7 +145,7 @@ def translated(cls: type, fields: list[attrs.Attribute[Any]]) -> Iterator[attrs.
     """
     own = {field.name for field in fields} & inspect.get_annotations(cls).keys()
     _check_body(cls, own)
-    # Nothing else can be in an annotation: what is not imported has made no objects.
+    # An annotation can hold objects of these only if they have been imported.
     may_be_marked = "pydantic" in sys.modules or "annotated_types" in sys.modules
     for field in fields:
         if field.name in own and (may_be_marked or _OF_DATACLASSES.search(str(field.type))):
@@ -179,6 +179,8 @@ def check_marks(cls: type, name: str, annotation: Any, default: Any = attrs.NOTH
         if value_type(one) is not None:
             _refuse(cls, name, one.__name__, f"write {_shown(strip(one))} instead; {_VALIDATOR}")
         for mark in marks:
+            if _is_field_info(mark):
+                _check_is_plain(cls, name, mark)
             constraints |= _constraints_of(mark)
     if not constraints:
         return
@@ -237,10 +239,7 @@ def _check_value(cls: type, name: str, value: Any, is_field: bool) -> None:
     if _is_field_info(value):
         if not is_field:
             _refuse(cls, name, "Field(...) without an annotation", f"write '{name}: T = ...'")
-        if type(value).__module__ != "pydantic.fields" or not hasattr(value, "is_required"):
-            module = type(value).__module__.partition(".fields")[0]
-            way = f"write '{name}: ... = {_attrs_field(value)}'"
-            _refuse(cls, name, f"Field(...) of {module}", way)
+        _check_is_plain(cls, name, value)
     elif _is_from(value, "pydantic"):
         left = type(getattr(value, "decorator_info", None)).__name__
         if type(value).__name__ == "ModelPrivateAttr":
@@ -248,12 +247,19 @@ def _check_value(cls: type, name: str, value: Any, is_field: bool) -> None:
             _refuse(cls, name, "PrivateAttr(...)", way)
         if left in _DECORATORS:
             _refuse(cls, name, *_DECORATORS[left])
-    elif (
-        "__validator_config__" in attributes
-    ):  # those of version 1 are attributes of a class method
+    # A validator of version 1 is an attribute of a class method.
+    elif "__validator_config__" in attributes:
         _refuse(cls, name, *_DECORATORS["ValidatorDecoratorInfo"])
     elif "__root_validator_config__" in attributes:
         _refuse(cls, name, *_DECORATORS["RootValidatorDecoratorInfo"])
+
+
+def _check_is_plain(cls: type, name: str, info: Any) -> None:
+    """Refuse a `Field(...)` that says more than that of pydantic: of SQLModel, FastAPI, version 1."""
+    module = type(info).__module__
+    if module != "pydantic.fields" or not hasattr(info, "is_required"):
+        way = f"write '{name}: ... = {_attrs_field(info)}'"
+        _refuse(cls, name, f"Field(...) of {module.partition('.fields')[0]}", way)
 
 
 def _is_config(value: Any) -> bool:

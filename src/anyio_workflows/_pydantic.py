@@ -68,7 +68,7 @@ def key_of(cls: Any, name: str) -> str:
     info = cls.model_fields[name]
     if not cls.model_config.get("validate_by_alias", True):
         return name
-    # `AliasChoices` has several
+    # An `AliasChoices` has several aliases.
     choices = getattr(info.validation_alias, "choices", [info.validation_alias])
     return next((alias for alias in choices if isinstance(alias, str)), name)
 
@@ -108,13 +108,10 @@ def make_model(cls: Any, values: Mapping[str, Any]) -> Any:
     strict = not holds_enum_values(cls)
     if is_root_model(cls):
         return cls.model_validate(values["root"], strict=strict)
-    config = cls.model_config
-    by_name = config.get("validate_by_name") or config.get("populate_by_name") or None
-    for name, info in cls.model_fields.items():
-        # An `AliasPath` leads into nested data, of which the value cannot be made again.
-        if info.validation_alias is not None and key_of(cls, name) == name:
-            by_name = True
-    return cls.model_validate(dict(values), strict=strict, by_name=by_name)
+    # An `AliasPath` leads into nested data, which cannot be made of the value: its field goes by the name.
+    fields = cls.model_fields.items()
+    named = (key_of(cls, name) == name for name, info in fields if info.validation_alias)
+    return cls.model_validate(dict(values), strict=strict, by_name=any(named) or None)
 
 
 def changed_fields(model: Any, other: Any) -> Iterator[str]:

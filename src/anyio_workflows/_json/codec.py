@@ -298,9 +298,8 @@ class Writer:
             try:
                 data[key] = self._write_field(held[name], field.encoding)
             except ContextSerdeError as error:
-                if (error.path == "" and is_equal_to_default(model, name)) or may_be_left_out(
-                    cls, name
-                ):
+                is_default = error.path == "" and is_equal_to_default(model, name)
+                if is_default or may_be_left_out(cls, name):
                     del values[key]
                     left_out.add(name)
                     continue
