@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -216,3 +217,21 @@ def test_e3_property_a_value_is_accepted_exactly_if_the_oracle_says_so(
             assert cls(x=value)["x"] is value
         else:
             fault(lambda value=value: cls(x=value))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="`type X = ...` is new in Python 3.12")
+def test_e3_an_alias_may_contain_itself():
+    names: dict[str, Any] = {}
+    exec(
+        "type Tree = dict[str, Tree] | list[Tree] | int\ntype One = Two | None\ntype Two = list[One]",
+        names,
+    )
+
+    class Recursive(Event):
+        tree: names["Tree"]  # type: ignore[name-defined]  # noqa: F821
+        one: names["One"] = None  # type: ignore[name-defined]  # noqa: F821
+
+    event = Recursive(tree={"a": [1, {"b": 2}]}, one=[None, [None]])
+    assert event.tree == {"a": [1, {"b": 2}]}
+    assert "expected Tree, got" in str(fault(lambda: Recursive(tree={"a": ["2"]})))
+    assert "expected One, got [[3]]" in str(fault(lambda: Recursive(tree=1, one=[[3]])))

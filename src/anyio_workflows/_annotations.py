@@ -8,11 +8,12 @@ what that is: a fault, or a field that is not checked.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any
 
@@ -217,12 +218,36 @@ _WIDER: Mapping[Any, Any] = {float: (float, int), complex: (complex, float, int)
 """The numeric tower as type checkers have it."""
 
 
-def check_for(annotation: Any) -> Any:
-    """Return the run-time check for an annotation; `object` where it cannot be checked."""
-    annotation = strip(annotation)
+@attrs.define(eq=False)
+class _Whole(_Check):
+    """Stands for an alias inside itself, `type Tree = dict[str, Tree] | int`: the check of the whole."""
+
+    check: Any = object
+
+    def __instancecheck__(self, value: object) -> bool:
+        return isinstance(value, self.check)
+
+
+def check_for(annotation: Any, around: Mapping[int, _Whole] | None = None) -> Any:
+    """Return the run-time check for an annotation; `object` where it cannot be checked.
+
+    Args:
+        annotation: The annotation, resolved.
+        around: The annotations that it stands in, by their identity.
+    """
+    annotation, around = strip(annotation), around or {}
+    if id(annotation) in around:
+        return around[id(annotation)]
+    whole = _Whole()
+    part_check = functools.partial(check_for, around={**around, id(annotation): whole})
+    whole.check = _check_for(annotation, part_check)
+    return whole.check
+
+
+def _check_for(annotation: Any, part_check: Callable[[Any], Any]) -> Any:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return tuple(check_for(arg) for arg in args)
+        return tuple(part_check(arg) for arg in args)
     if origin is typing.Literal:
         return _OneOf(args)
     if annotation is None:
@@ -230,7 +255,7 @@ def check_for(annotation: Any) -> Any:
     if typing.is_typeddict(origin or annotation):
         return dict
     if origin is tuple and args[-1:] != (Ellipsis,):
-        return _Tuple(tuple(check_for(arg) for arg in args))
+        return _Tuple(tuple(part_check(arg) for arg in args))
     if annotation is Any:
         return ANYTHING  # before `isinstance` is asked, which accepts `Any` since Python 3.11
     container = origin or _WIDER.get(annotation, annotation)
@@ -239,25 +264,32 @@ def check_for(annotation: Any) -> Any:
     except TypeError:  # a protocol, a type variable, `Any` before Python 3.11, ...
         return object
     if args and getattr(container, "__module__", "") in ("builtins", "collections.abc"):
-        return _container_check(container, args)
+        return _container_check(container, args, part_check)
     return container
 
 
-def _container_check(container: type, args: tuple[Any, ...]) -> Any:
+def _container_check(
+    container: type, args: tuple[Any, ...], part_check: Callable[[Any], Any]
+) -> Any:
     if issubclass(container, Mapping) and len(args) == 2:
-        return _Pairs(container, check_for(args[0]), check_for(args[1]))
+        return _Pairs(container, part_check(args[0]), part_check(args[1]))
     if issubclass(container, Collection) and (len(args) == 1 or args[-1] is Ellipsis):
-        item = check_for(args[0])
+        item = part_check(args[0])
         return container if item in (object, ANYTHING) else _Items(container, item)
     return container
 
 
 def classes_in(annotation: Any) -> list[type]:
     """Return the classes that an annotation is made of, for messages."""
-    annotation = strip(annotation)
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return [annotation]
-    return [cls for arg in typing.get_args(annotation) for cls in classes_in(arg)]
+    found, seen, ahead = [], set(), [annotation]
+    while ahead:
+        one = strip(ahead.pop(0))
+        if isinstance(one, type) and not typing.get_args(one):
+            found.append(one)
+        elif id(one) not in seen:  # an alias may contain itself
+            seen.add(id(one))
+            ahead += typing.get_args(one)
+    return found
 
 
 # --- Checks of arguments --------------------------------------------------------------------------
