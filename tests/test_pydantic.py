@@ -435,6 +435,18 @@ def test_p6_a_model_may_name_what_is_defined_later():
     assert fault(codec.load, {"inner": {"n": "3"}}, Early).path == "$.inner.n"
 
 
+class Reply(BaseModel):
+    said: Said
+    others: list[Said | Doc] = []
+
+
+def test_p6_e7_events_in_models_come_back():
+    reply = Reply(said=Said(text="a"), others=[Said(text="b"), Page(number=2)])
+    assert there_and_back(reply, [Reply, Page]) == reply
+    assert JsonCodec().load({"said": {"text": "a"}}, Reply) == Reply(said=Said(text="a"))
+    assert fault(JsonCodec().load, {"said": {"text": 5}}, Reply).path == "$.said.text"
+
+
 def test_p6_a_root_model_is_written_as_its_root():
     codec = JsonCodec([Holder])
     assert codec.dump(Holder(words=Words(["a"])))["value"] == {"words": ["a"]}
