@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows import Event, StartEvent, StopEvent, WorkflowFailedEvent
+from anyio_workflows._json.codec import JsonCodec
 from anyio_workflows._json.lenient import LONGEST_REPR, MOST_REPEATED
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.wire import from_data, to_data
@@ -407,8 +408,31 @@ def test_e7_what_is_written_is_read_or_refused(value: Any):
         text = str(error)
     else:
         text = ""
-        assert to_data(event, tagged=True) == data
+        assert type(event) is StopEvent
     assert len(text) <= 1000
+
+
+class Known(Event):
+    """Knows all types that `ANYTHING` has."""
+
+    value: Any
+    mentions: StartEvent | StopEvent | Lazy | Record | Data | Big | Bits | None = None
+
+
+STRICT = JsonCodec([Known])
+
+
+@given(st.recursive(ATOMS, containers, max_leaves=30))
+@settings(max_examples=300)
+def test_e7_what_a_snapshot_takes_is_written_in_the_same_way(value: Any):
+    event = Known(value=value)
+    try:
+        expected = json.dumps(STRICT.dump(event), allow_nan=False)
+    except Exception:  # broken methods are not caught there
+        return
+    data = to_data(event, tagged=True)
+    assert json.dumps(data) == expected
+    assert type(from_data(json.loads(expected), Known)) is Known
 
 
 def test_e7_a_dict_that_changes_meanwhile_costs_only_its_place():

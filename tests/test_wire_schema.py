@@ -303,6 +303,8 @@ def test_e7_an_alias_that_contains_itself_has_a_definition():
         "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/Tree"}}, {"type": "integer"}]
     }
     assert check(schema).is_valid({"tree": [1, [2, []]]})
+    event = Planted(tree=[1, [2, []]], trees=[3, [4]])
+    assert from_data(to_data(event), Planted) == event
     assert not check(schema).is_valid({"tree": [1, ["a"]]})
 
 

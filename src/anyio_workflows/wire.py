@@ -67,7 +67,8 @@ def to_data(event: Event, *, tagged: bool = False) -> dict[str, Any]:
     if not issubclass(cls, Event):
         hint = "; give an event, not its class" if cls is type else ""
         raise TypeError(f"to_data() takes an event, not {short_repr(event)}{hint}")
-    return LenientWriter(_reading_of(cls).registry).write_event(event, tagged=tagged)
+    reading = _reading_of(cls)
+    return LenientWriter(reading.registry).write_event(event, reading.encoding, tagged=tagged)
 
 
 @typing.overload

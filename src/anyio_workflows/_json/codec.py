@@ -150,7 +150,7 @@ class Writer:
         cls = type(value)
         if (
             cls in encoding.raw
-            and _stands_for_itself(value)
+            and stands_for_itself(value)
             and (encoding.foreign is None or not self._is_for_hooks(value, encoding))
         ):
             if cls is list:
@@ -372,7 +372,7 @@ class Writer:
         return written
 
 
-def _stands_for_itself(value: Any) -> bool:
+def stands_for_itself(value: Any) -> bool:
     """Return whether JSON has this value, given that it has values of its type."""
     cls = type(value)
     if cls is dict:
