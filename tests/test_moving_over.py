@@ -103,6 +103,7 @@ def test_each_row_says_what_is_theirs_and_what_is_ours() -> None:
 
 def test_names_of_ours_exist() -> None:
     dotted = set(re.findall(r"`anyio_workflows\.([a-z_.A-Z]+)\b", PAGE))
+    assert {"wire.to_data", "wire.from_data", "wire.json_schema"} <= dotted
     for name in dotted - {"verbose"}:  # the name of a logger
         module, _, member = name.partition(".")
         assert hasattr(importlib.import_module(f"anyio_workflows.{module}"), member or "__name__")
