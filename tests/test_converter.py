@@ -34,9 +34,11 @@ from anyio_workflows.errors import (
     WorkflowConfigurationError,
     WorkflowValidationError,
 )
+from anyio_workflows.wire import from_data, to_data
 
 from .hostile import LONG, refused
 from .running import run_script
+from .samples import Item
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_threads")]
 
@@ -450,7 +452,7 @@ async def test_p7_without_a_converter_the_error_says_how_to_give_one() -> None:
     data = await saved(flow())
     error = refused(lambda: Context.from_dict(Flow(), data))
     assert error.path == "$.state.arrays[0]"
-    assert f"Array needs a converter: {problem}" in error.problem
+    assert f"Array needs the hooks of a converter; {problem}" in error.problem
     data["state"]["value"]["arrays"] = []
     data["work"]["work"][0]["events"][0]["value"] = {"array": "abc"}
     error = refused(lambda: Context.from_dict(Flow(), data))
@@ -561,6 +563,39 @@ def test_p7_a_hook_is_interrupted_as_any_code() -> None:
 def test_p7_hostile_data_for_a_hook_is_refused(data: Any) -> None:
     refused(lambda: CODEC.load(tagged(f"{HERE}:Array", data), hooks=HOOKS))
     refused(lambda: CODEC.load({"array": data}, Sample, hooks=HOOKS))
+
+
+# --- Events on the wire ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tagged_too", [False, True])
+def test_e7_p7_events_go_to_other_programs_and_back_with_hooks(tagged_too: bool) -> None:
+    event = Sample(array=Array(1), arrays=[Array(2)], either=Array(3), message=Machine("a"))
+    data = json.loads(json.dumps(to_data(event, tagged=tagged_too, converter=converter())))
+    for types in (Sample, [Sample], [Sample, Item]):
+        assert from_data(data, types, converter=converter()) == event
+    bare = to_data(event)
+    assert bare["array"] == {"$repr": "Array(1,)"}
+    for wrong in (data, bare, {"array": 5}):
+        with pytest.raises(ContextSerdeError) as caught:
+            from_data(wrong, Sample)
+        assert "array" in caught.value.path
+        assert "Workflow" not in caught.value.problem
+    for call in (lambda: to_data(event, converter=5), lambda: from_data(data, Sample, converter=5)):  # type: ignore[arg-type]
+        with pytest.raises(WorkflowConfigurationError):
+            call()
+
+
+def test_e7_p7_a_hook_that_fails_costs_only_its_value() -> None:
+    made = converter()
+    made.register_unstructure_hook(Array, fail)
+    data = to_data(Sample(array=Array(1), either=[1], message=Human("a")), converter=made)
+    assert data["array"] == {"$repr": "Array(1,)"}
+    assert data["message"] == tagged(f"{HERE}:Message", {"kind": "Human", "text": "a"})
+    masked = to_data(Sample(array=Masked(1)), converter=converter())
+    assert masked["array"] == {"$repr": "Masked(1,)"}
+    with pytest.raises(ContextSerdeError, match="the structure hook for Array raised"):
+        from_data({"array": "no bytes"}, Sample, converter=converter())
 
 
 # --- The workflow ---------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from ._json.formats import (
     encoding_of,
     is_marked,
 )
+from ._json.hooks import Hooks
 from ._json.lenient import LenientWriter
 from ._json.reader import Reader
 from ._json.schema import Definition, Definitions
@@ -33,12 +34,17 @@ from ._messages import names_of, short_repr
 from .errors import ContextSerdeError
 from .events import Event
 
+if typing.TYPE_CHECKING:
+    from cattrs import BaseConverter
+
 __all__ = ["from_data", "json_schema", "to_data"]
 
 E = TypeVar("E", bound=Event)
 
 
-def to_data(event: Event, *, tagged: bool = False) -> dict[str, Any]:
+def to_data(
+    event: Event, *, tagged: bool = False, converter: BaseConverter | None = None
+) -> dict[str, Any]:
     """Return the fields of an event as data that `json.dumps(data, allow_nan=False)` takes.
 
     The notation is that of snapshots: dates, enums, paths and bytes as texts, records as objects of their
@@ -59,27 +65,33 @@ def to_data(event: Event, *, tagged: bool = False) -> dict[str, Any]:
         event: The event.
         tagged: Whether to return `{"$": "module:Class", "value": fields}`, which tells `from_data()`
             which of several types it is. An event with an extra keyword `"$"` or `"$repr"` always is.
+        converter: A `cattrs.Converter` with hooks for values of other classes that the annotations of
+            the event mention (P7). Where a hook fails, there is `{"$repr": text}`.
 
     Raises:
         TypeError: If it is no event.
+        WorkflowConfigurationError: If `converter` is none.
     """
     cls = type(event)
     if not issubclass(cls, Event):
         hint = "; give an event, not its class" if cls is type else ""
         raise TypeError(f"to_data() takes an event, not {short_repr(event)}{hint}")
     reading = _reading_of(cls)
-    return LenientWriter(reading.registry).write_event(event, reading.encoding, tagged=tagged)
+    writer = LenientWriter(reading.registry, _hooks_of(converter))
+    return writer.write_event(event, reading.encoding, tagged=tagged)
 
 
 @typing.overload
-def from_data(data: object, types: type[E]) -> E: ...
+def from_data(data: object, types: type[E], *, converter: BaseConverter | None = None) -> E: ...
 @typing.overload
-def from_data(data: object, types: Iterable[type[E]]) -> E: ...
+def from_data(
+    data: object, types: Iterable[type[E]], *, converter: BaseConverter | None = None
+) -> E: ...
 @typing.overload
-def from_data(data: object, types: Any) -> Any: ...
+def from_data(data: object, types: Any, *, converter: BaseConverter | None = None) -> Any: ...
 
 
-def from_data(data: object, types: Any) -> Any:
+def from_data(data: object, types: Any, *, converter: BaseConverter | None = None) -> Any:
     """Return the event that data from `to_data()`, or from anywhere, stands for.
 
     It is as strict as snapshots are (E4). Nothing is converted, and missing and unknown fields are refused. The
@@ -90,25 +102,33 @@ def from_data(data: object, types: Any) -> Any:
         data: What `json.loads()` returned.
         types: What it may be: an event class, several, or a union of them. Of several, tagged data says which
             one it is, and other data has to fit exactly one of them.
+        converter: As for `to_data()`. Its hooks get data from outside.
 
     Raises:
         ContextSerdeError: If it is none of these, or fits several. The text names the path to the fault, and
             has at most 1000 characters. It is a `ValueError`.
         TypeError: If `types` names no event class, or something else.
+        WorkflowConfigurationError: If `converter` is none.
     """
+    hooks = _hooks_of(converter)
     if isinstance(types, type) and issubclass(types, Event):
         reading = _reading_of(types)
         with located("$"):
             if reading.fault is not None:
                 raise data_error(reading.fault)
             check_depth(data)  # before anything recurses
-            return reading.reader.read(data, reading.encoding)
+            reader = reading.reader if hooks is None else Reader(reading.registry, hooks=hooks)
+            return reader.read(data, reading.encoding)
     readings = [_reading_of(cls) for cls in _event_classes(types)]
     if len(readings) == 1:
-        return from_data(data, readings[0].encoding.cls)
+        return from_data(data, readings[0].encoding.cls, converter=converter)
     with located("$"):
         check_depth(data)
-        return _read_one_of(readings, data)
+        return _read_one_of(readings, data, hooks)
+
+
+def _hooks_of(converter: object) -> Hooks | None:
+    return None if converter is None else Hooks(converter)
 
 
 def json_schema(event_class: type[Event]) -> dict[str, Any]:
@@ -198,14 +218,14 @@ def _event_classes(types: Any) -> list[type[Event]]:
     return list(found)
 
 
-def _read_one_of(readings: list[_Reading], data: Any) -> Any:
+def _read_one_of(readings: list[_Reading], data: Any, hooks: Hooks | None) -> Any:
     """Read data that is one of several events."""
     classes = [reading.encoding.cls for reading in readings]
     names = " | ".join(cls.__name__ for cls in classes)
     for reading in readings:
         if reading.fault is not None:
             raise data_error(reading.fault)
-    reader = Reader(Registry.joined(reading.registry for reading in readings))
+    reader = Reader(Registry.joined(reading.registry for reading in readings), hooks=hooks)
     if type(data) is not dict:
         raise data_error(f"expected {names}, got {short_repr(data)} ({type(data).__qualname__})")
     if is_marked(data):

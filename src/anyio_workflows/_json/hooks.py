@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,13 +33,6 @@ class Hooks:
                 f"converter must be a cattrs.Converter, not {short_repr(converter)}"
             )
         self._converter = converter
-        bare = cattrs.Converter()
-        # What cattrs has for any class: it leaves the value as it is, and refuses the data, when it is asked
-        # for the hook or, before release 25, when the hook is called.
-        self._defaults = (
-            _hook(bare.get_unstructure_hook, _Unheard),
-            _hook(bare.get_structure_hook, _Unheard),
-        )
 
     def missing(self, cls: type) -> str:
         """Return the calls with which to register the hooks that a class lacks; empty if it has both."""
@@ -49,7 +43,7 @@ class Hooks:
         names = ("register_unstructure_hook", "register_structure_hook")
         calls = [
             f"{name}({cls.__name__}, ...)"
-            for name, hook, default in zip(names, found, self._defaults, strict=True)
+            for name, hook, default in zip(names, found, _defaults(), strict=True)
             if hook is None or hook == default
         ]
         return " and ".join(calls)
@@ -89,6 +83,18 @@ class Hooks:
             got = f"{short_repr(value)} ({type(value).__qualname__})"
             raise data_error(f"the structure hook for {cls.__name__} returned {got}")
         return value
+
+
+@functools.cache
+def _defaults() -> tuple[Any, Any]:
+    """Return the hooks that cattrs has for any class.
+
+    They leave a value as it is, and refuse data; `None` for the latter if cattrs refuses to return it.
+    """
+    import cattrs
+
+    bare = cattrs.Converter()
+    return _hook(bare.get_unstructure_hook, _Unheard), _hook(bare.get_structure_hook, _Unheard)
 
 
 def _hook(find: Callable[[Any], Any], cls: type) -> Any:

@@ -24,6 +24,7 @@ from .formats import (
     is_marked,
     text_of_type,
 )
+from .hooks import Hooks
 
 MOST_REPEATED = 100_000
 """How many parts are written again, because several others hold them: `x = [x, x]`, 60 times, has 2**60."""
@@ -50,8 +51,8 @@ class LenientWriter(Writer):
     each of them, but no more than `MOST_REPEATED` in all.
     """
 
-    def __init__(self, registry: Registry) -> None:
-        super().__init__(registry)
+    def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
+        super().__init__(registry, hooks)
         self._level = self._deepest = 0
         self._left = self._left_for_texts = MOST_REPEATED
         self._seen: set[int] = set()  # identities: whatever is in the event lives as long as this
@@ -74,6 +75,7 @@ class LenientWriter(Writer):
         cls = type(value)
         # Most values are these, and need no care: a third off the time of a small event.
         common = cls is str or cls is int or value is None or cls is bool or cls is float
+        common = common and (encoding.foreign is None or self._hooks is None)
         long = cls is str and len(value) > _LONG
         if common and not long and cls in encoding.raw and stands_for_itself(value):
             return value

@@ -289,9 +289,8 @@ class Reader:
         value = self._read_anything(data, ANYTHING)
         if isinstance(value, encoding.check):  # that of a protocol, for instance
             return value
-        raise data_error(
-            f"{mismatch(encoding, data).problem}; {no_hooks(encoding.cls, self._hooks)}"
-        )
+        problem = mismatch(encoding, data).problem
+        raise data_error(f"{problem}{self._hint_at_hooks(encoding.cls)}")
 
     def _is_for_hooks(self, encoding: Encoding) -> bool:
         """Return whether the values of an annotation are made by the hooks of a converter."""
@@ -299,8 +298,15 @@ class Reader:
 
     def _structured(self, data: Any, cls: type) -> Any:
         if self._hooks is None or not self._has_hooks(cls):
-            raise data_error(f"{cls.__qualname__} needs a converter: {no_hooks(cls, self._hooks)}")
+            hint = self._hint_at_hooks(cls)
+            raise data_error(f"{cls.__qualname__} needs the hooks of a converter{hint}")
         return self._hooks.structure(self.read(data, ANYTHING), cls)
+
+    def _hint_at_hooks(self, cls: type) -> str:
+        in_snapshot = (
+            self._renamed is not None
+        )  # elsewhere, no workflow has a converter for the data
+        return f"; {no_hooks(cls, self._hooks)}" if in_snapshot or self._hooks is not None else ""
 
     # --- Parts of containers ---
 
