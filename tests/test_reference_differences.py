@@ -8,6 +8,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
+from anyio_workflows.errors import ContextSerdeError
+
 from .test_reference_programs import outcome_of
 
 
@@ -508,3 +511,27 @@ def test_it_differs_as_the_page_says(name: str) -> None:
     found = DIFFERENCES[name]
     assert outcome_of(found.program, "workflows") == found.theirs
     assert outcome_of(found.program, "anyio_workflows") == found.ours
+
+
+def test_a_snapshot_of_theirs_is_recognised() -> None:
+    program = """
+    class Only(Workflow):
+        @step
+        async def only(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            await ctx.store.set("pages", ["one"])
+            return StopEvent()
+
+    async def main():
+        handler = Only().run()
+        await handler
+        return handler.ctx.to_dict()
+    """
+    snapshot = outcome_of(program, "workflows")
+    with pytest.raises(ContextSerdeError, match="this is a snapshot of llama-index-workflows"):
+        Context.from_dict(Only(), snapshot)
+
+
+class Only(Workflow):
+    @step
+    async def only(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()

@@ -69,6 +69,13 @@ def test_p4_what_is_no_snapshot_is_refused(data: Any) -> None:
     assert ("no snapshot: there is no 'version'" in error.problem) == (data == {})
 
 
+@pytest.mark.parametrize("version", [{}, {"version": 1}, {"version": 2}])
+def test_p4_a_snapshot_of_llama_index_workflows_is_called_by_its_name(version: Any) -> None:
+    error = refusal("start", {**version, "is_running": True, "state": {}, "workers": {}})
+    assert error.path == "$"
+    assert error.problem.startswith("this is a snapshot of llama-index-workflows")
+
+
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, [1], math.nan])
 def test_p4_a_version_that_never_was_is_refused(version: Any) -> None:
     error = refusal("start", changed("start", "version", version))

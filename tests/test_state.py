@@ -179,6 +179,8 @@ def test_p1_a_missing_attribute_names_the_key_and_the_known_ones():
         _ = state.coutn
     with pytest.raises(AttributeError, match="no 'zzz', known: count"):
         del state.zzz
+    with pytest.raises(AttributeError, match=r"no 'to_dict', dict\(state\) gives a dict"):
+        state.to_dict()
     assert not hasattr(state, "__wrapped__")
 
 

@@ -149,6 +149,12 @@ def _check_version(data: object) -> None:
     if not isinstance(data, Mapping):
         hint = "; json.loads() makes one of JSON" if isinstance(data, str | bytes) else ""
         raise ContextSerdeError("$", f"a snapshot is a mapping, not {type(data).__name__}{hint}")
+    if "is_running" in data:  # every snapshot of llama-index-workflows has it, and none of ours
+        problem = (
+            "this is a snapshot of llama-index-workflows, whose runs cannot be continued here; finish them "
+            "there, or start over with Context(workflow), to which ctx.store.set() gives their state"
+        )
+        raise ContextSerdeError("$", problem)
     if "version" not in data:
         problem = "this is no snapshot: there is no 'version', which to_dict() writes"
         raise ContextSerdeError("$", problem)

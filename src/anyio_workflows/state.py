@@ -92,7 +92,8 @@ class DictState(MutableMapping[str, Any]):
         del self[name]
 
     def _unknown(self, name: str) -> AttributeError:
-        message = f"the state has no {name!r}, {nearest(name, map(str, self))}"
+        as_dict = "dict(state) gives a dict" if name == "to_dict" else None
+        message = f"the state has no {name!r}, {as_dict or nearest(name, map(str, self))}"
         return AttributeError(message, name=name, obj=self)
 
     def __repr__(self) -> str:
