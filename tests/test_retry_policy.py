@@ -351,6 +351,10 @@ class WaitsForTheReference:
         return "WaitsForTheReference()"
 
 
+def retries_for_the_reference(failure: BaseException) -> bool:
+    raise NotImplementedError
+
+
 def stops_for_the_reference(
     attempts: int, elapsed_time: float, *, upcoming_sleep: float = 0
 ) -> bool:
@@ -362,6 +366,13 @@ def stops_for_the_reference(
     [
         ("retry", lambda error: True, "retry_if_exception(f) makes a condition of a function f"),
         ("retry", rp.retry_never | (lambda exc: True), "retry_if_exception(f) makes a condition"),
+        (
+            "retry",
+            lambda x: isinstance(x, OSError),
+            "a parameter named 'state'; retry_if_exception(f)",
+        ),
+        ("retry", retries_for_the_reference, "retry_if_exception(f) makes a condition"),
+        ("wait", lambda n: 2**n, "in state.attempt_number, from 1"),
         ("wait", WaitsForTheReference(), "takes (attempts, seed), but"),
         ("wait", WaitsForTheReference(), "in state.attempt_number, from 1"),
         ("stop", stops_for_the_reference, "state.seconds_since_start and state.upcoming_sleep"),
@@ -377,7 +388,15 @@ def test_x1_strategies_for_another_library_are_refused(
     assert remedy in str(caught.value)
 
 
-@pytest.mark.parametrize("strategy", [lambda state: True, lambda *args: True], ids=["one", "any"])
+def annotated(call: tenacity.RetryCallState) -> bool:
+    return call.attempt_number > 0
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [lambda state: True, lambda retry_state: True, lambda _: True, lambda *args: True, annotated],
+    ids=["named", "as in tenacity", "unused", "any", "annotated"],
+)
 def test_x1_strategies_of_ones_own_take_the_call_state(strategy: Any) -> None:
     assert decisions(retry_policy(retry=strategy), ERROR) == [5]
 

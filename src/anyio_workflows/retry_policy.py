@@ -374,8 +374,8 @@ def _fault(role: str, strategy: object) -> str | None:
     if not isinstance(strategy, _BASES[role]) and not _takes_call_state(strategy):
         given = ", ".join(inspect.signature(strategy).parameters)
         return (
-            f"{strategy!r} takes ({given}), but a strategy is called with tenacity's call state; "
-            f"{_CALLS[role]}"
+            f"{strategy!r} takes ({given}), but a strategy is called with tenacity's call state, in a "
+            f"parameter named 'state'; {_CALLS[role]}"
         )
     return None
 
@@ -388,12 +388,13 @@ _CALLS = {
     "state.attempt_number, and the time in state.seconds_since_start and state.upcoming_sleep",
 }
 
-_OTHER_CALLS = {"error", "exc", "exception", "err", "e", "attempts"}
-"""First parameters of strategies that were written for other libraries, or for `retry_if_exception`."""
-
 
 def _takes_call_state(strategy: Callable[..., Any]) -> bool:
-    """Return whether a strategy of the user's seems to be called with one argument, a call state."""
+    """Return whether a strategy of the user's says that it is called with one argument, a call state.
+
+    One that was written for an exception would run as well, and never find what it looks for. So its
+    parameter has to be named or annotated like a call state.
+    """
     try:
         signature = inspect.signature(strategy)
     except ValueError:  # some builtins have none
@@ -402,7 +403,13 @@ def _takes_call_state(strategy: Callable[..., Any]) -> bool:
         signature.bind(None)
     except TypeError:
         return False
-    return next(iter(signature.parameters)) not in _OTHER_CALLS
+    first = next(iter(signature.parameters.values()))
+    return (
+        first.kind is first.VAR_POSITIONAL
+        or first.name in ("_", "rs")
+        or "state" in first.name
+        or "RetryCallState" in str(first.annotation)
+    )
 
 
 def _is_async(function: object) -> bool:
