@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -115,6 +117,21 @@ async def test_r7_instances_do_not_share_their_places() -> None:
     for handler in handlers:
         await handler
     assert anyio.current_time() - began == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda job: pickle.loads(pickle.dumps(job))], ids=["copy", "pickle"]
+)
+async def test_r7_a_copy_has_places_of_its_own(copied: Any) -> None:
+    one = Job(1)
+    began = anyio.current_time()
+    handlers = [one.run()]
+    await anyio.sleep(0.5)
+    handlers.append(copied(one).run())
+    with anyio.fail_after(PATIENCE):
+        for handler in handlers:
+            await handler
+    assert anyio.current_time() - began == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, False, 1.0, 2.5, "2", [], float("nan")])

@@ -17,6 +17,10 @@ class RunLimiter:
         self._number = number
         self._queues: WeakKeyDictionary[Any, _Queue] = WeakKeyDictionary()
 
+    def __reduce__(self) -> Any:
+        """Have no run in progress as the limiter of a copy of the workflow."""
+        return RunLimiter, (self._number,)
+
     def request(self, loop: object) -> RunSlot:
         """Request a slot in an event loop; first come, first served."""
         queue = self._queues.get(loop)
