@@ -716,13 +716,28 @@ async def test_o6_a_run_that_waited_in_vain_is_not_kept_by_the_build() -> None:
     assert (await builder).number == 1
 
 
-async def test_p5_a_deep_copy_is_another_instance() -> None:
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("slots", [(), ("label",)], ids=["no slots", "slots"])
+async def test_p5_a_copy_is_another_instance(copied: Callable[[Any], Any], slots: Any) -> None:
+    class Labelled(Workflow):
+        __slots__ = slots
+
+        @step
+        async def work(
+            self, ev: StartEvent, it: Annotated[Made, Resource(maker.make, scope="workflow")]
+        ) -> StopEvent:
+            return StopEvent(result=it)
+
     maker = Maker()
-    workflow = sharing(maker.make)
+    workflow: Any = Labelled(workflow_name="labelled")
+    workflow.label = ["kept"]
     first = await workflow.run()
-    other = copy.deepcopy(workflow)
-    assert await other.run() is not first
-    assert await workflow.run() is first
+    async with workflow:
+        other = copied(workflow)
+        async with other:
+            assert await other.run() is not first
+        assert await workflow.run() is first
+    assert (other.label, other.workflow_name) == (["kept"], "labelled")
 
 
 class Picklable(Workflow):

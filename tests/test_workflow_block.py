@@ -589,6 +589,14 @@ async def test_p5_what_was_not_entered_cannot_be_left() -> None:
         await workflow.__aexit__(None, None, None)
 
 
+def test_p5_without_an_event_loop_it_cannot_be_entered() -> None:
+    entering = sharing(object).__aenter__()
+    with pytest.raises(WorkflowRuntimeError) as caught:
+        entering.send(None)  # type: ignore[attr-defined]
+    message = "Shares can be entered in a running event loop only, of asyncio or trio"
+    assert str(caught.value) == message
+
+
 async def test_p5_a_step_cannot_leave_the_block_of_its_own_run() -> None:
     async def act(it: str) -> None:
         await workflow.__aexit__(None, None, None)

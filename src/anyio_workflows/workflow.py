@@ -381,10 +381,14 @@ class Workflow(Generic[ResultT]):
         Nothing is opened yet. Factories see the context variables as they are now.
 
         Raises:
-            WorkflowRuntimeError: If the instance is in use in such a block already.
+            WorkflowRuntimeError: If the instance is in use in such a block already, or there is no running
+                asyncio or trio event loop.
         """
         loop = find_loop()
-        assert loop is not None
+        if loop is None:
+            raise WorkflowRuntimeError(
+                f"{type(self).__name__} can be entered in a running event loop only, of asyncio or trio"
+            )
         settings = self._settings or RunSettings(self.workflow_name)
         await self._shared_resources().enter(settings.name, loop, settings.cleanup_timeout)
         return self
@@ -404,6 +408,16 @@ class Workflow(Generic[ResultT]):
                 raises, as are further ones. Failures of runs are raised by their handlers alone.
         """
         await self._shared_resources().leave(self.workflow_name, exc_type is not None)
+
+    def __getstate__(self) -> Any:
+        """Share nothing with a copy of the workflow, which is another instance (P5)."""
+        state: Any = super().__getstate__()
+        if "_shared" not in self.__dict__:
+            return state
+        own = {name: value for name, value in self.__dict__.items() if name != "_shared"}
+        return (
+            (own, state[1]) if isinstance(state, tuple) else own
+        )  # a tuple if it has slots as well
 
     def _shared_resources(self) -> SharedResources:
         # Atomic, since threads may be first at the same time.

@@ -51,7 +51,7 @@ class SharedResources:
     block: WorkflowBlock | None = None
 
     def __reduce__(self) -> Any:
-        """Share nothing with a deep copy of the workflow, which is another instance."""
+        """Share nothing with a copy of the workflow, whose class may say itself what is copied."""
         return SharedResources, ()
 
     async def enter(self, workflow: str, loop: LoopHandle, cleanup_timeout: float) -> None:
