@@ -6,6 +6,7 @@ import functools
 import itertools
 import reprlib
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 from .._annotations import is_enum, is_record
@@ -74,7 +75,7 @@ class LenientWriter(Writer):
         """Return what stands for a value under an annotation."""
         cls = type(value)
         # Most values are these, and need no care: a third off the time of a small event.
-        common = cls is str or cls is int or value is None or cls is bool or cls is float
+        common = cls is str or cls is int or cls is NoneType or cls is bool or cls is float
         common = common and (encoding.foreign is None or self._hooks is None)
         long = cls is str and len(value) > _LONG
         if common and not long and cls in encoding.raw and stands_for_itself(value):
