@@ -36,7 +36,6 @@
 
 from typing import TYPE_CHECKING
 
-from . import wire  # noqa: F401  # lets event classes be fields of pydantic models
 from ._absent import absent_names
 from .context import Context
 from .events import (

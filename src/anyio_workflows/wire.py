@@ -260,7 +260,7 @@ def _read_one_of(readings: list[_Reading], data: Any, hooks: Hooks | None) -> An
 # Pydantic asks the class how; it is imported here only, when a model is defined.
 
 
-def _pydantic_core_schema(cls: type[Event], source: Any, handler: Any) -> Any:
+def _pydantic_core_schema(cls: type[Event]) -> Any:
     """Describe values of the class to pydantic: read by `from_data()`, written by `to_data()`."""
     from pydantic_core import (
         PydanticCustomError,
@@ -290,7 +290,7 @@ def _pydantic_core_schema(cls: type[Event], source: Any, handler: Any) -> Any:
     )
 
 
-def _pydantic_json_schema(cls: type[Event], schema: Any, handler: Any) -> Any:
+def _pydantic_json_schema(cls: type[Event], handler: Any) -> Any:
     """Describe the data of the class, and let pydantic know what its description refers to."""
     from pydantic import TypeAdapter
     from pydantic_core import core_schema
@@ -329,8 +329,3 @@ def _pydantic_name(of: Any) -> str:
     """Return the name under which pydantic knows a class or an alias."""
     name = getattr(of, "__qualname__", getattr(of, "__name__", type(of).__name__))
     return f"{of.__module__}.{name}:{id(of)}"
-
-
-# The class cannot define them itself, since what they use is built on it.
-Event.__get_pydantic_core_schema__ = classmethod(_pydantic_core_schema)  # type: ignore[attr-defined]
-Event.__get_pydantic_json_schema__ = classmethod(_pydantic_json_schema)  # type: ignore[attr-defined]
