@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import threading
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
-from anyio_workflows._backend import _background_tasks, find_loop
+from anyio_workflows._backend import _background_tasks, find_loop, running_task
 from anyio_workflows.testing import VirtualTimeLoop
 
 from .conftest import BACKENDS, HAS_TRIO
@@ -42,6 +43,15 @@ def test_no_home_outside_a_loop() -> None:
 
 async def test_no_home_in_a_worker_thread() -> None:
     assert await anyio.to_thread.run_sync(find_loop) is None
+
+
+@on_asyncio
+async def test_a_thread_that_imports_trio_meanwhile_is_no_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # which has no attributes yet
+    assert find_loop() is not None
+    assert running_task() == (asyncio.get_running_loop(), asyncio.current_task())
 
 
 async def test_loop_is_the_loop_of_this_thread() -> None:

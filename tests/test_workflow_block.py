@@ -20,6 +20,7 @@ from anyio_workflows import (
     WorkflowHandler,
     step,
 )
+from anyio_workflows._engine.block import WorkflowBlock
 from anyio_workflows.checkpoint import checkpointed
 from anyio_workflows.errors import (
     WorkflowCancelledByUser,
@@ -674,6 +675,42 @@ def test_p5_a_block_belongs_to_its_event_loop(backend: str) -> None:
     run_virtually(backend, main)
     assert failed == []
     assert shape(store.log) == ["opened it", "closed it"]
+
+
+@on_each_backend
+def test_p5_loops_of_two_threads_that_enter_at_once(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_block(*args: Any) -> WorkflowBlock:
+        ready.wait(PATIENCE)
+        return WorkflowBlock(*args)
+
+    async def enter() -> None:
+        try:
+            async with workflow:
+                note("entered")
+                both.wait(PATIENCE)
+        except WorkflowRuntimeError:
+            note("refused")
+
+    def note(outcome: str) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) > 1:
+            both.set()
+
+    ready, both = threading.Barrier(2), threading.Event()
+    monkeypatch.setattr("anyio_workflows._engine.block.WorkflowBlock", make_block)
+    outcomes: list[str] = []
+    workflow = sharing(object)
+    threads = [
+        threading.Thread(target=anyio.run, args=(enter,), kwargs={"backend": backend})
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(outcomes) == ["entered", "refused"]
 
 
 async def test_o1_a_run_may_be_started_in_a_callback_or_by_a_thread() -> None:

@@ -165,13 +165,20 @@ def find_loop() -> LoopHandle | None:
     Also finds asyncio's loop from within one of its callbacks, where there is no task and AnyIO
     sees no loop.
     """
-    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")  # there is no loop without
-    if trio is not None and trio.lowlevel.in_trio_task():
+    if (trio := _trio_of_this_task()) is not None:
         return _TrioLoop(trio)
+    asyncio = sys.modules.get("asyncio")  # there is no loop without
     try:
         return None if asyncio is None else _AsyncioLoop(asyncio)
     except RuntimeError:
         return None
+
+
+def _trio_of_this_task() -> Any:
+    """Return the module trio if the caller is in one of its tasks, else `None`."""
+    trio = sys.modules.get("trio")
+    lowlevel = getattr(trio, "lowlevel", None)  # not there while another thread imports trio
+    return trio if lowlevel is not None and lowlevel.in_trio_task() else None
 
 
 def running_task() -> tuple[object, object]:
@@ -179,8 +186,7 @@ def running_task() -> tuple[object, object]:
 
     Compare them by identity. AnyIO's `current_token()` and `get_current_task()` take 4 us, this 0.5.
     """
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
+    if (trio := _trio_of_this_task()) is not None:
         return trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
     asyncio = sys.modules["asyncio"]
     loop = asyncio.get_running_loop()

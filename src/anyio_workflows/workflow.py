@@ -12,7 +12,7 @@ import attrs
 from ._absent import absent_names, refuse_arguments
 from ._annotations import is_enum, is_positive_number, is_record, read_names
 from ._backend import find_loop
-from ._engine.block import SharedResources
+from ._engine.block import SharedResources, WorkflowBlock
 from ._engine.limiter import RunLimiter
 from ._engine.run import Run, RunSettings
 from ._ledger.pending import SavedState
@@ -356,9 +356,11 @@ class Workflow(Generic[ResultT]):
         shared = block = None
         if self._shared is not None or graph.workflow_resources:
             shared = self._shared_resources()
-            block = shared.block if shared.block is not None and shared.block.takes_runs else None
+            block = shared.block
+            if block is not None and not block.takes_runs:
+                block = None
             if block is None and graph.closed_with_workflow is not None:
-                raise self._needs_block(*graph.closed_with_workflow, shared)
+                raise self._needs_block(*graph.closed_with_workflow, shared.block)
         context = _current_step()
         parent = None if context is None or context._run.ended else context._run
         run = Run(
@@ -425,13 +427,12 @@ class Workflow(Generic[ResultT]):
         return shared
 
     def _needs_block(
-        self, step: str, resource: str, shared: SharedResources
+        self, step: str, resource: str, block: WorkflowBlock | None
     ) -> WorkflowConfigurationError:
         """Say why a run cannot be started outside the block of the workflow."""
         remedy = "use 'async with workflow:', and start its runs inside that block"
-        if shared.block is not None and not shared.block.ended:
-            here = shared.block.loop.is_here()
-            where = "is being left" if here else "belongs to another event loop"
+        if block is not None and not block.ended:
+            where = "is being left" if block.loop.is_here() else "belongs to another event loop"
             remedy = f"its 'async with' block takes no run here, because it {where}"
         return WorkflowConfigurationError(
             f"{self.workflow_name}: resource {resource} of step {step} is closed with its workflow; "

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import suppress
 from contextvars import Context as ContextVars
 from contextvars import copy_context
@@ -50,6 +51,9 @@ class SharedResources:
     values: SharedValues = attrs.field(factory=SharedValues)
     block: WorkflowBlock | None = None
 
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    """Held while `block` changes: event loops in several threads may enter the workflow at the same time."""
+
     def __reduce__(self) -> Any:
         """Share nothing with a copy of the workflow, whose class may say itself what is copied."""
         return SharedResources, ()
@@ -60,17 +64,19 @@ class SharedResources:
         Raises:
             WorkflowRuntimeError: If one is open.
         """
-        if self.block is not None and not self.block.ended:
-            where = "" if self.block.loop.is_here() else ", in another event loop"
-            raise WorkflowRuntimeError(
-                f"{workflow} is already in use in an 'async with' block{where}; an instance can be "
-                "entered once at a time: start runs in that block, or make another instance"
-            )
-        self.block = WorkflowBlock(workflow, loop, self.values, cleanup_timeout)
+        block = WorkflowBlock(workflow, loop, self.values, cleanup_timeout)
+        with self._lock:
+            if self.block is not None and not self.block.ended:
+                where = "" if self.block.loop.is_here() else ", in another event loop"
+                raise WorkflowRuntimeError(
+                    f"{workflow} is already in use in an 'async with' block{where}; an instance can be "
+                    "entered once at a time: start runs in that block, or make another instance"
+                )
+            self.block = block
         try:
-            await self.block.open()
+            await block.open()
         except BaseException:
-            self.block = None
+            self._forget(block)
             raise
 
     async def leave(self, workflow: str, raised: bool) -> None:
@@ -94,6 +100,10 @@ class SharedResources:
         try:
             await block.leave(raised)
         finally:
+            self._forget(block)
+
+    def _forget(self, block: WorkflowBlock) -> None:
+        with self._lock:
             if self.block is block:
                 self.block = None
 
