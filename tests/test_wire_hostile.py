@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import threading
@@ -257,6 +258,24 @@ def test_e7_deep_values_end_where_nothing_would_read_them(wrap: Callable[[Any], 
 def test_e7_the_text_says_what_is_nested_too_deeply():
     data = json.dumps(written(deep(200, WRAPS["list"])))
     assert data.strip("[]") == '{"$repr": "<nested too deeply>"}'
+
+
+def test_e7_little_stack_is_enough():
+    event = StopEvent([1, deep(40, WRAPS["record"]), 2])
+    assert plain(to_data(event))
+    limit = sys.getrecursionlimit()
+    frames = len(inspect.stack(0))
+    texts = set()
+    try:
+        for more in range(60, 250, 7):
+            sys.setrecursionlimit(frames + more)
+            text = str(to_data(event))
+            sys.setrecursionlimit(limit)
+            texts.add(text)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(texts) > 5
+    assert any("'$repr': '<Record: nested too deeply>'" in text for text in texts)
 
 
 def test_e7_what_contains_itself_ends():

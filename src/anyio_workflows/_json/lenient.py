@@ -272,7 +272,9 @@ def _shown(value: object, error: Exception) -> str:
         holds_parts = cls in _CONTAINERS or is_record(cls) or issubclass(cls, BaseException)
         if not holds_parts and not isinstance(error, RecursionError):
             return _repr_of(value)
-        why = str(error) if isinstance(error, _TooMuch) else _name_of(type(error))
+        why = _name_of(type(error))
+        if isinstance(error, RecursionError):  # if not ours, the caller has left little stack
+            why = str(error) if isinstance(error, _TooMuch) else "nested too deeply"
     except Exception:
         why = "unreadable"
     return f"<{_name_of(cls)}: {why}>"
