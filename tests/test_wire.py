@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -180,6 +181,20 @@ def test_e7_exceptions_come_back_as_they_do_from_snapshots():
         assert data["exception"] == JsonCodec([StopEvent]).dump(error)
         again = from_data(data, WorkflowFailedEvent)
         assert JsonCodec([StopEvent]).dump(again.exception) == data["exception"]
+
+
+def test_e7_an_exception_with_an_unknown_argument_comes_back_without_its_arguments():
+    for argument in (Unknown.YES, Point(1), threading.Lock()):
+        data = to_data(StopEvent(ValueError(argument)))
+        assert data["result"]["value"].keys() == {"type", "text"}
+        assert from_data(data, StopEvent)["result"].type_name == "ValueError"
+
+
+def test_e7_a_value_that_an_annotation_admits_by_chance_comes_back():
+    class Letters(Event):
+        letters: Sequence[str]
+
+    assert from_data(to_data(Letters(letters="abc")), Letters) == Letters(letters="abc")
 
 
 def test_e7_a_generic_event_is_read_as_its_class():

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyio_workflows import Event, StartEvent, StopEvent, WorkflowFailedEvent
-from anyio_workflows._json.codec import JsonCodec
+from anyio_workflows._json.codec import JsonCodec, RestoredError
 from anyio_workflows._json.lenient import LONGEST_REPR, MOST_REPEATED
 from anyio_workflows.errors import ContextSerdeError
 from anyio_workflows.wire import from_data, to_data
@@ -175,6 +175,9 @@ def test_e7_broken_exceptions_are_written():
     error = ValueError(1)
     error.__notes__ = 5  # type: ignore[assignment]
     assert written([error, 1]) == [written(ValueError(1)), 1]
+    restored = RestoredError("a.Error", "text")
+    restored.text = object()  # type: ignore[assignment]
+    assert written([restored, 1]) == [{"$repr": "<RestoredError: ContextSerdeError>"}, 1]
     event = WorkflowFailedEvent(step_name="a", exception=OwnError(threading.Lock()))
     assert to_data(event)["exception"]["value"]["type"] == "tests.test_wire_hostile.OwnError"
 
@@ -258,6 +261,12 @@ def test_e7_deep_values_end_where_nothing_would_read_them(wrap: Callable[[Any], 
 def test_e7_the_text_says_what_is_nested_too_deeply():
     data = json.dumps(written(deep(200, WRAPS["list"])))
     assert data.strip("[]") == '{"$repr": "<nested too deeply>"}'
+
+
+def test_e7_the_deepest_place_has_a_text_of_its_own():
+    lock = threading.Lock()
+    data = json.dumps(written(deep(98, lambda value: [lock if value == 1 else value])))
+    assert data.strip("[]") == json.dumps({"$repr": repr(lock)})
 
 
 def test_e7_little_stack_is_enough():
