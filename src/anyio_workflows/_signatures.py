@@ -271,11 +271,11 @@ def _sort_params(
 
 
 def _state_type(annotation: Any, faults: list[str]) -> type | None:
-    """Return the class in `Context[...]`; `None` if it says none."""
+    """Return the class in `Context[...]`; `None` if it says none, or `dict`."""
     given = [arg for member in _alternatives(annotation) for arg in typing.get_args(strip(member))]
     wanted: Any = next((arg for arg in given if not isinstance(arg, typing.TypeVar)), Any)
     cls: Any = typing.get_origin(wanted) or wanted
-    if cls is Any or cls is DictState:
+    if cls is Any or cls is DictState or wanted is dict:
         return None
     if is_record(cls):
         return cast(type, cls)
