@@ -250,28 +250,29 @@ def test_e7_a_value_may_be_of_any_type_that_was_given():
     assert refused(to_data(event), [StopEvent, Said]).path == "$.result[1]"
 
 
+def twin() -> Any:
+    class Twin(Event):
+        n: int
+
+    return Twin
+
+
+ONE, OTHER = twin(), twin()
+
+
+class Both(Event):
+    one: ONE
+    other: OTHER
+
+
 def test_e7_two_types_that_data_cannot_tell_apart_are_refused():
-    def local() -> type[Event]:
-        class Twin(Event):
-            n: int
-
-        return Twin
-
-    one, other = local(), local()
-    assert "cannot tell two types" in refused({"n": 1}, [one, other]).problem
-    event = StartEvent(twins=[one(n=1), other(n=2)])
-    assert [twin["value"]["n"] for twin in to_data(event)["twins"]] == [
-        1,
-        2,
-    ]  # writing is no matter
-
-    class Both(Event):
-        one: one  # type: ignore[valid-type]
-        other: other  # type: ignore[valid-type]
-
-    Both.__annotations__.update(one=one, other=other)
-    event = attrs.evolve(StartEvent(), both=1)
-    assert to_data(event) == {"both": 1}
+    event = Both(one=ONE(n=1), other=OTHER(n=2))
+    data = to_data(event)
+    assert data == {"one": {"n": 1}, "other": {"n": 2}}
+    for types in (Both, [Said, Both]):
+        assert "cannot tell two types" in refused(data, types).problem
+    assert "cannot tell two types" in refused({"n": 1}, [ONE, OTHER]).problem
+    assert json_schema(Both)["properties"].keys() == {"one", "other"}
 
 
 # --- Strictness -----------------------------------------------------------------------------------
@@ -306,7 +307,7 @@ def test_e7_what_is_no_event_is_refused_with_its_path(
     data: Any, path: str, problem: str, types: Any
 ):
     error = refused(data, types)
-    if types is Said:
+    if types is Said or "nested" in problem:
         assert error.path.startswith(path)
         assert problem in error.problem
     assert isinstance(error, ValueError)
@@ -339,6 +340,11 @@ def test_e7_what_has_no_form_costs_its_own_place_only():
     point = {"$": "tests.test_wire:Point", "value": {"x": 1, "y": written}}
     assert to_data(event)["anything"] == {"lock": written, "list": [1, written, point]}
     assert refused(to_data(event), Rich).path == "$.anything.lock"
+
+
+def test_e7_the_path_leads_into_pairs():
+    data = to_data(StopEvent({1: threading.Lock()}))
+    assert refused(data, StopEvent).path == "$.result[0][1]"
 
 
 def test_e7_values_of_a_wrong_type_are_written_as_what_they_are():

@@ -265,7 +265,7 @@ def test_e7_the_text_says_what_is_nested_too_deeply():
 
 def test_e7_the_deepest_place_has_a_text_of_its_own():
     lock = threading.Lock()
-    data = json.dumps(written(deep(98, lambda value: [lock if value == 1 else value])))
+    data = json.dumps(written(deep(99, lambda value: [lock if value == 1 else value])))
     assert data.strip("[]") == json.dumps({"$repr": repr(lock)})
 
 

@@ -278,6 +278,25 @@ def test_e7_two_classes_of_one_name_are_told_apart():
     assert not check(schema).is_valid({"mine": {"text": "a"}, "other": {"text": "a"}})
 
 
+@attrs.define
+class Odd:
+    n: int = None  # type: ignore[assignment]
+    names: list[str] = attrs.field(default=[1])  # type: ignore[list-item]
+    opaque: Any = attrs.field(default=object())
+
+
+class Oddity(Event):
+    odd: Odd
+
+
+def test_e7_a_default_that_data_cannot_be_is_left_out():
+    assert json_schema(Oddity)["$defs"]["Odd"]["properties"] == {
+        "n": {"type": "integer"},
+        "names": {"type": "array", "items": {"type": "string"}},
+        "opaque": {},
+    }
+
+
 class Tree:
     """A type alias that contains itself, as `type Tree = list[Tree] | int` makes in 3.12."""
 
