@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import weakref
 from collections import Counter
 from contextlib import suppress
@@ -309,6 +310,17 @@ async def test_p3_a_retry_delay_goes_on_where_it_was_and_attempts_are_counted_on
     assert (info.retry_number, info.elapsed_seconds) == (3, 40 + 290)
     assert type(info.last_exception) is ValueError
     assert info.last_exception.args == ("attempt", 2)
+
+
+async def test_p3_a_retry_delay_without_an_end_has_none_after_a_restore() -> None:
+    class Patient(Workflow[Any]):
+        @step(retry_policy=retry_policy(wait=wait_fixed(math.inf)))
+        async def work(self, ev: StartEvent) -> StopEvent:
+            raise ValueError
+
+    data = await snapshot_at(40, Patient(timeout=None).run())
+    with pytest.raises(WorkflowTimeoutError, match="attempt 2 is due in inf s"):
+        await resume(Patient(timeout=10), data)
 
 
 async def test_p3_an_interrupted_attempt_is_made_again_under_its_number() -> None:

@@ -44,6 +44,7 @@ the workflow class, and the event classes that its code names. Nothing that a sn
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -410,7 +411,8 @@ def _work_faults(path: str, work: WorkRecord, graph: Graph) -> _Faults:
         yield f"{path}.attempt", f"attempts count from 1, got {short_repr(work.attempt)}"
     for name, least in (("elapsed", 0.0), ("due_in", -_LARGEST)):
         value = getattr(work, name)
-        if value is not None and not least <= value <= _LARGEST:
+        endless = name == "due_in" and value == math.inf  # a policy may say so
+        if value is not None and not (endless or least <= value <= _LARGEST):
             yield f"{path}.{name}", f"expected a number of seconds, got {short_repr(value)}"
     spec = graph.steps[work.step]
     if spec.is_join:
