@@ -615,6 +615,7 @@ def test_p5_the_selector_leads_the_message(write: Any, selector: str, fault: str
     ("name", "text", "fault"),
     [
         ("a.json", "{", "not valid JSON: Expecting property name enclosed in double quotes"),
+        pytest.param("a.json", "[" * 200_000, "not valid JSON: ", id="deep"),
         ("a.toml", "a = ", "not valid TOML: Invalid value"),
     ],
 )

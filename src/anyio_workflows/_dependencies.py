@@ -323,7 +323,7 @@ class _Contents:
             return json.loads(json.dumps(tomllib.loads(text), default=str))  # dates as text
         except OSError as exc:
             raise self._error(f"cannot be read: {exc.strerror}") from exc
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:  # the latter from many thousand levels
             raise self._error(f"not valid {'JSON' if is_json else 'TOML'}: {exc}") from exc
 
     def _select(self, data: Any) -> Any:
