@@ -190,18 +190,8 @@ class wait_exponential(tenacity.wait_exponential):  # noqa: N801
         super().__init__(multiplier=multiplier, exp_base=exp_base, max=max, min=min)
 
 
-class wait_random_exponential(tenacity.wait_random_exponential):  # noqa: N801
+class wait_random_exponential(tenacity.wait_random_exponential, wait_exponential):  # noqa: N801
     """Wait between `min` and what `wait_exponential()` would wait, at random ("full jitter")."""
-
-    def __init__(
-        self,
-        multiplier: float = 1,
-        *,
-        exp_base: float = 2,
-        max: _Seconds = 60,  # noqa: A002
-        min: _Seconds = 0,  # noqa: A002
-    ) -> None:
-        super().__init__(multiplier=multiplier, exp_base=exp_base, max=max, min=min)
 
 
 wait_full_jitter = wait_random_exponential

@@ -369,7 +369,9 @@ class WorkerPool:
         spec, workflow = work.queue.spec, self._workflow
 
         def call() -> Any:
-            return spec.call(workflow, context, work.payload, work.opener, resources)
+            if resources or spec.opener_param is not None:
+                return spec.call(workflow, context, work.payload, work.opener, resources)
+            return spec.invoke(workflow, context, work.payload)
 
         if spec.is_async:
             return await call()
