@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from abc import ABC
+from collections import OrderedDict, deque
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -423,6 +424,18 @@ def test_p7_a_subclass_is_written_by_the_hooks_of_its_base_if_it_comes_back() ->
         "$[0]: a Masked would come back as Array; register hooks for it, and name it in types=[...]"
     )
     assert through_json(Masked(1), codec=JsonCodec([Sample, Masked])) == Masked(1)
+
+
+def test_p7_what_a_collection_holds_is_not_turned_into_data_for_good() -> None:
+    """The hooks that cattrs has itself for collections take apart what these hold, and leave it so."""
+    hooks, codec = Hooks(Converter()), JsonCodec([Item, deque, OrderedDict])
+    same: list[Any] = [deque([1, "a"]), OrderedDict(a=1.5), deque([date(2024, 5, 1), None])]
+    for value in same:
+        assert through_json(value, hooks, codec) == value
+    changed: list[Any] = [deque([Item(n=1)]), OrderedDict(a=Item(n=1)), deque([(1, 2)])]
+    for value in changed:
+        with pytest.raises(ContextSerdeError, match=r"would come back as .*; register hooks for"):
+            codec.dump({"it": value}, hooks=hooks)
 
 
 def test_p7_what_the_codec_writes_itself_is_not_for_hooks() -> None:

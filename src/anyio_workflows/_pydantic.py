@@ -85,7 +85,7 @@ def is_unset_default(model: Any, name: str) -> bool:
 
 def is_equal_to_default(model: Any, name: str) -> bool:
     """Return whether a field has the value that its declaration gives."""
-    return _is_same(vars(model)[name], type(model).model_fields[name].default)
+    return is_same(vars(model)[name], type(model).model_fields[name].default)
 
 
 def is_excluded(cls: Any, name: str) -> bool:
@@ -118,7 +118,7 @@ def changed_fields(model: Any, other: Any) -> Iterator[str]:
     """Yield the names of the fields and extra values in which two models of one class differ."""
     mine, others = _values_of(model), _values_of(other)
     for name in mine | others:
-        if name not in mine or name not in others or not _is_same(mine[name], others[name]):
+        if name not in mine or name not in others or not is_same(mine[name], others[name]):
             yield name
 
 
@@ -128,7 +128,8 @@ def _values_of(model: Any) -> dict[str, Any]:
     return {**values, **extras_of(model)}
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal, as far as that can be told."""
     if one is other:  # also if it is NaN
         return True
     try:

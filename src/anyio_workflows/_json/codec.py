@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
 import itertools
@@ -18,6 +19,7 @@ from .._pydantic import (
     is_equal_to_default,
     is_model,
     is_root_model,
+    is_same,
     is_unset_default,
     make_model,
     may_be_left_out,
@@ -232,12 +234,20 @@ class Writer:
         assert self._hooks is not None
         cls = type(value)
         data = self._hooks.unstructure(value)
-        if cls is not known:  # these hooks may know nothing of what the subclass adds
+        # The hooks may know nothing of what a subclass adds. Those that cattrs has itself for collections make data
+        # of what these hold, too, but nothing of the data, since only an annotation would say what.
+        holds_parts = issubclass(cls, dict | collections.deque)
+        if cls is not known or holds_parts:
             back = self._hooks.structure(data, known)
             if type(back) is not cls:
                 raise data_error(
                     f"a {cls.__qualname__} would come back as {type(back).__qualname__}; register hooks for it, "
                     "and name it in types=[...]"
+                )
+            if holds_parts and not is_same(value, back):
+                raise data_error(
+                    f"{short_repr(value)} would come back as {short_repr(back)}; register hooks for "
+                    f"{cls.__qualname__} that keep what it holds"
                 )
         try:
             return self.write(data, ANYTHING)
