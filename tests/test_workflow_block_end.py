@@ -122,6 +122,54 @@ def test_o2_a_program_that_ends_in_the_block_warns_of_nothing(backend: str) -> N
     assert (done.stdout, done.returncode) == ("opened\nstep ends\nclosed\n", 0)
 
 
+@on_each_backend
+def test_p5_a_failure_to_close_is_logged_if_a_keyboard_interrupt_comes_meanwhile(
+    backend: str,
+) -> None:
+    done = run_script(
+        f"""
+        import _thread
+        import time
+        from typing import Annotated
+
+        import anyio
+        import anyio.to_thread
+        from anyio_workflows import StartEvent, StopEvent, Workflow, step
+        from anyio_workflows.resource import Resource
+
+        def interrupt():
+            time.sleep(0.1)  # the event loop waits for events then, and no task runs
+            _thread.interrupt_main()
+
+        async def factory():
+            yield "it"
+            await anyio.to_thread.run_sync(interrupt)
+            for _ in range(9):
+                await anyio.sleep(0)
+            raise ValueError("not closed")
+
+        class Shares(Workflow):
+            @step
+            async def work(
+                self, ev: StartEvent, it: Annotated[str, Resource(factory, scope="workflow")]
+            ) -> StopEvent:
+                return StopEvent()
+
+        async def main():
+            async with Shares() as workflow:
+                await workflow.run()
+
+        try:
+            anyio.run(main, backend="{backend}")
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0)
+    assert "block of Shares: resource factory failed" in done.stderr
+    assert "ValueError: not closed" in done.stderr
+
+
 @on_asyncio
 async def test_p5_a_failure_to_close_is_logged_if_a_native_cancellation_comes_meanwhile(
     caplog: pytest.LogCaptureFixture,

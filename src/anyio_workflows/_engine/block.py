@@ -136,6 +136,9 @@ class WorkflowBlock:
     _errors: list[tuple[str, BaseException]] = attrs.field(factory=list, init=False)
     """What failed in its resources, each with the name of the resource."""
 
+    _awaited: bool = attrs.field(default=False, init=False)
+    """Whether a call of `leave()` waits for the end, and raises or logs the errors then."""
+
     _begun: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _left: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _over: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -178,12 +181,16 @@ class WorkflowBlock:
     async def _wait_until_over(self) -> BaseException | None:
         """Wait for the host, which takes a bounded time; return a cancellation that came meanwhile."""
         interruption: BaseException | None = None
-        while not self._over.is_set():
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._over.wait()
-            except anyio.get_cancelled_exc_class() as exc:  # a native one
-                interruption = exc
+        self._awaited = True
+        try:
+            while not self._over.is_set():
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._over.wait()
+                except anyio.get_cancelled_exc_class() as exc:  # a native one
+                    interruption = exc
+        finally:
+            self._awaited = False  # a KeyboardInterrupt, which trio raises here
         return interruption
 
     def _raise_failure(self, raised: bool) -> None:
@@ -235,7 +242,7 @@ class WorkflowBlock:
         self.ended, self._is_open, self.manager = True, False, None
         self._begun.set()
         self._over.set()
-        if not self._left.is_set():  # the loop ended: there may be nobody to raise it to
+        if not self._awaited:  # there may be nobody to raise it to
             self._log_failures()
 
     def __repr__(self) -> str:
