@@ -17,6 +17,7 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     WorkflowHandler,
 )
+from anyio_workflows.errors import WorkflowConfigurationError
 
 from .resource_hosting import warned
 from .resources import Broken, Store, hang, idle, nap, shape, sharing, use
@@ -182,6 +183,29 @@ async def test_p5_a_failure_to_close_is_logged_if_a_native_cancellation_comes_me
     await asyncio.wait([task])
     assert task.cancelled()
     assert warned(caplog) == ["block of Shares: resource it failed"]
+
+
+def test_p5_a_program_that_cancels_all_other_tasks_ends_the_block() -> None:
+    async def main() -> None:
+        async with workflow:
+            await workflow.run()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            assert shape(store.log) == ["opened it", "closed it"]
+            with pytest.raises(WorkflowConfigurationError) as caught:
+                workflow.run()
+        assert str(caught.value) == (
+            "Shares: resource it of step work is closed with its workflow; its 'async with' block takes "
+            "no run here, because it has ended: its task was cancelled"
+        )
+        async with workflow:
+            assert await workflow.run() == "it 2"
+
+    store = Store()
+    workflow = sharing(store.factory("it"))
+    asyncio.run(main())
 
 
 @on_asyncio

@@ -431,9 +431,13 @@ class Workflow(Generic[ResultT]):
     ) -> WorkflowConfigurationError:
         """Say why a run cannot be started outside the block of the workflow."""
         remedy = "use 'async with workflow:', and start its runs inside that block"
-        if block is not None and not block.ended:
-            where = "is being left" if block.loop.is_here() else "belongs to another event loop"
-            remedy = f"its 'async with' block takes no run here, because it {where}"
+        state = None
+        if block is not None and block.loop.is_here():
+            state = "has ended: its task was cancelled" if block.ended else "is being left"
+        elif block is not None and not block.ended:
+            state = "belongs to another event loop"
+        if state is not None:
+            remedy = f"its 'async with' block takes no run here, because it {state}"
         return WorkflowConfigurationError(
             f"{self.workflow_name}: resource {resource} of step {step} is closed with its workflow; "
             f"{remedy}"
