@@ -467,6 +467,7 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
     (list[int], [1, "2"], "$[1]", "expected int, got '2' (str)"),
     (tuple[int, int], [1], "$", "expected tuple[int, int], got [1] (list)"),
     (set[list[int]], [[1]], "$", "no item of a set: unhashable type"),
+    (dict[Decimal, int], {"sNaN": 1}, "$", "no key of a dict: Cannot hash"),
     (dict[str, int], {"a b": "x"}, "$['a b']", "expected int, got 'x' (str)"),
     (dict[Color, int], {"green": 1}, "$.green", "expected one of 'red', 2"),
     (int | str, 1.5, "$", "expected int | str, got 1.5 (float)"),

@@ -224,9 +224,14 @@ class Reader:
         key_encoding, value_encoding = encoding.parts
         keys = self._read_parts(data, data, itertools.repeat(key_encoding))
         values = self._read_parts(data, data.values(), itertools.repeat(value_encoding))
-        if dict not in encoding.raw:  # the hashes of texts are random, those of other keys are not
-            check_hashes(keys, list(data))
-        return dict(zip(keys, values, strict=True))
+        try:
+            if (
+                dict not in encoding.raw
+            ):  # the hashes of texts are random, those of other keys are not
+                check_hashes(keys, list(data))
+            return dict(zip(keys, values, strict=True))
+        except TypeError as error:  # `Decimal("sNaN")`, say
+            raise data_error(f"no key of a dict: {error}") from None
 
     def _read_pairs(self, data: Any) -> dict[Any, Any]:
         try:
