@@ -169,6 +169,8 @@ def test_e6_names_that_only_look_like_those_of_other_libraries_are_fine():
         model_config: dict[str, int] = {}
         fields: list[str] = []
         size: Annotated[int, "in bytes", len] = 1
+        model_post_init: bool = False
+        later: "InitVariant | None" = None  # type: ignore[name-defined]  # noqa: F821
 
         class Config:
             limit = 3
@@ -178,7 +180,13 @@ def test_e6_names_that_only_look_like_those_of_other_libraries_are_fine():
         n: int = 0
 
     planned = Planned(model_config={"a": 1})
-    assert dict(planned) == {"model_config": {"a": 1}, "fields": [], "size": 1}
+    assert dict(planned) == {
+        "model_config": {"a": 1},
+        "fields": [],
+        "size": 1,
+        "model_post_init": False,
+        "later": None,
+    }
     assert Planned.Config.limit == 3
     assert Configured.Config is Settings
 

@@ -414,6 +414,8 @@ async def test_p8_the_step_that_fits_is_offered_if_no_name_is_close() -> None:
         ({"app:Page.old": "titel"}, "Page has no field 'titel', did you mean 'title'?"),
         ({"app:Page.title": "author"}, "the old name is still in use"),
         ({"app:Page.title": None}, "the old name is still in use"),
+        ({"app:Page.old": "app:Page.title"}, "the new name of a field is without its type: 'title'"),
+        ({"app:Old": "app:Page", "app:Page": "app:Old"}, "renamed={'app:Page': 'app:Old'}: the old name"),
         ({"app:Page.a": "b", "app:Page.b": "a"}, "Page has no field 'a'"),
         ({"app:Note.a": "b", "app:Note.b": "a"}, "Note has no field 'a'"),
         ({"app:Color.red": "RED"}, "Color has no fields"),
@@ -421,7 +423,7 @@ async def test_p8_the_step_that_fits_is_offered_if_no_name_is_close() -> None:
         ({f"app:{LONG}": f"app:{LONG}"}, "there is no known type"),
         ({f"app:Page.{LONG}": LONG}, "Page has no field"),
     ],
-    ids=range(24),
+    ids=range(26),
 )  # fmt: skip
 async def test_p8_a_wrong_mapping_is_refused_whatever_the_snapshot_holds(
     renamed: Any, problem: str, tmp_path: Path

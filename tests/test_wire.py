@@ -324,6 +324,11 @@ def test_e7_types_that_are_none_are_an_error_of_the_caller(types: Any):
         json_schema(types)
 
 
+def test_e7_a_text_is_not_taken_for_several_types():
+    with pytest.raises(TypeError, match="or several, got 'Said'"):
+        from_data({}, "Said")
+
+
 @pytest.mark.parametrize("event", [None, Said, {"text": "a"}, "a"])
 def test_e7_only_events_are_written(event: Any):
     with pytest.raises(TypeError, match=r"to_data\(\) takes an event"):

@@ -84,6 +84,17 @@ _SETTINGS = (
     "only if it declares no field"
 )
 
+_MARKS = {
+    "Discriminator": "leave it out: in a union, a field annotated with Literal tells the members apart",
+    "Tag": "leave it out: in a union, a field annotated with Literal tells the members apart",
+    "SkipValidation": "leave it out, or write Any for a field that takes any value",
+    "WithJsonSchema": "leave it out",
+    "SkipJsonSchema": "leave it out",
+    "PlainSerializer": _WRITTEN,
+    "WrapSerializer": _WRITTEN,
+}
+"""What may stand in `Annotated` and checks nothing -> what to do instead."""
+
 _DECORATORS = {
     "FieldValidatorDecoratorInfo": ("@field_validator", _VALIDATOR),
     "ValidatorDecoratorInfo": ("@validator", _VALIDATOR),
@@ -167,7 +178,9 @@ def check_keywords(cls: type, keywords: Mapping[str, Any]) -> None:
 def check_marks(cls: type, name: str, annotation: Any, default: Any = attrs.NOTHING) -> None:
     """Refuse what pydantic reads in an annotation, at any depth: `list[Annotated[int, Field(gt=0)]]`."""
     if isinstance(annotation, Unresolved):
-        if "InitVar" in str(annotation.annotation):  # no type for `typing`, where it stands as text
+        if re.search(
+            r"\bInitVar\b", str(annotation.annotation)
+        ):  # no type for `typing`, where it stands as text
             _refuse(cls, name, "InitVar", _INIT_VAR, "dataclasses")
         return
     constraints = _constraints_of(default) if _is_field_info(default) else {}
@@ -177,13 +190,17 @@ def check_marks(cls: type, name: str, annotation: Any, default: Any = attrs.NOTH
         if one is dataclasses.KW_ONLY:
             _refuse(cls, name, "KW_ONLY", "leave it out: events take keywords only", "dataclasses")
         if value_type(one) is not None:
-            _refuse(cls, name, one.__name__, f"write {_shown(strip(one))} instead; {_VALIDATOR}")
+            plain = _shown(value_type(one))
+            _refuse(cls, name, one.__name__, f"write {plain} instead; {_VALIDATOR}")
         for mark in marks:
             if _is_field_info(mark):
                 _check_is_plain(cls, name, mark)
             constraints |= _constraints_of(mark)
     if not constraints:
         return
+    for key in constraints:
+        if key in _MARKS:
+            _refuse(cls, name, key, _MARKS[key])
     told = {key: value for key, value in constraints.items() if value is not None}
     shown = ", ".join(
         f"{key}={reprlib.repr(told[key])}" if key in told else key for key in constraints
@@ -222,7 +239,7 @@ def _check_body(cls: type, own: set[str]) -> None:
 
 
 def _check_name(cls: type, name: str, value: Any, is_field: bool) -> None:
-    if name in _METHODS:
+    if name in _METHODS and not is_field:
         raise EventValidationError(cls.__name__, name, f"nothing calls it: {_METHODS[name]}")
     annotation = str(inspect.get_annotations(cls).get(name, ""))
     if name == "model_config" and (not is_field or "ConfigDict" in annotation):

@@ -173,6 +173,7 @@ _VALUE_TYPES: Mapping[str, Any] = {
     "IPvAnyNetwork": Any,
     "ImportString": Any,
     "Json": Any,
+    "JsonValue": Any,
 }
 """Class that pydantic has for annotations only -> what the values are."""
 

@@ -200,7 +200,7 @@ def _event_classes(types: Any) -> list[type[Event]]:
     """
     found: dict[type[Event], None] = {}
     ahead = [types]
-    one_type = isinstance(types, type | Event) or typing.get_origin(types) is not None
+    one_type = isinstance(types, type | Event | str) or typing.get_origin(types) is not None
     if isinstance(types, Iterable) and not one_type:
         ahead = list(types)
     while ahead:

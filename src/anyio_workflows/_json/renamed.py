@@ -129,11 +129,12 @@ def _checked(
     names: Mapping[str, str | None], known: Collection[str], problem: Callable[[str], str]
 ) -> dict[str, str]:
     """Return old names with those of today; `problem` says that a name is not known."""
+    for old, new in names.items():
+        if old in known:
+            raise _fault(old, new, "the old name is still in use")
     found: dict[str, str] = {}
     for old, new in names.items():
         last = _last_name(old, names)
-        if old in known:
-            raise _fault(old, new, "the old name is still in use")
         if last not in known:
             raise _fault(old, new, problem(last))
         found[old] = last
@@ -169,6 +170,9 @@ def _fields_by_type(
 
 
 def _no_type(tag: str, types: Mapping[str, type]) -> str:
+    owner, _, field = tag.rpartition(".")
+    if owner in types and is_record(types[owner]):
+        return f"there is no such type; the new name of a field is without its type: {short_repr(field)}"
     close = _closest_type(tag, types)
     hint = "" if close is ... else f", did you mean {close!r}?"
     return f"there is no known type {short_repr(tag)}{hint}; types=[...] names more"
