@@ -279,7 +279,7 @@ async def test_e6_translated_fields_are_the_keywords_of_run():
             Field(max_length=3, pattern="a+"),
             "max_length=3, pattern='a+'",
             "write 'n: str = attrs.field(validator=[attrs.validators.max_len(3), "
-            "attrs.validators.matches_re('a+')])'",
+            "attrs.validators.matches_re('a+', func=re.search)])'",
         ),
         (
             Annotated[int, Field(gt=1, lt=9)],

@@ -276,6 +276,17 @@ def test_react_agent_repeats_only_the_thought_that_failed(backend: str, server: 
     assert server.requests[1]["messages"] == server.requests[2]["messages"]
 
 
+def test_react_agent_ends_with_a_model_that_finds_no_answer(
+    backend: str, server: FakeOpenAI
+) -> None:
+    react = importlib.import_module("react_agent")
+    server.script([thoughts(action="dance"), says("Let me see."), thoughts(action="dance")] * 2)
+    agent = react.ReActAgent([add], turns=3)
+    _, raised = read(backend, lambda: agent.run(text="What is it?"))
+    assert str(raised) == "no answer after 3 turns"
+    assert len(server.requests) == 3
+
+
 def test_react_agent_at_the_terminal(
     backend: str,
     server: FakeOpenAI,
@@ -378,6 +389,17 @@ def test_function_agent_fails_with_the_error_of_the_server(
     assert isinstance(failure, WorkflowFailedEvent)
     assert failure.step_name == "ask"
     assert isinstance(raised, openai.BadRequestError)
+
+
+def test_function_agent_ends_with_a_model_that_finds_no_answer(
+    backend: str, server: FakeOpenAI
+) -> None:
+    agents = importlib.import_module("function_agent")
+    server.script([calls(("dance", {}))] * 4)
+    agent = agents.FunctionAgent([], turns=2)
+    _, raised = read(backend, lambda: agent.run(text="How heavy?"))
+    assert str(raised) == "no answer after 2 turns"
+    assert len(server.requests) == 2
 
 
 def test_function_agent_at_the_terminal(

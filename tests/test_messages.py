@@ -18,6 +18,7 @@ from anyio_workflows import (
     Context,
     Event,
     HumanResponseEvent,
+    InputRequiredEvent,
     StartEvent,
     StopEvent,
     Workflow,
@@ -262,6 +263,26 @@ async def test_r3_an_event_is_sent_that_nobody_accepts(caplog: pytest.LogCapture
     [record] = [r for r in caplog.records if r.name.startswith("anyio_workflows")]
     assert record.levelname == "WARNING"
     assert record.getMessage() == "run r1 of Acts: no step accepts Item; it is dropped"
+
+
+async def test_w3_an_answer_does_not_meet_the_requirements(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def act(ctx: Context) -> StopEvent:
+        question = InputRequiredEvent()
+        await ctx.wait_for_event(HumanResponseEvent, question, requirements={"name": "Ada"})
+        return StopEvent()
+
+    handler = Acts(act).run(run_id="r1")
+    await anext(handler.stream_events())
+    await handler.send_event(HumanResponseEvent(name="Bob"))
+    [record] = [r for r in caplog.records if r.name.startswith("anyio_workflows")]
+    assert record.getMessage() == (
+        "run r1 of Acts: no step accepts HumanResponseEvent; step work waits for one with "
+        "{'name': 'Ada'}; it is dropped"
+    )
+    await handler.send_event(HumanResponseEvent(name="Ada"))
+    await handler
 
 
 @pytest.mark.parametrize(

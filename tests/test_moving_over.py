@@ -68,7 +68,11 @@ def test_code_does_what_the_page_says(backend: str) -> None:
 @pytest.mark.skipif(not (shutil.which("perl") and shutil.which("grep")), reason="no perl, no grep")
 def test_command_changes_the_root_of_the_imports(tmp_path: Path) -> None:
     [command] = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    program = tmp_path / "program.py"
+    (tmp_path / "a folder").mkdir()
+    program = tmp_path / "a folder" / "program.py"
+    installed = tmp_path / ".venv" / "lib" / "site-packages" / "library.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("from workflows import Workflow\n")
     program.write_text(
         "from workflows import Workflow\n"
         "from workflows.events import Event\n"
@@ -76,6 +80,9 @@ def test_command_changes_the_root_of_the_imports(tmp_path: Path) -> None:
         "    from llama_index.core.workflow import step\n"
         "from workflows_of_mine import g\n"
         "from mine import workflows\n"
+        "import workflows\n"
+        "import workflows.events as events\n"
+        "import workflows_of_mine as mine\n"
     )
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     assert program.read_text() == (
@@ -85,7 +92,11 @@ def test_command_changes_the_root_of_the_imports(tmp_path: Path) -> None:
         "    from anyio_workflows import step\n"
         "from workflows_of_mine import g\n"
         "from mine import workflows\n"
+        "import anyio_workflows as workflows\n"
+        "import anyio_workflows.events as events\n"
+        "import workflows_of_mine as mine\n"
     )
+    assert installed.read_text() == "from workflows import Workflow\n"
 
 
 def rows() -> list[list[str]]:

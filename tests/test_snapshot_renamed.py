@@ -237,6 +237,15 @@ async def test_p8_a_field_that_was_removed_has_to_be_named() -> None:
     assert "subtitle" not in page
 
 
+async def test_p8_the_error_of_a_field_names_all_that_may_be_its_new_name() -> None:
+    new = release("app", ("    title: str\n", '    heading: str = ""\n        name: str = ""\n'))
+    error = refusal(new, await saved(release()))
+    assert error.problem.startswith(
+        "Page has no such field; if it was renamed: renamed={'app:Page.title': ...}, "
+        "known: heading, name; if it was removed: "
+    )
+
+
 async def test_p8_a_field_that_is_there_by_both_names_is_refused() -> None:
     new = release("app", ("subtitle", "below"))
     data = await saved(new)

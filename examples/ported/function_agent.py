@@ -20,6 +20,7 @@ import attrs
 from openai import AsyncOpenAI
 
 from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
+from anyio_workflows.collect import Opener
 from anyio_workflows.resource import Resource
 
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
@@ -43,7 +44,7 @@ class UserMessage(StartEvent):
 
 
 class AskModel(Event):
-    pass
+    turn: int = 0  # how many messages of the model came before, since the user's
 
 
 class ToolCall(Event):
@@ -77,8 +78,9 @@ async def open_client() -> AsyncIterator[AsyncOpenAI]:
 
 
 class FunctionAgent(Workflow[str]):
-    def __init__(self, tools: list[Tool], timeout: float = 120) -> None:
+    def __init__(self, tools: list[Tool], timeout: float = 120, turns: int = 12) -> None:
         super().__init__(timeout=timeout)
+        self.turns = turns  # a model that finds no answer would go on, at your expense
         self.tools = {tool.__name__: tool for tool in tools}
 
     @step
@@ -94,6 +96,8 @@ class FunctionAgent(Workflow[str]):
         ev: AskModel,
         llm: Annotated[AsyncOpenAI, Resource(open_client)],
     ) -> list[ToolCall] | StopEvent:
+        if ev.turn == self.turns:
+            raise RuntimeError(f"no answer after {ev.turn} turns")
         messages: list[Any] = (await ctx.store.get_state()).messages
         tools: list[Any] = [describe(tool) for tool in self.tools.values()]
         answer = await llm.chat.completions.create(model=MODEL, messages=messages, tools=tools)
@@ -117,13 +121,18 @@ class FunctionAgent(Workflow[str]):
         return ToolResult(id=ev.id, content=content)
 
     @step
-    async def collect(self, ctx: Context[Chat], results: list[ToolResult]) -> AskModel:
+    async def collect(
+        self,
+        ctx: Context[Chat],
+        results: list[ToolResult],
+        asked: Annotated[AskModel, Opener()],  # what led to the calls
+    ) -> AskModel:
         chat = await ctx.store.get_state()  # once, when every call of the message has its result
         chat.messages += [
             {"role": "tool", "tool_call_id": result.id, "content": result.content}
             for result in results
         ]
-        return AskModel()
+        return AskModel(turn=asked.turn + 1)
 
 
 async def temperature(city: str) -> float:

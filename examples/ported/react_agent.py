@@ -48,11 +48,13 @@ class Question(StartEvent):
 class Action(Event):
     tool: str
     arguments: dict[str, Any]
+    turn: int
 
 
 class Observation(Event):
     text: str
     source: str = ""  # the call that it comes from
+    turn: int = 0  # how many messages of the model came before, since the question
 
 
 class Delta(Event):
@@ -80,8 +82,11 @@ async def open_client() -> AsyncIterator[AsyncOpenAI]:
 
 
 class ReActAgent(Workflow[Answer]):
-    def __init__(self, tools: list[Callable[..., object]], timeout: float = 120) -> None:
+    def __init__(
+        self, tools: list[Callable[..., object]], timeout: float = 120, turns: int = 12
+    ) -> None:
         super().__init__(timeout=timeout)
+        self.turns = turns  # a model that finds no answer would go on, at your expense
         self.tools = {tool.__name__: tool for tool in tools}
         self.system = SYSTEM + "\n".join(
             f"{name}{inspect.signature(tool)}: {tool.__doc__}" for name, tool in self.tools.items()
@@ -99,6 +104,8 @@ class ReActAgent(Workflow[Answer]):
         ev: Observation,
         llm: Annotated[AsyncOpenAI, Resource(open_client)],
     ) -> Action | Observation | Answer:
+        if ev.turn == self.turns:
+            raise RuntimeError(f"no answer after {ev.turn} turns")
         memory = await ctx.store.get_state()
         heard = {"role": "user", "content": ev.text}
         messages: list[Any] = [{"role": "system", "content": self.system}, *memory.chat, heard]
@@ -119,22 +126,23 @@ class ReActAgent(Workflow[Answer]):
             return Answer(text=found[1].strip(), sources=memory.sources)
         if found := ACTION.search(said):
             try:
-                return Action(tool=found[1], arguments=json.loads(found[2]))
+                return Action(tool=found[1], arguments=json.loads(found[2]), turn=ev.turn + 1)
             except json.JSONDecodeError as error:
-                return Observation(text=f"The arguments are not JSON: {error}")
-        return Observation(text="Neither an action nor an answer was found in the message.")
+                problem = f"The arguments are not JSON: {error}"
+        else:
+            problem = "Neither an action nor an answer was found in the message."
+        return Observation(text=problem, turn=ev.turn + 1)
 
     @step
     def act(self, ev: Action) -> Observation:  # a plain function: its thread may block
         if ev.tool not in self.tools:
-            return Observation(text=f"There is no tool {ev.tool!r}.")
+            return Observation(text=f"There is no tool {ev.tool!r}.", turn=ev.turn)
         source = f"{ev.tool}({json.dumps(ev.arguments)})"
         try:
-            return Observation(
-                text=f"Observation: {self.tools[ev.tool](**ev.arguments)}", source=source
-            )
-        except Exception as error:  # for the model to read, who may know better
-            return Observation(text=f"Observation: {error!r}", source=source)
+            observed = str(self.tools[ev.tool](**ev.arguments))
+        except Exception as error:  # for the model to read, which may know better
+            observed = repr(error)
+        return Observation(text=f"Observation: {observed}", source=source, turn=ev.turn)
 
 
 def convert(amount: float, unit: str, to: str) -> str:

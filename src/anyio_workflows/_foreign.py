@@ -51,7 +51,7 @@ _VALIDATORS = {
     "le": "le({!r})",
     "min_length": "min_len({!r})",
     "max_length": "max_len({!r})",
-    "pattern": "matches_re({!r})",
+    "pattern": "matches_re({!r}, func=re.search)",
 }
 """Constraint -> the validator in `attrs.validators`."""
 

@@ -13,7 +13,7 @@ import attrs
 
 from .._ledger.ledger import Ledger
 from .._ledger.work import StepQueue, Wait, Work
-from .._messages import namesakes, text_of
+from .._messages import namesakes, short_repr, text_of
 from ..events import (
     Event,
     ExecutionOutcome,
@@ -134,6 +134,10 @@ class Reporter:
         """Report that no step takes an event (R3)."""
         cls = type(event)
         remark = namesakes([cls], self.ledger.wanted()) or "it is dropped"
+        waits = (one for one in self.ledger.waits.open if isinstance(event, one.event_type))
+        if wait := next(waits, None):  # what would fit it has been its answer
+            wanted = short_repr(dict(wait.requirements))
+            remark = f"step {wait.work.step} waits for one with {wanted}; {remark}"
         logger.warning("%s: no step accepts %s; %s", self.run, cls.__name__, remark)
         if self.stream.internal_wanted:
             name = f"{cls.__module__}.{cls.__qualname__}"

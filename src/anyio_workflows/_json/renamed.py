@@ -217,7 +217,10 @@ def unknown_field(name: str, data: Mapping[Any, Any], cls: type, known: Collecti
     missing = [field for field in known if field not in data]
     field = f"{tag_of(cls)}.{name}"
     close = missing[0] if len(missing) == 1 else closest_of(name, missing)
-    renamed = f"if it was renamed: renamed={{{_entry(field, close)}}}; " if close else ""
+    renamed = f"if it was renamed: renamed={{{_entry(field, close or ...)}}}"
+    renamed = f"{renamed}, {nearest(name, missing)}; " if missing and not close else f"{renamed}; "
+    if not missing:
+        renamed = ""
     dropped = f"if it was removed: renamed={{{_entry(field, None)}}}"
     return f"{cls.__name__} has no such field; {renamed}{dropped}"
 
