@@ -7,7 +7,7 @@ import json
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -333,6 +333,96 @@ def test_e7_a_text_is_not_taken_for_several_types():
 def test_e7_only_events_are_written(event: Any):
     with pytest.raises(TypeError, match=r"to_data\(\) takes an event"):
         to_data(event)
+
+
+# --- Fields that are not for others ---------------------------------------------------------------
+
+
+@attrs.define
+class Counter:
+    limit: int
+    _seen: list[int] = attrs.field(factory=list, init=False, eq=False)
+
+
+@dataclass
+class Timer:
+    limit: int
+    seen: int = field(default=0, init=False, compare=False)
+
+
+class Joke(Event):
+    joke: str
+    counter: Counter | None = None
+    parts: list[Timer | Counter] = []
+    _cache: dict[str, Color] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+
+def used_joke() -> Joke:
+    event = Joke(joke="x", counter=Counter(1), parts=[Timer(2), Counter(3)])
+    event._cache["y"] = Color.RED
+    for one in (event.counter, event.parts[1]):
+        one._seen.append(7)  # type: ignore[union-attr]
+    event.parts[0].seen = 5  # type: ignore[union-attr]
+    return event
+
+
+def test_e7_fields_that_no_constructor_takes_are_not_written():
+    event = used_joke()
+    data = through_json(event)
+    assert data == {
+        "joke": "x",
+        "counter": {"limit": 1},
+        "parts": [
+            {"$": "tests.test_wire:Timer", "value": {"limit": 2}},
+            {"$": "tests.test_wire:Counter", "value": {"limit": 3}},
+        ],
+    }
+    again = from_data(data, Joke)
+    assert again == event
+    assert again._cache == {}
+    assert to_data(StopEvent(Joke(joke="x")))["result"]["value"].keys() == {
+        "joke",
+        "counter",
+        "parts",
+    }  # of a class that the event does not mention
+
+
+@pytest.mark.parametrize("types", [Joke, [Joke, Said]], ids=["one", "several"])
+def test_e7_fields_that_no_constructor_takes_are_refused(types: Any):
+    for data, path in (
+        ({"joke": "x", "_cache": {}}, "$._cache"),
+        ({"joke": "x", "counter": {"limit": 1, "seen": []}}, "$.counter.seen"),
+        ({"joke": "x", "counter": {"limit": 1, "_seen": []}}, "$.counter._seen"),
+        ({"joke": "x", "parts": [{"limit": 1, "seen": 5}]}, "$.parts[0]"),
+        (
+            {
+                "joke": "x",
+                "parts": [{"$": "tests.test_wire:Timer", "value": {"limit": 1, "seen": 5}}],
+            },
+            "$.parts[0].seen",
+        ),
+    ):
+        error = refused(data, types)
+        if types is Joke:
+            assert error.path == path
+            assert "no such field" in error.problem or path == "$.parts[0]"
+
+
+def test_e7_fields_that_no_constructor_takes_are_not_described():
+    schema = json_schema(Joke)
+    assert schema["properties"].keys() == {"joke", "counter", "parts"}
+    assert schema["$defs"].keys() == {"Counter", "Timer"}
+    for one in schema["$defs"].values():
+        assert one["properties"].keys() == {"limit"}
+
+
+def test_e7_snapshots_have_the_fields_that_no_constructor_takes():
+    event = used_joke()
+    codec = JsonCodec([Joke])
+    again = codec.load(json.loads(json.dumps(codec.dump(event))))
+    assert again._cache == {"y": Color.RED}
+    assert again.counter._seen == [7]
+    assert again.parts[0].seen == 5
 
 
 # --- What cannot be written -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from enum import Enum, IntFlag
@@ -96,6 +96,11 @@ class Data:
         return fail()
 
 
+class Asked(Event):
+    n: Any = None
+    more: Any = None
+
+
 class Lazy(Event):
     n: Any = None
     late: Any = attrs.field(init=False)
@@ -103,7 +108,7 @@ class Lazy(Event):
 
 @attrs.define
 class Property:
-    value: int = attrs.field(init=False)
+    value: int = 0
 
     def __getattribute__(self, name: str) -> Any:
         return fail() if name == "value" else super().__getattribute__(name)
@@ -166,7 +171,9 @@ def test_e7_a_broken_key_costs_only_its_place(name: str):
 
 def test_e7_a_broken_field_costs_only_its_place():
     assert written([Property()])[0]["value"] == {"value": {"$repr": "<not readable: Fault>"}}
-    assert to_data(Lazy(n=1)) == {"n": 1}  # never set
+    unset = Asked(n=1)
+    del vars(unset)["more"]
+    assert to_data(unset) == {"n": 1}
 
 
 def test_e7_broken_exceptions_are_written():
@@ -473,3 +480,15 @@ def test_e7_a_dict_that_changes_meanwhile_costs_only_its_place():
 
     table.update({"a": 1, "b": Changing(), "c": 2})
     assert written([1, table])[0] == 1
+
+
+@dataclass
+class Late:
+    held: Any = field(default=None, init=False)
+
+
+def test_e7_what_is_not_written_counts_for_the_text_of_an_exception():
+    late = Late()
+    late.held = deep(20, lambda part: [part, part])
+    error = written(ValueError(late))["value"]
+    assert error == {"type": "ValueError", "text": "(it has too many arguments)"}

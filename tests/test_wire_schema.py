@@ -66,7 +66,7 @@ class Node:
 @dataclass
 class Data:
     n: int = field(default=0, metadata={"description": "A number."})
-    late: str = field(default="", init=False)
+    late: str = field(default="", init=False)  # data does not have it
 
 
 class Said(Event):
@@ -235,7 +235,7 @@ def test_e7_classes_are_described_by_what_they_say_about_themselves():
         "additionalProperties": False,
     }
     assert "description" not in defs["Data"]  # `@dataclass` wrote it
-    assert defs["Data"]["properties"]["late"] == {"type": "string", "default": ""}
+    assert defs["Data"]["properties"].keys() == {"n"}
     assert json_schema(Asked) == {
         "title": "Asked",
         "type": "object",

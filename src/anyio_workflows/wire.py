@@ -52,6 +52,9 @@ def to_data(
     under `Any`, in a union of records, or of a subclass. From this, `from_data(data, type(event))`
     makes an equal event, whenever a snapshot could hold it.
 
+    Fields with `init=False` are left out, in records inside the event as well: they hold what the program works out
+    for itself, such as a cache. `from_data()` refuses them as unknown.
+
     It never fails because of what is in the event. Instead of a value that has no form in JSON, such as a
     lock in a list, there is `{"$repr": text}`, with at most 200 characters of its `repr()`, and the
     same for what is nested more than 100 levels deep, an object that contains itself included. Records and
@@ -94,8 +97,8 @@ def from_data(data: object, types: Any, *, converter: BaseConverter | None = Non
 def from_data(data: object, types: Any, *, converter: BaseConverter | None = None) -> Any:
     """Return the event that data from `to_data()`, or from anywhere, stands for.
 
-    It is as strict as snapshots are (E4). Nothing is converted, and missing and unknown fields are refused. The
-    data may name only the classes that are given, and the records and enums in the annotations of their
+    It is as strict as snapshots are (E4). Nothing is converted, and missing and unknown fields are refused; so
+    are those with `init=False`, which are not for others to set. The data may name only the classes that are given, and the records and enums in the annotations of their
     fields. It may be hostile: nothing is imported, and reading it takes linear time.
 
     Args:
@@ -135,7 +138,7 @@ def json_schema(event_class: type[Event]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of what `from_data(data, event_class)` takes untagged.
 
     It has the fields with their types, defaults and descriptions: those in the docstring of a class, and
-    in `attrs.field(metadata={"description": ...})`. What a field mentions, records, enums and other events, is
+    in `attrs.field(metadata={"description": ...})`. Fields with `init=False` are left out. What a field mentions, records, enums and other events, is
     under `$defs`. Where nothing can be said, as for `Any`, there is `{}`.
 
     Raises:
@@ -182,11 +185,11 @@ def _reading_of(cls: type[Event]) -> _Reading:
     if reading is None:
         fault = None
         try:
-            registry = Registry([cls])
+            registry = Registry([cls], on_wire=True)
         except (
             ContextSerdeError
         ) as error:  # two of its types have one name, which is no fault for a writer
-            registry, fault = Registry((), [cls]), error.problem
+            registry, fault = Registry((), [cls], on_wire=True), error.problem
         reading = _Reading(registry, encoding_of(cls), Reader(registry), fault)
         setattr(cls, _READING, reading)
     return reading

@@ -53,7 +53,7 @@ def takes_key(cls: type, key: object) -> bool:
     return type(key) is str and not taken and is_open(cls)
 
 
-def _fields_of(cls: Any) -> Iterator[Field]:
+def fields_of(cls: Any) -> Iterator[Field]:
     """Return the fields of a record, in the order of their declaration."""
     if attrs.has(cls):
         for field in attrs.fields(cls):
@@ -118,6 +118,8 @@ class Registry:
         given: Types that have to be known.
         more: Types that are known unless `given` has one with the same tag: code may still refer to an
             older version of a class.
+        on_wire: Whether it is for data of other programs, in which fields that no constructor takes are
+            absent (E7): a cache, say. Snapshots have them.
 
     Attributes:
         types: Tag -> type.
@@ -129,11 +131,15 @@ class Registry:
         ContextSerdeError: If `given` has something that is none of these, or two types with the same tag.
     """
 
-    def __init__(self, given: Iterable[type] = (), more: Iterable[type] = ()) -> None:
+    def __init__(
+        self, given: Iterable[type] = (), more: Iterable[type] = (), *, on_wire: bool = False
+    ) -> None:
         self.types: dict[str, type] = {}
         # The cache belongs to the registry: a global one would keep classes that a function defines alive.
         self.fields: Callable[[Any], Mapping[str, Field]]
-        self.fields = functools.cache(lambda cls: {field.key: field for field in _fields_of(cls)})
+        self.fields = functools.cache(
+            lambda cls: {field.key: field for field in fields_of(cls) if field.init or not on_wire}
+        )
         self.given_foreign: list[type] = []
         mentioned: list[type] = []
         for cls in given:
@@ -171,7 +177,7 @@ class Registry:
         Raises:
             ContextSerdeError: If two of them know different types with the same tag.
         """
-        joined = cls()
+        joined = cls(on_wire=True)  # only the wire reads one of several types
         fields, sources = joined.fields, {}
         for registry in registries:
             for tag, one in registry.types.items():

@@ -14,7 +14,7 @@ from .._messages import shortened, text_of
 from .._pydantic import extras_of, is_equal_to_default, is_excluded, is_model, is_root_model
 from ..events import Event
 from .codec import Writer, stands_for_itself
-from .fields import Field, Registry, tag_of
+from .fields import Field, Registry, fields_of, tag_of
 from .formats import (
     ANYTHING,
     ATOMS,
@@ -61,7 +61,7 @@ class LenientWriter(Writer):
     @functools.cached_property
     def _others(self) -> Registry:
         """The classes that the registry does not know, and so must not keep alive."""
-        return Registry()
+        return Registry(on_wire=True)
 
     def write_event(self, event: Event, encoding: Encoding, *, tagged: bool) -> dict[str, Any]:
         """Return what stands for an event; tagged also if it would be taken for something else."""
@@ -195,8 +195,7 @@ class LenientWriter(Writer):
             elif issubclass(cls, dict):
                 ahead += [*dict.keys(part), *dict.values(part)]
             elif is_record(cls):
-                names = [field.name for field in self._fields(cls).values()]
-                ahead += [getattr(part, name, None) for name in names]
+                ahead += [getattr(part, name, None) for name in self._names_of(cls)]
                 ahead += _extras_of(part).values()
             else:
                 iterates = (
@@ -208,6 +207,11 @@ class LenientWriter(Writer):
 
     def _fields(self, cls: type) -> Mapping[str, Field]:
         return (self._registry if cls in self._registry else self._others).fields(cls)
+
+    @functools.cached_property
+    def _names_of(self) -> Callable[[type], list[str]]:
+        """Return the names of all fields of a record: also of those that are not written."""
+        return functools.cache(lambda cls: [field.name for field in fields_of(cls)])
 
 
 class _TooMuch(RecursionError):
