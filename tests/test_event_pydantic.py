@@ -47,7 +47,17 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
+
+
+class Upper:
+    """Has pydantic change values, as any object in an annotation can."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_after_validator_function(str.upper, handler(source))
+
 
 T = TypeVar("T")
 Positive = TypeAliasType("Positive", Annotated[int, Field(gt=0)])
@@ -320,6 +330,8 @@ async def test_e6_translated_fields_are_the_keywords_of_run():
         (float, Field(allow_inf_nan=False), "allow_inf_nan=False", WAY),
         (int, Field(strict=False), "strict=False", WAY),
         (Annotated[str, BeforeValidator(str.strip)], "", "BeforeValidator", WAY),
+        (Annotated[str, Upper], "", "Upper", WAY),
+        (list[Annotated[str, Upper()]], [], "Upper", WAY),
         (Annotated[str, PlainSerializer(str)], "", "PlainSerializer", "for another text form"),
         (Annotated[int, annotated_types.Predicate(bool)], 1, "Predicate", WAY),
         (SkipValidation[int], 1, "SkipValidation", "leave it out, or write Any"),

@@ -361,7 +361,10 @@ def _constraints_of(mark: Any) -> dict[str, Any]:
         inside = [_constraints_of(one) for one in getattr(mark, "metadata", ())]
         return {name: value for found in inside for name, value in found.items()}
     cls = mark if isinstance(mark, type) else type(mark)
-    if not _is_from(mark, "pydantic", "annotated_types") or cls.__name__ in _HARMLESS_MARKS:
+    if not _is_from(mark, "pydantic", "annotated_types"):
+        # Anything may tell pydantic how to check values, which is all that this method is for.
+        return {cls.__name__: None} if hasattr(cls, "__get_pydantic_core_schema__") else {}
+    if cls.__name__ in _HARMLESS_MARKS:
         return {}
     names = (
         cls.__dataclass_fields__ if dataclasses.is_dataclass(cls) else getattr(mark, "__dict__", {})
