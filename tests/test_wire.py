@@ -544,3 +544,20 @@ def test_e7_reading_any_json_gives_an_event_or_an_error(data: Any):
         except ContextSerdeError:
             continue
         assert from_data(to_data(event, tagged=True), types) == event
+
+
+class Earlier(Event):
+    later: Later | None = None
+
+
+EARLY = json_schema(Earlier)
+
+
+class Later(Event):
+    text: str
+
+
+def test_e7_a_schema_before_all_names_are_defined_fixes_nothing():
+    assert EARLY["properties"]["later"] == {"default": None}
+    assert json_schema(Earlier)["$defs"].keys() == {"Later"}
+    assert from_data({"later": {"text": "a"}}, Earlier) == Earlier(later=Later(text="a"))

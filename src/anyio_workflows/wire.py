@@ -147,8 +147,7 @@ def json_schema(event_class: type[Event]) -> dict[str, Any]:
     (cls, *others) = _event_classes(event_class)
     if others:
         raise TypeError(f"json_schema() takes one event class, not {names_of([cls, *others])}")
-    registry = _reading_of(cls).registry
-    definitions = Definitions(registry, lambda definition: f"#/$defs/{definition.name}")
+    definitions = Definitions(_to_describe(cls), lambda definition: f"#/$defs/{definition.name}")
     root = definitions.of_class(cls)
     defs = {one.name: one.schema for one in definitions if one is not root or root.used}
     if root.used:
@@ -193,6 +192,14 @@ def _reading_of(cls: type[Event]) -> _Reading:
         reading = _Reading(registry, encoding_of(cls), Reader(registry), fault)
         setattr(cls, _READING, reading)
     return reading
+
+
+def _to_describe(cls: type[Event]) -> Registry:
+    """Return the class with what it mentions, for a schema.
+
+    That may be asked for while a module is imported, before all names in the annotations are defined. So it is not kept.
+    """
+    return Registry((), [cls], on_wire=True)
 
 
 def _event_classes(types: Any) -> list[type[Event]]:
@@ -303,7 +310,7 @@ def _pydantic_json_schema(cls: type[Event], handler: Any) -> Any:
         reference: str = handler(core_schema.definition_reference_schema(name))["$ref"]
         return reference
 
-    definitions = Definitions(_reading_of(cls).registry, link)
+    definitions = Definitions(_to_describe(cls), link)
     root = definitions.of_class(cls)
     # Pydantic keeps the description of whatever it meets that has a `ref`.
     others = [
