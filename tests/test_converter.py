@@ -406,6 +406,7 @@ def test_p7_what_cattrs_leaves_as_it_is_needs_a_hook() -> None:
         name = type(value).__name__
         error = refused(lambda value=value: codec.dump(value, hooks=HOOKS))
         assert f"the converter has no register_unstructure_hook({name}, ...)" in error.problem
+        assert ("or put str(value) in its place" in error.problem) == (name == "Text")
     made = Converter()
     made.register_unstructure_hook(Pair, list)
     made.register_unstructure_hook(Text, str.__str__)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from pathlib import PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import attrs
@@ -335,6 +335,139 @@ def test_e7_only_events_are_written(event: Any):
         to_data(event)
 
 
+# --- Subclasses of texts and numbers --------------------------------------------------------------
+
+
+class Role(str, Enum):  # noqa: UP042 - as many programs have it
+    USER = "user"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Share(float):
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    __repr__ = __float__  # type: ignore[assignment]
+
+
+class Count(int):
+    def __int__(self) -> int:
+        raise RuntimeError
+
+    __index__ = __trunc__ = __repr__ = __int__  # type: ignore[assignment]
+
+
+class Name(str):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+@attrs.define
+class Hit:
+    text: str
+    score: float | None = None
+
+
+class Found(Event):
+    text: str = ""
+    maybe: str | None = None
+    either: int | str = 0
+    number: int = 0
+    score: float = 0.0
+    literal: Literal["a"] = "a"
+    texts: list[str] = []
+    pair: tuple[str, float] = ("", 0.0)
+    scores: dict[str, float] = {}
+    names: dict[int, str] | None = None
+    hits: list[Hit] = []
+    role: Role | None = None
+    role_or_text: Role | str = ""
+    anything: Any = None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "data"),
+    [
+        ("text", Role.USER, "user"),
+        ("text", Name("ada"), "ada"),
+        ("text", Name(LONG), LONG),
+        ("maybe", Role.USER, "user"),
+        ("either", Level.LOW, 1),
+        ("either", Name("ada"), "ada"),
+        ("number", Level.LOW, 1),
+        ("number", Count(2), 2),
+        ("number", Count(1 << 3000), {"$": "int", "value": hex(1 << 3000)}),
+        ("score", Share(0.5), 0.5),
+        ("score", Level.LOW, 1),
+        ("score", Share("inf"), {"$": "float", "value": "inf"}),
+        ("texts", [Role.USER, Name("ada")], ["user", "ada"]),
+        ("pair", (Role.USER, Share(1)), {"$": "tuple", "value": ["user", 1.0]}),
+        ("scores", {Role.USER: Level.LOW, Name("ada"): Share(1)}, {"user": 1, "ada": 1.0}),
+        ("names", {Level.LOW: Role.USER}, {"$": "dict", "value": [[1, "user"]]}),
+        ("hits", [Hit(Role.USER, Share(1))], [{"text": "user", "score": 1.0}]),
+        ("role", Role.USER, "user"),
+        ("role_or_text", Role.USER, {"$": "tests.test_wire:Role", "value": "user"}),
+        ("role_or_text", Name("ada"), "ada"),
+        ("anything", [Share(1), {Name("a"): Count(2)}], [1.0, {"a": 2}]),
+        ("anything", {Name("$"): 1}, {"$": "dict", "value": [["$", 1]]}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_e7_texts_and_numbers_of_a_subclass_are_written_as_plain_values(
+    name: str, value: Any, data: Any
+):
+    event = Found(**{name: value})
+    written = through_json(event)
+    if name == "pair":
+        data = data["value"]
+    assert written[name] == data
+    again = from_data(written, Found)
+    assert again == event
+    if name == "role":
+        assert again.role is Role.USER
+    if name == "role_or_text":
+        assert type(again.role_or_text) is (Role if "$" in data else str)
+
+
+def test_e7_a_text_of_a_subclass_is_plain_where_its_literal_is_meant():
+    event = Found()
+    object.__setattr__(event, "literal", Name("a"))  # a constructor would refuse it
+    assert from_data(through_json(event), Found) == Found()
+
+
+def test_e7_members_under_any_keep_their_tag():
+    for value in (Role.USER, Level.LOW):
+        data = to_data(Found(anything=[value]))["anything"]
+        assert data == [{"$": f"tests.test_wire:{type(value).__name__}", "value": value.value}]
+
+
+def test_e7_keys_that_would_become_one_are_not_lost():
+    class Tag(str):
+        __hash__ = object.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    pairs = to_data(Found(anything={Tag("a"): 1, Tag("a"): 2}))["anything"]
+    assert pairs == {"$": "dict", "value": [["a", 1], ["a", 2]]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Share(1), Count(1), type("Text", (str,), {})("a")],
+    ids=lambda value: type(value).__name__,
+)
+def test_e7_a_snapshot_names_the_cure_for_a_text_or_number_of_a_subclass(value: Any):
+    cls = type(value).__mro__[1].__name__
+    with pytest.raises(ContextSerdeError, match=rf"put {cls}\(value\) in its place"):
+        JsonCodec([Found]).dump(Found(anything=value))
+
+
 # --- Fields that are not for others ---------------------------------------------------------------
 
 
@@ -465,13 +598,6 @@ def test_e7_a_text_where_it_would_be_read_as_something_else_is_tagged():
     assert to_data(event)["result"]["value"]["day"] == text
 
 
-class Name(str):
-    def __str__(self) -> str:
-        raise RuntimeError
-
-    __repr__ = __str__
-
-
 class Names(list[str]):
     def __iter__(self) -> Any:
         raise RuntimeError
@@ -485,7 +611,6 @@ class Day(datetime):
     ("value", "data"),
     [
         (Unknown.YES, "yes"),
-        (Name("ada"), "ada"),
         (Names(["a", "b"]), ["a", "b"]),
         (type("Table", (dict,), {"__module__": __name__})({"a": 1}), {"a": 1}),
         (type("Pair", (tuple,), {"__module__": __name__})([1, 2]), [1, 2]),

@@ -149,7 +149,10 @@ def test_e7_a_broken_value_costs_only_its_place(name: str):
 
     first, broken, last = written([1, make(), 2])
     assert (first, last) == (1, 2)
-    assert broken.keys() in ({"$repr"}, {"$", "value"})
+    if name in ("int", "text"):
+        assert broken == (0 if name == "int" else "")
+    else:
+        assert broken.keys() in ({"$repr"}, {"$", "value"})
     assert written(Record(1, make()))["value"]["a"] == 1
     assert written({"a": 1, "b": make()})["a"] == 1
     pairs = written({1: make(), 2: 3})["value"]

@@ -49,7 +49,9 @@ def to_data(
 
     The notation is that of snapshots: dates, enums, paths and bytes as texts, records as objects of their
     fields. A value whose type its annotation does not tell is tagged, `{"$": tag, "value": ...}`: one
-    under `Any`, in a union of records, or of a subclass. From this, `from_data(data, type(event))`
+    under `Any`, in a union of records, or of a subclass. An instance of a subclass of `str`, `int` or `float`, such
+    as `numpy.float64`, is written as the plain value, and so is a member of an enum where the annotation is
+    `str`, `int` or `float`. From this, `from_data(data, type(event))`
     makes an equal event, whenever a snapshot could hold it.
 
     Fields with `init=False` are left out, in records inside the event as well: they hold what the program works out

@@ -209,12 +209,17 @@ class Writer:
                 f"{unknown.__qualname__} is not among the known types; name it in types=[...]"
             )
         problem = f"a value of type {cls.__qualname__} cannot be written as JSON"
-        if not is_foreign(cls):
+        atom = next((atom for atom in (str, int, float) if issubclass(cls, atom)), None)
+        if atom is not None and self._hooks is None:
+            remedy = f"put {atom.__name__}(value) in its place, or keep it out of what is saved"
+        elif not is_foreign(cls):
             remedy = "keep it out of what is saved, or put plain data in its place"
         elif self._has_hooks(cls):
             remedy = "it is not among the known types; name it in types=[...]"
         else:
             remedy = no_hooks(cls, self._hooks)
+            if atom is not None:
+                remedy += f"; or put {atom.__name__}(value) in its place"
         raise data_error(f"{problem}; {remedy}")
 
     # --- Values that only the hooks of a converter know how to write (P7) ---

@@ -88,11 +88,14 @@ class LenientWriter(Writer):
                     raise _TooMuch("nested too deeply")
             if cls in _CONTAINERS:
                 self._count(value, len(value) + 1)
+                value = self._with_atoms(value, encoding)
             elif cls in ATOMS:
                 if cls is str and len(value) > _LONG:
                     self._count(value, len(value) // 100)
                 if cls not in encoding.raw and _is_misplaced(value, encoding):
                     encoding = ANYTHING
+            elif issubclass(cls, _ATOM_BASES):
+                value = self._as_atom(value, encoding)
             return super().write(value, encoding)
         except Exception as error:  # foreign code raises anything
             if self._in_error:
@@ -109,6 +112,48 @@ class LenientWriter(Writer):
             raise _TooMuch("repeated too often")
         else:
             self._left -= parts
+
+    def _as_atom(self, value: Any, encoding: Encoding) -> Any:
+        """Return the plain text or number of an instance of a subclass, if that can be read in its place.
+
+        Of an enum only where the annotation wants no member, as with `str`: elsewhere, it comes back as one.
+        """
+        cls = type(value)
+        if not issubclass(cls, _ATOM_BASES) or _is_atom(value) or self._in_error or is_record(cls):
+            return value
+        if self._known_foreign(cls) is not None:  # a converter knows more of it
+            return value
+        base = next(base for base in _ATOM_BASES if issubclass(cls, base))
+        atom = _PLAIN[base](value)
+        if is_enum(cls):
+            is_readable = _takes_atom(encoding, value, base)
+        else:
+            is_readable = isinstance(atom, encoding.check)
+        if is_readable and base is str and len(atom) > _LONG:
+            self._count(value, len(atom) // 100)
+        return atom if is_readable else value
+
+    def _with_atoms(self, container: Any, encoding: Encoding) -> Any:
+        """Make atoms plain where a `Writer` no longer knows the annotation: keys, and parts of what is tagged."""
+        if encoding.form == "union" and len(encoding.parts) == 1:
+            (encoding,) = encoding.parts
+        cls = type(container)
+        if cls is dict:
+            is_told = encoding.form == "mapping"
+            key_encoding, value_encoding = encoding.parts if is_told else (ANYTHING, ANYTHING)
+            if dict in encoding.raw and all(type(key) is str for key in container):
+                return container
+            keys = [self._as_atom(key, key_encoding) for key in container]
+            values = [*container.values()]
+            if is_told and dict not in encoding.raw:
+                values = [self._as_atom(value, value_encoding) for value in values]
+            if all(map(_is_atom, keys)):  # others may have any `__hash__()`
+                plain = dict(zip(keys, values, strict=True))
+                return plain if len(plain) == len(container) else container
+        is_pair = cls is tuple and encoding.form == "fixed tuple"
+        if is_pair and len(container) == len(encoding.parts):
+            return tuple(map(self._as_atom, container, encoding.parts))
+        return container
 
     def _write_tagged(self, value: Any, item: Encoding) -> tuple[str, Any]:
         cls = type(value)
@@ -229,6 +274,22 @@ _PLAIN: Mapping[type, Callable[[Any], Any]] = {
     set: lambda value: list(set.__iter__(value)),
     frozenset: lambda value: list(frozenset.__iter__(value)),
 }
+
+
+_ATOM_BASES = (str, int, float)
+
+
+def _is_atom(value: Any) -> bool:
+    cls = type(value)  # its metaclass may have no hash
+    return cls is str or cls is int or cls is float or cls is bool or cls is NoneType
+
+
+def _takes_atom(encoding: Encoding, value: Any, base: type) -> bool:
+    """Return whether an annotation admits a value only because it is an instance of one of JSON's own types."""
+    if encoding.form == "union":
+        members = [member for member in encoding.parts if isinstance(value, member.check)]
+        return bool(members) and all(_takes_atom(member, value, base) for member in members)
+    return encoding.form == "atom" and base in encoding.raw
 
 
 def _is_left_out(model: Any, field: Field) -> bool:
