@@ -524,6 +524,45 @@ def test_e4_what_a_class_has_against_its_values_is_told():
     assert isinstance(error.__cause__, ValueError)
 
 
+def test_e4_what_a_validator_of_attrs_refuses_is_told_without_its_internals():
+    @attrs.define
+    class Chosen:
+        a: str = attrs.field(validator=attrs.validators.in_(["x"]))
+        _b: str = attrs.field(default="b", validator=attrs.validators.matches_re("b+"))
+
+    class Wanted(Event):
+        a: str = attrs.field(validator=attrs.validators.in_(["x"]))
+        key: str = attrs.field(default="x", alias="of", validator=attrs.validators.in_(["x"]))
+
+    for cls, data, text in (
+        (Chosen, {"a": "abc"}, "$.a: Chosen does not take this: 'a' must be in ['x'] (got 'abc')"),
+        (Wanted, {"a": "abc"}, "$.a: Wanted does not take this: 'a' must be in ['x'] (got 'abc')"),
+        (Wanted, {"a": "x", "of": "y"}, "$.of: Wanted does not take this: 'key' must be in ['x']"),
+        (
+            Chosen,
+            {"a": "x", "b": "c"},
+            "$.b: Chosen does not take this: '_b' must match regex 'b+'",
+        ),
+        (
+            Chosen,
+            {"a": "x" * 5000},
+            "$.a: Chosen does not take this: 'a' must be in ['x'] (got 'xx",
+        ),
+    ):
+        error = fault(CODEC.load, data, as_type=cls)
+        assert str(error).startswith(text)
+        assert "Attribute(" not in str(error)
+        assert len(str(error)) < 500
+
+    @attrs.define
+    class Around:
+        a: Any = attrs.field(default=None, converter=lambda data: Chosen(a="abc"))
+
+    # The field of another class is no place in the data.
+    error = fault(CODEC.load, {"a": 1}, as_type=Around)
+    assert str(error) == "$: Around does not take this: 'a' must be in ['x'] (got 'abc')"
+
+
 @pytest.mark.parametrize("data", [5, [1], {"a": {"$": "os:system", "value": 1}}, "x", None])
 def test_e4_a_field_of_a_type_of_its_own_takes_no_plain_value(data: Any):
     @attrs.define

@@ -11,6 +11,8 @@ from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 
+import attrs
+
 from ._messages import shortened, text_of
 
 
@@ -143,19 +145,29 @@ def extras_of(model: Any) -> dict[str, Any]:
     return model.model_extra or {}
 
 
-def first_problem(error: BaseException) -> tuple[tuple[int | str, ...], str]:
-    """Return where a `ValidationError` found the first problem, and what it is, in few words.
+def first_problem(error: BaseException, cls: type) -> tuple[tuple[int | str, ...], str]:
+    """Return where a validator of a class found the first problem, and what it is, in few words.
 
     Returns:
         The keys and indexes that lead there, and the problem; `()` and its message for another error.
     """
     if not isinstance(error, _from_pydantic("pydantic_core", "ValidationError") or ()):
-        return (), text_of(error)
+        return _first_problem_of_attrs(error, cls)
     invalid: Any = error
     problems = invalid.errors(include_url=False, include_context=False, include_input=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return first["loc"], shortened(first["msg"], 400) + more
+
+
+def _first_problem_of_attrs(error: BaseException, cls: type) -> tuple[tuple[str, ...], str]:
+    args: tuple[Any, ...] = BaseException.args.__get__(error)  # type: ignore[attr-defined]
+    match args:
+        # What the validators of attrs raise has more arguments, of which `str()` shows the internals.
+        case [str() as message, attrs.Attribute() as attribute, *_]:
+            own = attrs.has(cls) and any(field is attribute for field in attrs.fields(cls))
+            return (attribute.alias or attribute.name,) * own, shortened(message, 400)
+    return (), text_of(error)
 
 
 # --- Types of pydantic that are no models -----------------------------------------------------------

@@ -325,7 +325,7 @@ class StateStore(Generic[StateT]):
         try:
             return cast(StateT, cls())
         except Exception as error:
-            where, problem = first_problem(error)
+            where, problem = first_problem(error, cls)
             problem = ": ".join([*map(str, where), problem])
             raise ContextStateError(
                 f"{cls.__name__}() failed ({problem}); the type of a state has defaults for all its "

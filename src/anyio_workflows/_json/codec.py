@@ -403,7 +403,7 @@ def _check_comes_back(model: Any, values: Mapping[str, Any], left_out: set[str])
     try:
         other = make_model(cls, values)
     except Exception as error:  # validators raise anything
-        where, problem = first_problem(error)
+        where, problem = first_problem(error, cls)
         path = "".join(map(path_step, where))
         problem = f"{cls.__name__} does not take back what it holds: {problem}"
         raise ContextSerdeError(path, problem) from error

@@ -362,7 +362,7 @@ class Reader:
             for name, value in late.items():
                 object.__setattr__(record, name, value)
         except Exception as error:  # validators and converters raise anything
-            where, problem = first_problem(error)
+            where, problem = first_problem(error, cls)
             path = "".join(map(path_step, where))
             problem = f"{cls.__name__} does not take this: {problem}"
             raise ContextSerdeError(path, problem) from error
