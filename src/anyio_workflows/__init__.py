@@ -25,7 +25,7 @@
 #               The state that steps share; pending work as JSON and back; snapshots in a file, which is
 #               the only storage there is.
 #
-#   speak       _json/ -> wire
+#   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
 #   try it      testing/, __main__ -> _demo
@@ -36,6 +36,7 @@
 
 from typing import TYPE_CHECKING
 
+from . import _pydantic_fields  # noqa: F401  # pydantic may ask any event class
 from ._absent import absent_names
 from .context import Context
 from .events import (

@@ -269,21 +269,6 @@ class Event:
     def __bool__(self) -> bool:
         return True
 
-    # Pydantic calls these when a model has a field of the class. `wire` is built on this module, so they import
-    # it late; few programs need it.
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        from .wire import _pydantic_core_schema
-
-        return _pydantic_core_schema(cls)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
-        from .wire import _pydantic_json_schema
-
-        return _pydantic_json_schema(cls, handler)
-
     def __dir__(self) -> list[str]:
         """Return the names that Python may suggest for a misspelt one."""
         return [*(name for name in super().__dir__() if name not in MODEL_METHODS), *self._extra]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import types as builtin_types
 import typing
-from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar, cast
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import attrs
 
@@ -149,7 +150,7 @@ def json_schema(event_class: type[Event]) -> dict[str, Any]:
     (cls, *others) = _event_classes(event_class)
     if others:
         raise TypeError(f"json_schema() takes one event class, not {names_of([cls, *others])}")
-    definitions = Definitions(_to_describe(cls), lambda definition: f"#/$defs/{definition.name}")
+    definitions = _definitions_of(cls, lambda definition: f"#/$defs/{definition.name}")
     root = definitions.of_class(cls)
     defs = {one.name: one.schema for one in definitions if one is not root or root.used}
     if root.used:
@@ -196,12 +197,12 @@ def _reading_of(cls: type[Event]) -> _Reading:
     return reading
 
 
-def _to_describe(cls: type[Event]) -> Registry:
-    """Return the class with what it mentions, for a schema.
+def _definitions_of(cls: type[Event], link: Callable[[Definition], str]) -> Definitions:
+    """Return what describes a class and all that it mentions; `link` makes the references to it.
 
     That may be asked for while a module is imported, before all names in the annotations are defined. So it is not kept.
     """
-    return Registry((), [cls], on_wire=True)
+    return Definitions(Registry((), [cls], on_wire=True), link)
 
 
 def _event_classes(types: Any) -> list[type[Event]]:
@@ -212,9 +213,9 @@ def _event_classes(types: Any) -> list[type[Event]]:
     """
     found: dict[type[Event], None] = {}
     ahead = [types]
-    one_type = isinstance(types, type | Event | str) or typing.get_origin(types) is not None
-    if isinstance(types, Iterable) and not one_type:
-        ahead = list(types)
+    if not isinstance(types, type | Event | str) and typing.get_origin(types) is None:
+        with suppress(TypeError):  # a union of the kind `A | B` is no iterable
+            ahead = list(types)
     while ahead:
         one = strip(ahead.pop(0))
         cls = typing.get_origin(one) or one  # `Box[int]` is read as a `Box`
@@ -264,80 +265,3 @@ def _read_one_of(readings: list[_Reading], data: Any, hooks: Hooks | None) -> An
             "to_data(event, tagged=True) writes it"
         )
     return events[0]
-
-
-# --- Events in pydantic models --------------------------------------------------------------------
-#
-# A field of a pydantic model, and so a parameter or response of FastAPI, may be annotated with an event class.
-# Pydantic asks the class how; it is imported here only, when a model is defined.
-
-
-def _pydantic_core_schema(cls: type[Event]) -> Any:
-    """Describe values of the class to pydantic: read by `from_data()`, written by `to_data()`."""
-    from pydantic_core import (
-        PydanticCustomError,
-        PydanticSerializationUnexpectedValue,
-        core_schema,
-    )
-
-    def read(value: Any) -> Any:
-        if isinstance(value, cls):
-            return value
-        try:
-            return from_data(value, cls)
-        except ContextSerdeError as error:
-            raise PydanticCustomError("event_data", cast(Any, str(error))) from None
-
-    def write(value: Any) -> Any:
-        if not isinstance(value, cls):  # another member of a union takes it
-            raise PydanticSerializationUnexpectedValue(f"expected {cls.__name__}")
-        return to_data(value, tagged=type(value) is not cls)
-
-    read.__name__ = read.__qualname__ = cls.__name__  # what pydantic calls it in errors
-
-    return core_schema.no_info_plain_validator_function(
-        read,
-        ref=_pydantic_name(cls),
-        serialization=core_schema.plain_serializer_function_ser_schema(write),
-    )
-
-
-def _pydantic_json_schema(cls: type[Event], handler: Any) -> Any:
-    """Describe the data of the class, and let pydantic know what its description refers to."""
-    from pydantic import TypeAdapter
-    from pydantic_core import core_schema
-
-    def link(definition: Definition) -> str:
-        name = _pydantic_name(definition.of)
-        reference: str = handler(core_schema.definition_reference_schema(name))["$ref"]
-        return reference
-
-    definitions = Definitions(_to_describe(cls), link)
-    root = definitions.of_class(cls)
-    # Pydantic keeps the description of whatever it meets that has a `ref`.
-    others = [
-        {
-            **TypeAdapter(Annotated[Any, _Described(other.schema)]).core_schema,
-            "ref": _pydantic_name(other.of),
-        }
-        for other in definitions
-        if other is not root
-    ]
-    handler(core_schema.tuple_positional_schema(others))  # type: ignore[arg-type]
-    return root.schema
-
-
-@attrs.frozen
-class _Described:
-    """Says that a value looks as a schema says."""
-
-    schema: dict[str, Any]
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
-        return self.schema
-
-
-def _pydantic_name(of: Any) -> str:
-    """Return the name under which pydantic knows a class or an alias."""
-    name = getattr(of, "__qualname__", getattr(of, "__name__", type(of).__name__))
-    return f"{of.__module__}.{name}:{id(of)}"
