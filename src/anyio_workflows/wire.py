@@ -214,7 +214,7 @@ def _event_classes(types: Any) -> list[type[Event]]:
     found: dict[type[Event], None] = {}
     ahead = [types]
     if not isinstance(types, type | Event | str) and typing.get_origin(types) is None:
-        with suppress(TypeError):  # a union of the kind `A | B` is no iterable
+        with suppress(TypeError):  # what is no iterable is refused below
             ahead = list(types)
     while ahead:
         one = strip(ahead.pop(0))
