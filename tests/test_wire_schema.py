@@ -113,6 +113,7 @@ class Everything(Event):
     ages: dict[str, int] = {}
     by_day: dict[date, int] = {}
     by_color: Mapping[Color, Any] = {}
+    by_number: dict[int, str] = {}
     either: int | str | None = None
     record: Node | Data | None = None
     option: Literal["a", 1] | None = "a"
@@ -142,6 +143,50 @@ def check(schema: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("cls", [Everything, Said, Box, Event, StartEvent, StopEvent])
 def test_e7_a_schema_is_one(cls: type[Event]):
     check(json_schema(cls))
+
+
+def pairs(key: Any, value: Any) -> dict[str, Any]:
+    pair = {"type": "array", "prefixItems": [key, value], "minItems": 2, "maxItems": 2}
+    return {
+        "type": "object",
+        "properties": {"$": {"const": "dict"}, "value": {"type": "array", "items": pair}},
+        "required": ["$", "value"],
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "names"),
+    [
+        (Level, Level.LOW, None),
+        (Bits, Bits.ONE, None),
+        (tuple[int, ...], (1, 2), None),
+        (Shape, Shape.ROUND, ["ROUND"]),
+        (Literal[1], 1, None),
+        (Literal["a", 1], 1, ["a"]),
+        (int | None, None, None),
+        (int | str, 1, ["a"]),
+        (Path, Path("a"), ["a"]),
+    ],
+    ids=str,
+)
+def test_e7_a_mapping_is_described_as_it_is_written_and_read(key: Any, value: Any, names: Any):
+    class Mapped(Event):
+        part: dict[key, list[int]]  # type: ignore[valid-type]
+
+    schema = check(json_schema(Mapped))
+    event = Mapped(part={value: [1]})
+    data = json.loads(json.dumps(to_data(event)))
+    schema.validate(data)
+    assert from_data(data, Mapped) == event
+    for name in names or ["a", "1"]:
+        data = {"part": {name: [1]}}
+        assert schema.is_valid(data) == (names is not None)
+        if names is not None:
+            from_data(data, Mapped)
+        else:
+            with pytest.raises(ContextSerdeError):
+                from_data(data, Mapped)
 
 
 def test_e7_fields_are_described_by_their_annotations():
@@ -182,11 +227,24 @@ def test_e7_fields_are_described_by_their_annotations():
         "any_tuple": {"type": "array"},
         "ages": {"type": "object", "additionalProperties": {"type": "integer"}},
         "by_day": {
-            "type": "object",
-            "additionalProperties": {"type": "integer"},
-            "propertyNames": text | {"format": "date"},
+            "anyOf": [
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "integer"},
+                    "propertyNames": text | {"format": "date"},
+                },
+                pairs({}, {"type": "integer"}),
+            ]
         },
-        "by_color": {"type": "object", "propertyNames": {"$ref": "#/$defs/Color"}},
+        "by_color": {
+            "anyOf": [
+                {"type": "object", "propertyNames": {"$ref": "#/$defs/Color"}},
+                pairs({}, {}),
+            ]
+        },
+        "by_number": {
+            "anyOf": [{"type": "object", "maxProperties": 0}, pairs({"type": "integer"}, text)]
+        },
         "either": {"anyOf": [{"type": "integer"}, text, {"type": "null"}]},
         "record": {"anyOf": [{"$ref": "#/$defs/Node"}, {"$ref": "#/$defs/Data"}, {"type": "null"}]},
         "option": {"anyOf": [{"enum": ["a", 1]}, {"type": "null"}]},
@@ -203,7 +261,7 @@ def test_e7_fields_are_described_by_their_annotations():
     }
     assert "required" not in schema
     written = to_data(Everything())
-    tagged = ("by_day", "by_color", "member")
+    tagged = ("by_day", "by_color", "by_number", "member")
     assert defaults == {name: written[name] for name in found if name not in ("made", *tagged)}
 
 
@@ -356,16 +414,17 @@ EVENTS = st.builds(
     pair=st.tuples(st.integers(), st.text()),
     many=st.lists(st.text()).map(tuple),
     ages=st.dictionaries(st.text().filter(lambda key: key[:1] != "$"), st.integers()),
-    by_day=st.just({}),
-    by_color=st.just({}),
+    by_day=st.dictionaries(st.dates(), st.integers(-(2**60), 2**60)),
+    by_color=st.dictionaries(st.sampled_from(Color), st.none() | st.dates()),
+    by_number=st.dictionaries(st.integers(-(2**60), 2**60), st.text()),
     either=st.none() | st.integers() | st.text(),
     option=st.sampled_from(["a", 1, None]),
     member=st.just(Color.RED),
     node=st.none() | NODES,
     said=st.none() | st.builds(Said, text=st.text(), reply=st.builds(Said, text=st.text())),
 )
-# A `dict` whose keys are no texts, a member in a `Literal` and a record of a union are tagged.
-TAGGED = ("by_day", "by_color", "member", "record")
+# A member in a `Literal` and a record of a union are tagged.
+TAGGED = ("member", "record")
 EVERYTHING = check(json_schema(Everything))
 
 
@@ -411,6 +470,15 @@ BAD = [
     {"ages": {"a": "b"}},
     {"by_day": {"2024-05-01": "b"}},
     {"by_color": {"green": 1}},
+    {"by_number": {"1": "a"}},
+    {"by_number": {"a": "a"}},
+    {"by_number": []},
+    {"by_number": {"$": "dict", "value": [["1", "a"]]}},
+    {"by_number": {"$": "dict", "value": [[1, 1]]}},
+    {"by_number": {"$": "dict", "value": [[1]]}},
+    {"by_number": {"$": "dict", "value": {}}},
+    {"by_number": {"$": "list", "value": []}},
+    {"by_number": {"$": "dict", "value": [], "a": 1}},
     {"either": 1.5},
     {"record": {"m": 1}},
     {"record": {"value": "a"}},
@@ -440,6 +508,10 @@ GOOD = [
     {"at": "2024-05-01T00:00:00"},
     {"by_day": {"2024-05-01": 1}},
     {"by_color": {"red": None}},
+    {"by_day": {"$": "dict", "value": [[{"$": "date", "value": "2024-05-01"}, 1]]}},
+    {"by_number": {}},
+    {"by_number": {"$": "dict", "value": []}},
+    {"by_number": {"$": "dict", "value": [[1, "a"]]}},
     {"record": {"n": 1}},
     {"record": {"value": 1}},
     {"node": {"value": 1, "of": "a"}},

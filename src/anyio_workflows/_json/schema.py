@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of the untagged data that the reader takes (E7)."""
+"""JSON Schema (draft 2020-12) of the data that the reader takes (E7), untagged except for mappings."""
 
 from __future__ import annotations
 
@@ -163,9 +163,15 @@ class Definitions:
         key, value = self._parts(encoding)
         if value:
             schema["additionalProperties"] = value
-        if key and key != {"type": "string"}:
+        if dict in encoding.raw:
+            return schema
+        # What is written has the keys as values, in pairs; an object may have them if they can be read from texts.
+        key_encoding, value_encoding = encoding.parts
+        if not _takes_text(key_encoding):
+            schema = {"type": "object", "maxProperties": 0}
+        elif key:
             schema["propertyNames"] = key
-        return schema
+        return {"anyOf": [schema, _pairs(key_encoding, value_encoding)]}
 
     # --- Classes ----------------------------------------------------------------------------------
 
@@ -202,6 +208,35 @@ class Definitions:
         except ContextSerdeError:
             return {}
         return {} if type(data) is dict and is_marked(data) else {"default": data}
+
+
+def _takes_text(encoding: Encoding) -> bool:
+    """Return whether some value under an annotation is read from a text."""
+    match encoding.form:
+        case "atom":
+            return str in encoding.raw
+        case "enum":
+            return any(type(enum_text(member)) is str for member in encoding.cls)
+        case "literal":
+            return any(type(option) is str for option in typing.get_args(encoding.annotation))
+        case "union":
+            return any(map(_takes_text, encoding.parts))
+        case "record":
+            return is_root_model(encoding.cls)
+        case form:
+            return form in ("anything", "text", "foreign")
+
+
+def _pairs(*encodings: Encoding) -> Schema:
+    """Describe a tagged mapping. Nothing in it is written as the annotation says, except JSON's own values."""
+    parts = [{"type": _ATOMS[one.cls]} if one.form == "atom" else {} for one in encodings]
+    pair = {"type": "array", "prefixItems": parts, "minItems": 2, "maxItems": 2}
+    return {
+        "type": "object",
+        "properties": {"$": {"const": "dict"}, "value": {"type": "array", "items": pair}},
+        "required": ["$", "value"],
+        "additionalProperties": False,
+    }
 
 
 def _head(cls: type) -> Schema:
