@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyio_workflows import Event, StartEvent, StopEvent, WorkflowFailedEvent
+from anyio_workflows import Event, StartEvent, StopEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
 from anyio_workflows._json.codec import JsonCodec
 from anyio_workflows._json.formats import MAX_DEPTH
 from anyio_workflows.errors import ContextSerdeError, WorkflowError
@@ -333,6 +333,61 @@ def test_e7_a_text_is_not_taken_for_several_types():
 def test_e7_only_events_are_written(event: Any):
     with pytest.raises(TypeError, match=r"to_data\(\) takes an event"):
         to_data(event)
+
+
+# --- Stop events ----------------------------------------------------------------------------------
+
+
+class Finished(StopEvent):
+    rows: int = 0
+
+
+class FinishedAgain(Finished):
+    pass
+
+
+class Counted(StopEvent):
+    rows: int = 0
+    result: int | None = None
+
+
+class Ended(StopEvent):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        (Finished(rows=1), {"rows": 1}),
+        (FinishedAgain(rows=1), {"rows": 1}),
+        (Finished(rows=1, result="x"), {"rows": 1, "result": "x"}),
+        (Finished(result=0), {"rows": 0, "result": 0}),
+        (Counted(rows=1), {"rows": 1, "result": None}),
+        (StopEvent(), {"result": None}),
+        (Ended(), {"result": None}),
+        (
+            WorkflowTimedOutEvent(timeout=1.5, active_steps=["a"]),
+            {"timeout": 1.5, "active_steps": ["a"]},
+        ),
+        (
+            StopEvent(Finished()),
+            {"result": {"$": "tests.test_wire:Finished", "value": {"rows": 0}}},
+        ),
+    ],
+    ids=repr,
+)
+def test_e2_e7_a_result_that_nobody_declared_is_left_out_if_there_is_none(event: Any, data: Any):
+    written = to_data(event)
+    assert written == data
+    assert list(written) == [key for key in event if key in data]
+    types = [type(event), Finished]
+    assert from_data(to_data(event, tagged=True), types) == event
+    assert JsonCodec(types).dump(event)["value"].keys() == dict(event).keys()
+
+
+def test_e2_e7_a_failure_is_written_without_a_result():
+    data = to_data(WorkflowFailedEvent(step_name="a", exception=ValueError("x")))
+    assert list(data) == ["step_name", "exception", "attempts", "elapsed_seconds"]
 
 
 # --- Subclasses of texts and numbers --------------------------------------------------------------

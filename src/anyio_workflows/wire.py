@@ -56,7 +56,8 @@ def to_data(
     makes an equal event, whenever a snapshot could hold it.
 
     Fields with `init=False` are left out, in records inside the event as well: they hold what the program works out
-    for itself, such as a cache. `from_data()` refuses them as unknown.
+    for itself, such as a cache. `from_data()` refuses them as unknown. The `result` that a stop event with fields of its
+    own inherits is left out if it is `None`.
 
     It never fails because of what is in the event. Instead of a value that has no form in JSON, such as a
     lock in a list, there is `{"$repr": text}`, with at most 200 characters of its `repr()`, and the

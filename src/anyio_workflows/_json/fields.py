@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from .._annotations import Unresolved, is_enum, is_record, resolve_field, strip
 from .._messages import namesakes
 from .._pydantic import holds_enum_values, is_model, key_of, model_fields, takes_extras
 from ..errors import ContextSerdeError
-from ..events import Event
+from ..events import Event, StopEvent
 from .formats import Encoding, encoding_of
 
 NO_TYPE = "is not an event class, attrs class, dataclass, pydantic model or enum"
@@ -33,6 +34,7 @@ class Field:
         encoding: How its values are written.
         init: Whether the constructor takes it.
         required: Whether the constructor requires it.
+        undeclared: Whether it is the `result` of a stop event with fields of its own, which nobody declared (E2).
     """
 
     name: str
@@ -40,6 +42,7 @@ class Field:
     encoding: Encoding
     init: bool
     required: bool
+    undeclared: bool = False
 
 
 def is_open(cls: type) -> bool:
@@ -61,7 +64,9 @@ def fields_of(cls: Any) -> Iterator[Field]:
                 # A converter may take values of other types than the annotation names.
                 encoding = encoding_of(Any if field.converter else _annotation_of(cls, field))
                 required = field.init and field.default is attrs.NOTHING
-                yield Field(field.name, field.alias or field.name, encoding, field.init, required)
+                key = field.alias or field.name
+                undeclared = _is_undeclared(cls, field.name)
+                yield Field(field.name, key, encoding, field.init, required, undeclared)
     elif is_model(cls):
         for name, info in model_fields(cls).items():
             annotation = info.annotation
@@ -74,6 +79,13 @@ def fields_of(cls: Any) -> Iterator[Field]:
             encoding = encoding_of(_annotation_of(cls, plain))
             no_default = plain.default is plain.default_factory is dataclasses.MISSING
             yield Field(plain.name, plain.name, encoding, plain.init, plain.init and no_default)
+
+
+def _is_undeclared(cls: type, name: str) -> bool:
+    if name != "result" or not issubclass(cls, StopEvent) or cls._open:
+        return False
+    declaring = (base for base in cls.__mro__ if name in inspect.get_annotations(base))
+    return next(declaring) is StopEvent
 
 
 def _annotation_of(cls: type, field: Any) -> Any:

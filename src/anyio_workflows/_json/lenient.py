@@ -202,7 +202,8 @@ class LenientWriter(Writer):
                     raise
                 data[key] = {"$repr": f"<not readable: {_name_of(type(error))}>"}
             else:
-                data[key] = self.write(value, field.encoding)
+                if value is not None or not field.undeclared:
+                    data[key] = self.write(value, field.encoding)
         for key, value in _extras_of(record).items():
             data[key if type(key) is str else _repr_of(key)] = self.write(value, ANYTHING)
         return data["root"] if is_root_model(cls) else data
