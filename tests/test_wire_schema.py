@@ -303,6 +303,71 @@ def test_e7_classes_are_described_by_what_they_say_about_themselves():
     }
 
 
+@dataclass
+class Sized:
+    n: int = field(default=0, metadata={"json_schema_extra": {"minimum": 1}})
+
+
+EXTRA = {"minimum": 1, "title": "The last word", "x-unit": ["m"]}
+
+
+class Described(Event):
+    day: date = attrs.field(
+        metadata={
+            "title": "Day",
+            "description": "When it is.",
+            "examples": [date(2024, 5, 1), "2024-05-02", object(), b"tagged"],
+            "deprecated": "use 'at'",
+            "other": 1,
+        }
+    )
+    n: int = attrs.field(
+        default=1,
+        validator=attrs.validators.ge(1),
+        metadata={"title": "N", "deprecated": False, "json_schema_extra": EXTRA},
+    )
+    odd: int = attrs.field(
+        default=1, metadata={"title": 1, "description": None, "json_schema_extra": print}
+    )
+    sized: Sized | None = None
+
+
+def test_e6_e7_fields_are_described_by_their_metadata():
+    schema = json_schema(Described)
+    properties = schema["properties"]
+    assert properties["day"] == {
+        "type": "string",
+        "format": "date",
+        "title": "Day",
+        "description": "When it is.",
+        "examples": ["2024-05-01", "2024-05-02"],
+        "deprecated": True,
+    }
+    assert properties["n"] == {"type": "integer", "default": 1} | EXTRA
+    assert properties["n"]["x-unit"] is not EXTRA["x-unit"]
+    assert properties["odd"] == {"type": "integer", "default": 1}
+    assert schema["$defs"]["Sized"]["properties"]["n"]["minimum"] == 1
+    assert check(schema).is_valid({"day": "2024-05-01", "n": 1})
+    assert not check(schema).is_valid({"day": "2024-05-01", "n": 0})
+
+
+def test_e6_e7_what_pydantic_says_of_a_field_reaches_the_schema():
+    pydantic = pytest.importorskip("pydantic")
+    told = {"title": "N", "examples": [1], "json_schema_extra": {"minimum": 1}}
+
+    class Model(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+        n: int = pydantic.Field(**told)
+
+    class Carrier(Event):
+        n: int = pydantic.Field(**told)
+        model: Model
+
+    schema = json_schema(Carrier)
+    described = {"type": "integer", "title": "N", "examples": [1], "minimum": 1}
+    assert schema["properties"]["n"] == described
+    assert schema["$defs"]["Model"]["properties"]["n"] == described
+
+
 def test_e7_an_open_class_takes_more():
     schema = json_schema(StopEvent)
     assert schema["additionalProperties"] is True

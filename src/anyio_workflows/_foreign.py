@@ -24,7 +24,7 @@ from ._messages import shortened
 from ._pydantic import is_model, value_type
 from .errors import EventValidationError
 
-_DESCRIPTIVE = ("title", "description", "examples", "deprecated", "json_schema_extra")
+DESCRIPTIVE = ("title", "description", "examples", "deprecated", "json_schema_extra")
 """Arguments of `Field()` that say nothing about the values."""
 
 _MEANT_ANYWAY = {"frozen": True, "kw_only": True, "validate_default": True}
@@ -325,7 +325,7 @@ def _translated(cls: type, field: attrs.Attribute[Any], annotation: Any) -> attr
     described = {
         name: value
         for info in reversed(infos)  # the first one counts
-        for name in _DESCRIPTIVE
+        for name in DESCRIPTIVE
         if (value := getattr(info, name)) is not None
     }
     return field.evolve(**changes, metadata={**described, **field.metadata})

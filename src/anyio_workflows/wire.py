@@ -142,7 +142,8 @@ def json_schema(event_class: type[Event]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of what `from_data(data, event_class)` takes untagged.
 
     It has the fields with their types, defaults and descriptions: those in the docstring of a class, and
-    in `attrs.field(metadata={"description": ...})`. Fields with `init=False` are left out. A
+    in `attrs.field(metadata={"description": ...})`, where `title`, `examples`, `deprecated` and `json_schema_extra`, a
+    dict that is merged last, are found as well. What the validators of a field check is not in it. Fields with `init=False` are left out. A
     mapping whose keys are no texts may be `{"$": "dict", "value": pairs}`, as it is written. What a field mentions, records, enums and other events, is
     under `$defs`. Where nothing can be said, as for `Any`, there is `{}`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import inspect
@@ -16,12 +17,13 @@ from typing import Any
 import attrs
 
 from .._annotations import is_enum
+from .._foreign import DESCRIPTIVE
 from .._pydantic import is_model, is_root_model, key_of, model_fields
 from ..errors import ContextSerdeError
 from ..events import Event, _default_of
 from .codec import Writer
 from .fields import Field, Registry, is_open
-from .formats import ATOMS, Encoding, enum_text, is_marked
+from .formats import ANYTHING, ATOMS, Encoding, enum_text, is_marked
 
 Schema = dict[str, Any]
 
@@ -188,11 +190,9 @@ class Definitions:
         required = []
         for key, field in self._registry.fields(cls).items():
             properties[key] = self._value(field.encoding)
-            default, description = remarks.get(key, (attrs.NOTHING, None))
+            default, remark = remarks.get(key, (attrs.NOTHING, {}))
             # In this draft, a reference may have neighbours.
-            properties[key] |= self._default(default, field)
-            if isinstance(description, str):
-                properties[key]["description"] = description
+            properties[key] |= self._default(default, field) | self._described(remark, field)
             if field.required:
                 required.append(key)
         schema = {**_head(cls), "type": "object", "properties": properties}
@@ -203,11 +203,35 @@ class Definitions:
     def _default(self, value: Any, field: Field) -> Schema:
         if value is attrs.NOTHING or not isinstance(value, field.encoding.check):
             return {}
+        written = self._written(value, field.encoding)
+        return {"default": written[0]} if written else {}
+
+    def _described(self, remark: Mapping[str, Any], field: Field) -> Schema:
+        """Return what the metadata of a field say about it (E6)."""
+        schema: Schema = {
+            key: remark[key] for key in ("title", "description") if isinstance(remark.get(key), str)
+        }
+        if isinstance(examples := remark.get("examples"), list | tuple):
+            encoding = field.encoding
+            schema["examples"] = [
+                data
+                for value in examples  # of values, or of data
+                for data in self._written(
+                    value, encoding if isinstance(value, encoding.check) else ANYTHING
+                )
+            ]
+        if remark.get("deprecated"):  # a text says why
+            schema["deprecated"] = True
+        extra = remark.get("json_schema_extra")
+        return schema | (copy.deepcopy(extra) if isinstance(extra, dict) else {})
+
+    def _written(self, value: Any, encoding: Encoding) -> list[Any]:
+        """Return the data of a value, in a list; none if it has to be tagged."""
         try:
-            data = Writer(self._registry).write(value, field.encoding)
+            data = Writer(self._registry).write(value, encoding)
         except ContextSerdeError:
-            return {}
-        return {} if type(data) is dict and is_marked(data) else {"default": data}
+            return []
+        return [] if type(data) is dict and is_marked(data) else [data]
 
 
 def _takes_text(encoding: Encoding) -> bool:
@@ -248,20 +272,21 @@ def _head(cls: type) -> Schema:
     return {"title": cls.__name__, "description": inspect.cleandoc(doc)}
 
 
-def _remarks(cls: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield the key of each field with its default, or `NOTHING`, and its description."""
+def _remarks(cls: Any) -> Iterator[tuple[str, tuple[Any, Mapping[str, Any]]]]:
+    """Yield the key of each field with its default, or `NOTHING`, and what describes it."""
     if attrs.has(cls):
         for field in attrs.fields(cls):
             default = _default_of(field) if issubclass(cls, Event) else field.default
             if isinstance(default, _FACTORY):
                 default = attrs.NOTHING
-            yield field.alias or field.name, (default, field.metadata.get("description"))
+            yield field.alias or field.name, (default, field.metadata)
     elif is_model(cls):
         for name, info in model_fields(cls).items():
             no_default = info.is_required() or info.default_factory is not None
             default = attrs.NOTHING if no_default else info.default
-            yield key_of(cls, name), (default, info.description)
+            remark = {key: getattr(info, key, None) for key in DESCRIPTIVE}
+            yield key_of(cls, name), (default, remark)
     else:
         for plain in dataclasses.fields(cls):
             default = attrs.NOTHING if plain.default is dataclasses.MISSING else plain.default
-            yield plain.name, (default, plain.metadata.get("description"))
+            yield plain.name, (default, plain.metadata)
