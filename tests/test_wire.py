@@ -77,6 +77,11 @@ class Rich(Event):
     number: int = attrs.field(default=0, alias="n")
 
 
+@attrs.define
+class Size:
+    x: int
+
+
 class Box(Event, Generic[T]):
     content: T
 
@@ -101,7 +106,7 @@ def test_e7_the_data_of_an_event_are_its_fields():
         "day": "2024-05-01",
         "color": "red",
         "line": {"points": [{"x": 1, "y": 0}]},
-        "said": {"$": "tests.test_wire:Asked", "value": {"question": "?", "options": []}},
+        "said": {"question": "?", "options": []},
         "pairs": {
             "$": "dict",
             "value": [[1, {"$": "tuple", "value": [{"$": "bytes", "value": "YQ=="}]}]],
@@ -110,6 +115,35 @@ def test_e7_the_data_of_an_event_are_its_fields():
         "n": 3,
     }
     assert from_data(through_json(event), Rich) == event
+
+
+@attrs.define
+class Circle:
+    size: int
+    kind: Literal["circle"] = "circle"
+
+
+@attrs.define
+class Square:
+    size: int
+    kind: Literal["square"] = "square"
+
+
+class Drawn(Event):
+    shapes: list[Circle | Square]
+    place: Point | Line | None = None
+    size: Point | Size | dict[str, int] | None = None
+
+
+def test_e7_in_a_union_a_record_is_tagged_only_if_its_fields_do_not_tell_it():
+    event = Drawn(shapes=[Square(2), Circle(1)], place=Line([]), size=Size(1))
+    assert to_data(event) == {
+        "shapes": [{"size": 2, "kind": "square"}, {"size": 1, "kind": "circle"}],
+        "place": {"points": []},
+        "size": {"$": "tests.test_wire:Size", "value": {"x": 1}},
+    }
+    assert from_data(through_json(event), Drawn) == event
+    assert to_data(Drawn(shapes=[], size=Point(1)))["size"]["$"] == "tests.test_wire:Point"
 
 
 VALUES = [

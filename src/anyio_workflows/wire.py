@@ -50,10 +50,11 @@ def to_data(
 
     The notation is that of snapshots: dates, enums, paths and bytes as texts, records as objects of their
     fields. A value whose type its annotation does not tell is tagged, `{"$": tag, "value": ...}`: one
-    under `Any`, in a union of records, or of a subclass. An instance of a subclass of `str`, `int` or `float`, such
-    as `numpy.float64`, is written as the plain value, and so is a member of an enum where the annotation is
-    `str`, `int` or `float`. From this, `from_data(data, type(event))`
-    makes an equal event, whenever a snapshot could hold it.
+    under `Any`, or of a subclass. Two things are plainer: in a union, a record is tagged only if its fields
+    do not tell it from the others; an instance of a subclass of `str`, `int` or `float`, such as
+    `numpy.float64`, is written as the plain value, and so is a member of an enum where the annotation is
+    `str`, `int` or `float`. From this, `from_data(data, type(event))` makes an equal event, whenever a
+    snapshot could hold it.
 
     Fields with `init=False` are left out, in records inside the event as well: they hold what the program works out
     for itself, such as a cache. `from_data()` refuses them as unknown. The `result` that a stop event with fields of its
@@ -249,7 +250,7 @@ def _read_one_of(readings: list[_Reading], data: Any, hooks: Hooks | None) -> An
         if not isinstance(event, tuple(classes)):
             raise data_error(f"expected {names}, got {short_repr(event)}")
         return event
-    fitting = [reading for reading in readings if reader._has_shape(data, reading.encoding)]
+    fitting = [reading for reading in readings if reader.has_shape(data, reading.encoding)]
     if len(fitting) == 1:
         return reader.read(data, fitting[0].encoding)
     events, faults = [], []

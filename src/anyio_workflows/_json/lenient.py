@@ -26,6 +26,7 @@ from .formats import (
     text_of_type,
 )
 from .hooks import Hooks
+from .reader import Reader
 
 MOST_REPEATED = 100_000
 """How many parts are written again, because several others hold them: `x = [x, x]`, 60 times, has 2**60."""
@@ -63,6 +64,10 @@ class LenientWriter(Writer):
         """The classes that the registry does not know, and so must not keep alive."""
         return Registry(on_wire=True)
 
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self._registry, hooks=self._hooks)
+
     def write_event(self, event: Event, encoding: Encoding, *, tagged: bool) -> dict[str, Any]:
         """Return what stands for an event; tagged also if it would be taken for something else."""
         data: dict[str, Any] = self.write(event, encoding)
@@ -96,13 +101,24 @@ class LenientWriter(Writer):
                     encoding = ANYTHING
             elif issubclass(cls, _ATOM_BASES):
                 value = self._as_atom(value, encoding)
-            return super().write(value, encoding)
+            data = super().write(value, encoding)
+            return data["value"] if self._is_told(cls, data, encoding) else data
         except Exception as error:  # foreign code raises anything
             if self._in_error:
                 raise  # an exception comes back with all of its arguments, or with none
             return {"$repr": _shown(value, error)}
         finally:
             self._level -= 1
+
+    def _is_told(self, cls: type, data: Any, encoding: Encoding) -> bool:
+        """Return whether the fields of a record tell which member of a union it is, so that a tag is not needed."""
+        if encoding.form != "union" or cls not in self._registry or not is_record(cls):
+            return False
+        fields = data["value"] if type(data) is dict and "$" in data else None
+        if type(fields) is not dict or is_marked(fields):
+            return False
+        members = [part for part in encoding.parts if self._reader.has_shape(fields, part)]
+        return len(members) == 1 and members[0].bare is cls
 
     def _count(self, value: Any, parts: int) -> None:
         """Count the parts of a value, if it is written again."""

@@ -254,7 +254,7 @@ class Reader:
         members = list(encoding.parts)
         if len(members) > 1:
             foreign = [member for member in members if self._is_for_hooks(member)]
-            members = [member for member in members if self._has_shape(data, member)] or foreign
+            members = [member for member in members if self.has_shape(data, member)] or foreign
             members.sort(key=lambda member: not isinstance(data, member.check))
         if len(members) == 1 or (members and type(data) in (list, dict)):
             # A list or an object is read by one member only. If several tried, each of them would try
@@ -265,12 +265,12 @@ class Reader:
                 return self.read(data, member)
         raise mismatch(encoding, data)
 
-    def _has_shape(self, data: Any, encoding: Encoding) -> bool:
+    def has_shape(self, data: Any, encoding: Encoding) -> bool:
         """Return whether untagged data may be of a member of a union, judged by its outermost level only."""
         if self._is_for_hooks(encoding):
             return False  # no hook is asked for data that another member can read
         if is_root_model(encoding.cls):
-            return self._has_shape(data, self._registry.fields(encoding.cls)["root"].encoding)
+            return self.has_shape(data, self._registry.fields(encoding.cls)["root"].encoding)
         if type(data) is list:
             return list in encoding.raw or encoding.bare in (set, frozenset, tuple)
         if type(data) is dict and encoding.form == "record":
