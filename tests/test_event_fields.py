@@ -74,6 +74,15 @@ def test_e5_attrs_field_validators_run():
         Made(n=3).replace(n=1)
 
 
+def test_e3_the_error_of_a_validator_has_its_message_and_no_internals():
+    class Made(Event):
+        kind: str = attrs.field(validator=attrs.validators.in_(["a", "b"]), alias="of")
+
+    error = fault(lambda: Made(of="c"))
+    assert str(error) == "Made.of: 'kind' must be in ['a', 'b'] (got 'c')"
+    assert isinstance(error.__cause__, ValueError)
+
+
 def test_e5_the_type_is_checked_before_a_validator_sees_the_value():
     class Made(Event):
         n: int = attrs.field(validator=attrs.validators.gt(2))

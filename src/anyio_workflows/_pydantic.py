@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from ._messages import shortened, text_of
+from .errors import EventValidationError
 
 
 def _from_pydantic(module: str, name: str) -> Any:
@@ -151,6 +152,8 @@ def first_problem(error: BaseException, cls: type) -> tuple[tuple[int | str, ...
     Returns:
         The keys and indexes that lead there, and the problem; `()` and its message for another error.
     """
+    if isinstance(error, EventValidationError) and error.event == cls.__name__ and error.field:
+        return (error.field,), shortened(error.problem, 400)
     if not isinstance(error, _from_pydantic("pydantic_core", "ValidationError") or ()):
         return _first_problem_of_attrs(error, cls)
     invalid: Any = error

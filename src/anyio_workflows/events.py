@@ -31,7 +31,7 @@ from ._messages import (
     namesakes,
     nearest,
 )
-from ._pydantic import is_model
+from ._pydantic import first_problem, is_model
 from .errors import EventValidationError
 
 __all__ = [
@@ -195,11 +195,15 @@ class Event:
                 break
         try:
             self.__attrs_init__(**values)  # type: ignore[attr-defined]
-        except TypeError:
+        except (TypeError, ValueError) as exc:
             for field in _fields(cls):
                 if field.init and field.default is attrs.NOTHING and _keyword(field) not in values:
                     problem = f"missing, {cls.__name__}() needs it"
                     raise EventValidationError(cls.__name__, _keyword(field), problem) from None
+            # Some validators of attrs have their own objects in the error, and so in its text.
+            where, problem = first_problem(exc, cls)
+            if where and type(exc) in (TypeError, ValueError):
+                raise EventValidationError(cls.__name__, str(where[0]), problem) from exc
             raise
         for keyword, (name, check) in cls._factories.items():
             if keyword not in values and not isinstance(getattr(self, name), check):
