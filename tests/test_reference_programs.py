@@ -11,12 +11,16 @@ import json
 import re
 import sys
 import textwrap
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import pytest
+
+from .running import run_virtually
 
 pytest.importorskip(
     "workflows", reason="llama-index-workflows is not installed; 'nox -s reference' does so"
@@ -407,7 +411,13 @@ def outcome_of(program: str, package: str) -> Any:
     module: Any = ModuleType(f"program_for_{package}")
     with mock.patch.dict(sys.modules, {module.__name__: module}):
         exec(compile(source, f"<{package}>", "exec", dont_inherit=True), module.__dict__)
-        return asyncio.run(module.main())
+        return run_virtually("asyncio", lambda: _on_virtual_clock(module.main))
+
+
+async def _on_virtual_clock(main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a program of the reference, which reads the wall clock, in virtual time."""
+    with mock.patch.object(time, "time", asyncio.get_running_loop().time):
+        return await main()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
