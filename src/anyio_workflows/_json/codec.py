@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import collections
-import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +43,7 @@ from .formats import (
     prepend_path,
     text_of_type,
 )
-from .hooks import Hooks, no_hooks
+from .hooks import Hooks, asker, no_hooks
 from .reader import Reader, RestoredError, builtin_error
 from .renamed import Renamed, read_renamed
 
@@ -142,9 +141,7 @@ class Writer:
 
     def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
         self._registry, self._hooks = registry, hooks
-        # To ask the converter takes longer than to write a number.
-        self._has_hooks: Callable[[Any], bool]
-        self._has_hooks = functools.cache(lambda cls: hooks is not None and not hooks.missing(cls))
+        self._has_hooks = asker(hooks)
         self._in_error = False  # whether the arguments of an exception are being written
 
     def write(self, value: Any, encoding: Encoding) -> Any:

@@ -97,6 +97,18 @@ def _defaults() -> tuple[Any, Any]:
     return _hook(bare.get_unstructure_hook, _Unheard), _hook(bare.get_structure_hook, _Unheard)
 
 
+def asker(hooks: Hooks | None) -> Callable[[Any], bool]:
+    """Return a function that tells whether a class has both hooks, and asks the converter once for each.
+
+    To ask takes longer than to write a number, and more hooks may be registered between two snapshots.
+    """
+    return _has_none if hooks is None else functools.cache(lambda cls: not hooks.missing(cls))
+
+
+def _has_none(cls: Any) -> bool:
+    return False
+
+
 def _hook(find: Callable[[Any], Any], cls: type) -> Any:
     """Return a hook; `None` if there is none."""
     try:

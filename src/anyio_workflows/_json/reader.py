@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,7 @@ from .formats import (
     ATOMS,
     TAGGED_TYPES,
     Encoding,
+    Form,
     Text,
     check_hashes,
     data_error,
@@ -35,7 +35,7 @@ from .formats import (
     text_for,
     text_tagged,
 )
-from .hooks import Hooks, no_hooks
+from .hooks import Hooks, asker, no_hooks
 from .renamed import Renamed, is_ours, unknown_field, unknown_type
 
 _LIST = encoding_of(list)
@@ -92,28 +92,12 @@ class Reader:
         self, registry: Registry, renamed: Renamed | None = None, hooks: Hooks | None = None
     ) -> None:
         self._registry, self._renamed, self._hooks = registry, renamed, hooks
-        self._has_hooks: Callable[[Any], bool]
-        self._has_hooks = functools.cache(lambda cls: hooks is not None and not hooks.missing(cls))
-        self._read_form = {
-            "anything": self._read_anything,
-            "atom": self._read_atom,
-            "text": self._read_text,
-            "enum": self._read_enum,
-            "record": self._read_record,
-            "list": self._read_list,
-            "set": self._read_set,
-            "tuple": self._read_tuple,
-            "fixed tuple": self._read_fixed_tuple,
-            "mapping": self._read_mapping,
-            "literal": self._read_literal,
-            "union": self._read_union,
-            "foreign": self._read_foreign,
-        }
+        self._has_hooks = asker(hooks)
 
     def read(self, data: Any, encoding: Encoding) -> Any:
         """Return the value that stands under an annotation."""
         if type(data) is not dict or not is_marked(data):
-            return self._read_form[encoding.form](data, encoding)
+            return _READ_FORM[encoding.form](self, data, encoding)
         value = self._read_tagged(data)
         # The tag may name any known type, which has to be one that the annotation wants.
         if not isinstance(value, encoding.check):
@@ -131,7 +115,7 @@ class Reader:
         inner = data["value"]
         if tag in TAGGED_TYPES:
             encoding = TAGGED_TYPES[tag]
-            return self._read_form[encoding.form](inner, encoding)
+            return _READ_FORM[encoding.form](self, inner, encoding)
         if text := text_tagged(tag):
             return _from_text(inner, text)
         if tag == "type" and type(inner) is str:
@@ -400,6 +384,23 @@ class Reader:
         for note in plain.notes:
             error.add_note(note)
         return error
+
+
+_READ_FORM: Mapping[Form, Callable[[Reader, Any, Encoding], Any]] = {
+    "anything": Reader._read_anything,
+    "atom": Reader._read_atom,
+    "text": Reader._read_text,
+    "enum": Reader._read_enum,
+    "record": Reader._read_record,
+    "list": Reader._read_list,
+    "set": Reader._read_set,
+    "tuple": Reader._read_tuple,
+    "fixed tuple": Reader._read_fixed_tuple,
+    "mapping": Reader._read_mapping,
+    "literal": Reader._read_literal,
+    "union": Reader._read_union,
+    "foreign": Reader._read_foreign,
+}
 
 
 def _from_text(data: Any, text: Text) -> Any:
