@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import anyio
 from anyio_workflows import StartEvent, StopEvent, Workflow, step
 from anyio_workflows.resource import Resource
 
+from .running import run_script
 from .samples import ProviderError
 
 
@@ -125,3 +127,51 @@ async def use(
 def shape(log: list[str]) -> list[str]:
     """Leave out of a log when things began."""
     return [line for line in log if not line.startswith(("opening", "closing"))]
+
+
+def run_program_that_ends(backend: str, scope: str) -> subprocess.CompletedProcess[str]:
+    """Run a program whose event loop ends in the middle of a step, with a resource that holds a task group.
+
+    With the scope "workflow", it ends inside the block of the workflow.
+    """
+    enter = "await workflow.__aenter__()" if scope == "workflow" else "pass"
+    return run_script(
+        f"""
+        from typing import Annotated
+
+        import anyio
+        from anyio_workflows import StartEvent, StopEvent, Workflow, step
+        from anyio_workflows.resource import Resource
+
+        async def factory():
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                print("opened")
+                try:
+                    yield "it"
+                finally:
+                    print("closed")
+                    group.cancel_scope.cancel()
+
+        class Hangs(Workflow):
+            @step
+            async def work(
+                self, ev: StartEvent, it: Annotated[str, Resource(factory, scope="{scope}")]
+            ) -> StopEvent:
+                started.set()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    print("step ends")
+
+        async def main():
+            global started
+            started = anyio.Event()
+            workflow = Hangs()
+            {enter}
+            workflow.run()
+            await started.wait()
+
+        anyio.run(main, backend="{backend}")
+        """
+    )

@@ -29,12 +29,11 @@ from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
-from .resources import Broken, Store, hang, shape, using
+from .resources import Broken, Store, hang, run_program_that_ends, shape, using
 from .running import (
     caught_cancellation,
     check_ending,
     on_each_backend,
-    run_script,
     run_virtually,
     texts,
 )
@@ -360,42 +359,9 @@ def test_o2_resources_are_closed_when_the_loop_ends(backend: str) -> None:
 
 @on_each_backend
 def test_o2_a_program_that_ends_closes_its_resources_and_warns_of_nothing(backend: str) -> None:
-    done = run_script(
-        f"""
-        from typing import Annotated
-
-        import anyio
-        from anyio_workflows import StartEvent, StopEvent, Workflow, step
-        from anyio_workflows.resource import Resource
-
-        async def factory():
-            async with anyio.create_task_group() as group:
-                group.start_soon(anyio.sleep_forever)
-                print("opened")
-                try:
-                    yield "it"
-                finally:
-                    print("closed")
-                    group.cancel_scope.cancel()
-
-        class Hangs(Workflow):
-            @step
-            async def work(
-                self, ev: StartEvent, it: Annotated[str, Resource(factory)]
-            ) -> StopEvent:
-                started.set()
-                await anyio.sleep_forever()
-
-        async def main():
-            global started
-            started = anyio.Event()
-            Hangs().run()
-            await started.wait()
-
-        anyio.run(main, backend="{backend}")
-        """
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("opened\nclosed\n", "", 0)
+    done = run_program_that_ends(backend, scope="run")
+    assert (done.stdout, done.stderr) == ("opened\nstep ends\nclosed\n", "")
+    assert done.returncode == 0
 
 
 async def test_r7_a_place_is_free_when_the_resources_are_closed() -> None:

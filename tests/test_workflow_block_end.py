@@ -20,7 +20,7 @@ from anyio_workflows import (
 from anyio_workflows.errors import WorkflowConfigurationError
 
 from .resource_hosting import warned
-from .resources import Broken, Store, hang, idle, nap, shape, sharing, use
+from .resources import Broken, Store, hang, idle, nap, run_program_that_ends, shape, sharing, use
 from .running import on_asyncio, on_each_backend, run_script, run_virtually
 
 pytestmark = pytest.mark.anyio
@@ -79,48 +79,9 @@ def test_o2_the_loop_ends_in_a_block_that_nobody_leaves(backend: str, ticks: int
 
 @on_each_backend
 def test_o2_a_program_that_ends_in_the_block_warns_of_nothing(backend: str) -> None:
-    done = run_script(
-        f"""
-        from typing import Annotated
-
-        import anyio
-        from anyio_workflows import StartEvent, StopEvent, Workflow, step
-        from anyio_workflows.resource import Resource
-
-        async def factory():
-            async with anyio.create_task_group() as group:
-                group.start_soon(anyio.sleep_forever)
-                print("opened")
-                try:
-                    yield "it"
-                finally:
-                    print("closed")
-                    group.cancel_scope.cancel()
-
-        class Hangs(Workflow):
-            @step
-            async def work(
-                self, ev: StartEvent, it: Annotated[str, Resource(factory, scope="workflow")]
-            ) -> StopEvent:
-                started.set()
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    print("step ends")
-
-        async def main():
-            global started
-            started = anyio.Event()
-            workflow = Hangs()
-            await workflow.__aenter__()
-            workflow.run()
-            await started.wait()
-
-        anyio.run(main, backend="{backend}")
-        """
-    )
-    assert done.stderr == ""
-    assert (done.stdout, done.returncode) == ("opened\nstep ends\nclosed\n", 0)
+    done = run_program_that_ends(backend, scope="workflow")
+    assert (done.stdout, done.stderr) == ("opened\nstep ends\nclosed\n", "")
+    assert done.returncode == 0
 
 
 @on_each_backend
