@@ -125,25 +125,22 @@ _PLAIN_TYPES = {FunctionType, GetSetDescriptorType, NoneType, bool, dict, float,
 """The types of what most members are, which need no closer look."""
 
 _CONFIG_NAMES = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        alias_generator allow_inf_nan arbitrary_types_allowed cache_strings coerce_numbers_to_str defer_build
-        extra field_title_generator from_attributes frozen hide_input_in_errors ignored_types json_encoders
-        json_schema_extra json_schema_mode_override json_schema_serialization_defaults_required loc_by_alias
-        model_title_generator plugin_settings populate_by_name protected_namespaces regex_engine
-        revalidate_instances schema_generator ser_json_bytes ser_json_inf_nan ser_json_temporal
-        ser_json_timedelta serialize_by_alias str_max_length str_min_length str_strip_whitespace str_to_lower
-        str_to_upper strict title use_attribute_docstrings use_enum_values val_json_bytes val_temporal_unit
-        validate_assignment validate_by_alias validate_by_name validate_default validate_return
-        validation_error_cause
+    """
+    alias_generator allow_inf_nan arbitrary_types_allowed cache_strings coerce_numbers_to_str defer_build
+    extra field_title_generator from_attributes frozen hide_input_in_errors ignored_types json_encoders
+    json_schema_extra json_schema_mode_override json_schema_serialization_defaults_required loc_by_alias
+    model_title_generator plugin_settings populate_by_name protected_namespaces regex_engine
+    revalidate_instances schema_generator ser_json_bytes ser_json_inf_nan ser_json_temporal
+    ser_json_timedelta serialize_by_alias str_max_length str_min_length str_strip_whitespace str_to_lower
+    str_to_upper strict title use_attribute_docstrings use_enum_values val_json_bytes val_temporal_unit
+    validate_assignment validate_by_alias validate_by_name validate_default validate_return
+    validation_error_cause
 
-        allow_mutation allow_population_by_field_name anystr_lower anystr_strip_whitespace anystr_upper
-        copy_on_model_validation error_msg_templates fields getter_dict json_dumps json_loads keep_untouched
-        max_anystr_length min_anystr_length orm_mode schema_extra smart_union underscore_attrs_are_private
-        validate_all
-        """,
-    )
+    allow_mutation allow_population_by_field_name anystr_lower anystr_strip_whitespace anystr_upper
+    copy_on_model_validation error_msg_templates fields getter_dict json_dumps json_loads keep_untouched
+    max_anystr_length min_anystr_length orm_mode schema_extra smart_union underscore_attrs_are_private
+    validate_all
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
 """The settings of a model, of version 2 and of version 1."""
 

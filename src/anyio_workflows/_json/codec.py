@@ -43,7 +43,7 @@ from .formats import (
     prepend_path,
     text_of_type,
 )
-from .hooks import Hooks, asker, no_hooks
+from .hooks import Hooks, hook_check, no_hooks
 from .reader import Reader, RestoredError, builtin_error
 from .renamed import Renamed, read_renamed
 
@@ -141,7 +141,7 @@ class Writer:
 
     def __init__(self, registry: Registry, hooks: Hooks | None = None) -> None:
         self._registry, self._hooks = registry, hooks
-        self._has_hooks = asker(hooks)
+        self._has_hooks = hook_check(hooks)
         self._in_error = False  # whether the arguments of an exception are being written
 
     def write(self, value: Any, encoding: Encoding) -> Any:

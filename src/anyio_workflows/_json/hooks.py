@@ -97,7 +97,7 @@ def _defaults() -> tuple[Any, Any]:
     return _hook(bare.get_unstructure_hook, _Unheard), _hook(bare.get_structure_hook, _Unheard)
 
 
-def asker(hooks: Hooks | None) -> Callable[[Any], bool]:
+def hook_check(hooks: Hooks | None) -> Callable[[Any], bool]:
     """Return a function that tells whether a class has both hooks, and asks the converter once for each.
 
     To ask takes longer than to write a number, and more hooks may be registered between two snapshots.

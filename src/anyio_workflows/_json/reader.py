@@ -35,7 +35,7 @@ from .formats import (
     text_for,
     text_tagged,
 )
-from .hooks import Hooks, asker, no_hooks
+from .hooks import Hooks, hook_check, no_hooks
 from .renamed import Renamed, is_ours, unknown_field, unknown_type
 
 _LIST = encoding_of(list)
@@ -92,7 +92,7 @@ class Reader:
         self, registry: Registry, renamed: Renamed | None = None, hooks: Hooks | None = None
     ) -> None:
         self._registry, self._renamed, self._hooks = registry, renamed, hooks
-        self._has_hooks = asker(hooks)
+        self._has_hooks = hook_check(hooks)
 
     def read(self, data: Any, encoding: Encoding) -> Any:
         """Return the value that stands under an annotation."""
