@@ -1,7 +1,8 @@
-"""Names of llama-index-workflows, the reference, that are not here, and what to use instead.
+"""Names of other libraries that are not here, and what to use instead.
 
-Only for names that are imported or given in programs: those that a context, handler or event does not
-have are listed where these are defined.
+Those that programs import from llama-index-workflows, the reference, or give as keywords; and the methods of
+model classes, of which programs think that events have them. What a context or handler does not have is
+listed where these are defined.
 """
 
 from __future__ import annotations
@@ -126,6 +127,47 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "Context.from_dict()": {"serializer": NO_SERIALIZER},
 }
 """Function -> keyword of the reference -> what to do instead."""
+
+
+_WIRE = "anyio_workflows.wire"
+_AS_DATA = f"dict(ev) gives the fields of an event, {_WIRE}.to_data(ev) gives data for JSON"
+_A_COPY = "ev.replace(field=...) makes a changed copy of an event"
+_FROM_DATA = (
+    f"{_WIRE}.from_data(data, EventClass) reads JSON data, EventClass(**fields) takes a dict"
+)
+_SCHEMA = f"{_WIRE}.json_schema(EventClass) describes the data of an event class"
+_FIELDS = "attrs.fields(EventClass) lists the fields of an event class"
+
+CLASS_METHODS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("model_validate", "model_validate_json", "from_dict", "from_json"), _FROM_DATA
+    ),
+    **dict.fromkeys(("parse_obj", "parse_raw"), _FROM_DATA),
+    **dict.fromkeys(("model_json_schema", "schema", "schema_json"), _SCHEMA),
+    "model_fields": _FIELDS,
+}
+MODEL_METHODS: Mapping[str, str] = {
+    **CLASS_METHODS,
+    **dict.fromkeys(("model_dump", "dict", "asdict", "to_dict", "_asdict"), _AS_DATA),
+    **dict.fromkeys(("model_dump_json", "json", "to_json"), _AS_DATA),
+    **dict.fromkeys(("model_copy", "copy", "_replace", "evolve", "update"), _A_COPY),
+}
+"""Attribute of the model classes of other libraries -> what to use for events; those of the class come first."""
+
+
+class Absent:
+    """A descriptor for an attribute that a class does not have: its error names what to use instead.
+
+    `hasattr()` is false, and `help()` shows the hint.
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name, self._instead = name, instead
+        self.__doc__ = f"Not there: {instead}" + ("" if instead.endswith("?") else ".")
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"
+        raise AttributeError(message, name=self._name, obj=instance)
 
 
 def absent_names(module: str) -> Callable[[str], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -45,47 +45,6 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "(it has no text)"
-
-
-class Absent:
-    """A descriptor for an attribute that a class does not have: its error names what to use instead.
-
-    `hasattr()` is false, and `help()` shows the hint.
-    """
-
-    def __init__(self, name: str, instead: str) -> None:
-        self._name, self._instead = name, instead
-        self.__doc__ = f"Not there: {instead}" + ("" if instead.endswith("?") else ".")
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        message = f"{owner.__name__!r} has no {self._name!r}; {self._instead}"
-        raise AttributeError(message, name=self._name, obj=instance)
-
-
-_WIRE = "anyio_workflows.wire"
-_AS_DATA = f"dict(ev) gives the fields of an event, {_WIRE}.to_data(ev) gives data for JSON"
-_A_COPY = "ev.replace(field=...) makes a changed copy of an event"
-_FROM_DATA = (
-    f"{_WIRE}.from_data(data, EventClass) reads JSON data, EventClass(**fields) takes a dict"
-)
-_SCHEMA = f"{_WIRE}.json_schema(EventClass) describes the data of an event class"
-_FIELDS = "attrs.fields(EventClass) lists the fields of an event class"
-
-CLASS_METHODS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("model_validate", "model_validate_json", "from_dict", "from_json"), _FROM_DATA
-    ),
-    **dict.fromkeys(("parse_obj", "parse_raw"), _FROM_DATA),
-    **dict.fromkeys(("model_json_schema", "schema", "schema_json"), _SCHEMA),
-    "model_fields": _FIELDS,
-}
-MODEL_METHODS: Mapping[str, str] = {
-    **CLASS_METHODS,
-    **dict.fromkeys(("model_dump", "dict", "asdict", "to_dict", "_asdict"), _AS_DATA),
-    **dict.fromkeys(("model_dump_json", "json", "to_json"), _AS_DATA),
-    **dict.fromkeys(("model_copy", "copy", "_replace", "evolve", "update"), _A_COPY),
-}
-"""Attribute of the model classes of other libraries -> what to use for events; those of the class come first."""
 
 
 _LONGEST_NAME = 200

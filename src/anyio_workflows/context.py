@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary, ref
 import anyio
 import anyio.from_thread
 
-from ._absent import absent_names, refuse_arguments, types_given
+from ._absent import Absent, absent_names, refuse_arguments, types_given
 from ._annotations import is_positive_number
 from ._ledger.pending import RunPort, SavedState
 from ._ledger.work import OpenWait, Wait, Work
-from ._messages import Absent, await_missing, closest, namesakes
+from ._messages import await_missing, closest, namesakes
 from ._suspension import AttemptClock, suspend
 from .errors import ContextStateError, WorkflowConfigurationError, WorkflowRuntimeError
 from .events import Event, StopEvent

@@ -19,18 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transf
 
 import attrs
 
-from ._absent import absent_names
+from ._absent import CLASS_METHODS, MODEL_METHODS, Absent, absent_names
 from ._annotations import ANYTHING, Unresolved, check_for, classes_in, local_names, resolve_field
 from ._foreign import check_keywords, check_marks, translated
-from ._messages import (
-    CLASS_METHODS,
-    MODEL_METHODS,
-    Absent,
-    await_missing,
-    classes_held,
-    namesakes,
-    nearest,
-)
+from ._messages import await_missing, classes_held, namesakes, nearest
 from ._pydantic import first_problem, is_model
 from .errors import EventValidationError
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import anyio
 import attrs
 
-from ._absent import absent_names
+from ._absent import Absent, absent_names
 from ._annotations import is_record
 from ._backend import running_task
-from ._messages import Absent, namesakes, nearest
+from ._messages import namesakes, nearest
 from ._pydantic import (
     extras_of,
     first_problem,
