@@ -30,7 +30,7 @@ LAYERS = [
     "retry_policy state resource _dependencies _json wire _pydantic_fields",
     "graph _signatures _validation",
     "_ledger",
-    "_snapshot _suspension",
+    "_snapshot _suspension instrument",
     "context",
     "_engine",
     "handler",
