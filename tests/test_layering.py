@@ -31,6 +31,7 @@ LAYERS = [
     "graph _signatures _validation",
     "_ledger",
     "_snapshot _suspension instrument",
+    "_drawing",
     "context",
     "_engine",
     "handler",

@@ -28,8 +28,8 @@
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
-#   observe     instrument
-#               What is told about a run while it happens, to whatever listens.
+#   observe     instrument, _drawing/
+#               What is told about a run while it happens, to whatever listens; the graph as a picture.
 #
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.
