@@ -87,6 +87,35 @@ def test_the_graph_lists_steps_and_events_in_the_order_of_definition():
     assert graph.stop_event_types == [StopEvent]
 
 
+def test_the_repr_of_a_graph_fits_in_a_line():
+    assert repr(Chain().graph) == "<Graph of Chain: 3 steps, start StartEvent, stop StopEvent>"
+    assert repr(flow()().graph) == "<Graph of Flow: 0 steps, start none, stop none>"
+    two = flow(one=node(StartEvent | MyStart, StopEvent | MyStop))(disable_validation=True)
+    assert repr(two.graph) == (
+        "<Graph of Flow: 1 step, start StartEvent | MyStart, stop StopEvent | MyStop>"
+    )
+
+
+def test_the_repr_of_a_step_is_its_signature():
+    collect = Annotated[list[B | C], Collect(Take(2))]
+    cls = flow(
+        one=node(StartEvent, A | list[B | C] | None), two=node(collect, A), three=pair(A, B, C)
+    )
+    assert list(map(repr, cls(disable_validation=True).graph.steps.values())) == [
+        "<StepSpec one(ev: StartEvent) -> A | list[B | C] | None>",
+        "<StepSpec two(ev: list[B | C]) -> A>",
+        "<StepSpec three(one: A, two: B) -> C>",
+    ]
+    assert repr(Chain().graph.steps["two"]) == "<StepSpec two(ev: A) -> C | None>"
+
+
+def test_the_repr_of_graph_and_step_is_bounded():
+    long = type("L" * 100_000, (StartEvent,), {})
+    graph = type("W" * 100_000, (Workflow,), {"one": node(long, StopEvent)})().graph
+    assert len(repr(graph)) < 400
+    assert len(repr(graph.steps["one"])) < 400
+
+
 # --- R1: who takes what -----------------------------------------------------------------------
 
 

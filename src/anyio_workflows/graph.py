@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from ._dependencies import Dependency
-from ._messages import await_missing, namesakes
+from ._messages import await_missing, namesakes, shortened
 from .collect import All, Take
 from .events import Event, StartEvent, StepFailedEvent, StopEvent
 from .steps import StepConfig
@@ -39,9 +39,18 @@ class EventParam:
     accepts: tuple[EventType, ...]
     policy: All | Take | None = None
 
+    @property
+    def declared(self) -> str:
+        """The types that it takes, as they are shown in messages."""
+        declared = " | ".join(t.__name__ for t in self.accepts)
+        return declared if self.policy is None else f"list[{declared}]"
+
 
 Slot = EventParam
 """The former name of `EventParam`; will be removed in the next release."""
+
+
+_LONGEST_REPR = 300
 
 
 def _derived(find: Callable[[StepSpec], Any]) -> Any:
@@ -49,7 +58,7 @@ def _derived(find: Callable[[StepSpec], Any]) -> Any:
 
     A `cached_property` would cost 0.05 us more each time, and some are read several times a step.
     """
-    return attrs.field(init=False, repr=False, default=attrs.Factory(find, takes_self=True))
+    return attrs.field(init=False, default=attrs.Factory(find, takes_self=True))
 
 
 def _size_of(param: EventParam) -> float:
@@ -60,7 +69,7 @@ def _cancels(param: EventParam) -> bool:
     return isinstance(param.policy, Take) and param.policy.cancel
 
 
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False, slots=False, repr=False)
 class StepSpec:
     """One step, read from its signature.
 
@@ -92,7 +101,7 @@ class StepSpec:
     """
 
     name: str
-    function: Callable[..., Any] = attrs.field(repr=False)
+    function: Callable[..., Any]
     is_method: bool
     is_async: bool
     event_params: tuple[EventParam, ...]
@@ -236,6 +245,11 @@ class StepSpec:
         remedy = namesakes(map(type, items), self.produces) or remedy
         return f"step {self.name} returned {got}, but declares {self.declared}; {remedy}"
 
+    def __repr__(self) -> str:
+        params = ", ".join(f"{param.name}: {param.declared}" for param in self.event_params)
+        text = f"{self.name}({params}) -> {self.declared}"
+        return f"<StepSpec {shortened(text, _LONGEST_REPR)}>"
+
 
 def _awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a coroutine function that awaits what a wrapper of an async function returns (R5).
@@ -271,7 +285,7 @@ def _takes_by_position(function: Callable[..., Any], is_method: bool, names: lis
     return True
 
 
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False, slots=False, repr=False)
 class Graph:
     """The steps of a workflow, and the routes of events between them. It never changes.
 
@@ -284,10 +298,8 @@ class Graph:
 
     name: str
     steps: Mapping[str, StepSpec]
-    owner: type | None = attrs.field(default=None, repr=False)
-    _routes: dict[EventType, tuple[StepSpec, ...]] = attrs.field(
-        factory=dict, init=False, repr=False
-    )
+    owner: type | None = None
+    _routes: dict[EventType, tuple[StepSpec, ...]] = attrs.field(factory=dict, init=False)
 
     @functools.cached_property
     def joins(self) -> dict[StepSpec, set[StepSpec]]:
@@ -437,3 +449,12 @@ class Graph:
         if spec.config.accept_event_subclasses:
             return any(issubclass(t, event_type) for t in self.produced)
         return event_type in self.produced
+
+    def __repr__(self) -> str:
+        steps = f"{len(self.steps)} step{'' if len(self.steps) == 1 else 's'}"
+        start, stop = (
+            " | ".join(t.__name__ for t in types) or "none"
+            for types in (self.start_event_types, self.stop_event_types)
+        )
+        text = f"{self.name}: {steps}, start {start}, stop {stop}"
+        return f"<Graph of {shortened(text, _LONGEST_REPR)}>"
