@@ -28,7 +28,7 @@ LAYERS = [
     "errors _absent _messages _annotations _pydantic _backend",
     "_foreign events collect steps decorators",
     "retry_policy state resource _dependencies _json wire _pydantic_fields",
-    "graph _signatures _validation",
+    "graph _signatures _validation _code_names",
     "_ledger",
     "_snapshot _suspension instrument",
     "_drawing",
@@ -36,7 +36,7 @@ LAYERS = [
     "_engine",
     "handler",
     "workflow",
-    "checkpoint _snapshot_file testing",
+    "checkpoint _snapshot_file testing drawing",
     "__init__",
     "_demo __main__",
 ]
@@ -143,7 +143,16 @@ def test_the_map_names_every_module_and_folder():
 
 
 def test_importing_the_package_loads_only_what_runs_need():
-    late = {"wire", "_snapshot", "_json.codec", "checkpoint", "cattrs", "pydantic"}
+    late = {
+        "wire",
+        "_snapshot",
+        "_json.codec",
+        "checkpoint",
+        "cattrs",
+        "pydantic",
+        "drawing",
+        "_drawing",
+    }
     script = "import sys, anyio_workflows; print(*sys.modules)"
     loaded = run_script(script).stdout.split()
     assert not late & {name.removeprefix("anyio_workflows.") for name in loaded}

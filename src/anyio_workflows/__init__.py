@@ -11,7 +11,8 @@
 #               -> graph -> _validation
 #               Events carry the data; `@step` marks a function; `Collect`, `Opener`, `Resource` a parameter.
 #               `_signatures` reads functions into step specs, `_dependencies` their resources; `graph`
-#               knows which step takes which event, `_validation` what is wrong with that.
+#               knows which step takes which event, `_validation` what is wrong with that, and
+#               `_code_names` what the code of the steps names.
 #
 #   decide      _ledger/
 #               What is pending, which execution has a slot, which step gets an event: synchronous,
@@ -28,8 +29,9 @@
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
-#   observe     instrument, _drawing/
-#               What is told about a run while it happens, to whatever listens; the graph as a picture.
+#   observe     instrument; _drawing/ -> drawing
+#               What is told about a run while it happens, to whatever listens; the graph of a workflow, or
+#               one run on it, as a picture.
 #
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.

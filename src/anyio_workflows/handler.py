@@ -22,6 +22,8 @@ from .events import Event, InputRequiredEvent, StopEvent, WorkflowCancelledEvent
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from ._drawing.picture import RunFacts  # only pictures need it
+
     ResultT = TypeVar("ResultT", default=Any)
 else:
     from typing import TypeVar
@@ -290,6 +292,14 @@ class WorkflowHandler(Generic[ResultT]):
             unread_events=run.stream.unread,
             reader_waiting=run.stream.reader_waiting,
         )
+
+    def _facts(self) -> RunFacts:
+        """Return what a picture shows of the run. Its failure does not count as retrieved (O6)."""
+        from ._drawing.picture import RunFacts
+
+        run, counts, graph = self._run, self.statistics(), self._context._saved.graph
+        end = run.outcome.event if run.ended and run.outcome is not None else None
+        return RunFacts(graph, counts.state, counts.steps, self.open_waits(), end)
 
     async def __aenter__(self) -> Self:
         """Bind the run to the block.

@@ -228,6 +228,14 @@ class Workflow(Generic[ResultT]):
             cls._graph = Graph(cls.__name__, cls._specs, cls)
         return cls._graph
 
+    @classmethod
+    def _readable_graph(cls) -> Graph:
+        """Return the graph, for pictures: without the steps whose annotations cannot be resolved."""
+        try:
+            return cls._compiled()
+        except WorkflowValidationError:
+            return Graph(cls.__name__, read_steps(cls, Context)[0], cls)
+
     @property
     def workflow_name(self) -> str:
         """The name that messages use."""

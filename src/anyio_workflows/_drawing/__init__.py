@@ -7,3 +7,5 @@
 #   (graph, run) -- picture_of() --> Picture -- svg(), mermaid(), dot(), plain() --> (text)
 #
 #   picture   the nodes and edges of a graph, in words and kinds; what one run did is in their notes
+#   mermaid, dot, plain
+#             a picture as text for other programs, and for people; they lay it out, or read it
