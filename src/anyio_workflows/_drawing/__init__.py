@@ -9,3 +9,22 @@
 #   picture   the nodes and edges of a graph, in words and kinds; what one run did is in their notes
 #   mermaid, dot, plain
 #             a picture as text for other programs, and for people; they lay it out, or read it
+#   measure   how wide text is, and text that is too long
+#   layers    boxes in layers from left to right: cycles, labels, the order within a layer
+#   layout    where boxes, labels and edges go, in pixels
+#   svg       all of it as SVG, in light and dark mode
+#
+# Layout
+# ======
+#
+#   cycles are broken -> each box gets a layer -> edges are led through the layers -> each layer is
+#   ordered -> heights -> columns
+#
+# Between two layers of boxes there is one for labels, unless there are none. In every layer between
+# its ends an edge has a point, or its labels, with a place of its own. So nothing can overlap:
+#
+# 1. The items of a layer are apart from each other, and so are the columns of the layers.
+# 2. Inside a column, edges are level; they bend only in the gaps between columns.
+# 3. From its labels on, an edge is one with all others of its kind to its target: a handler of every
+#    step's failures has one line, not a bundle.
+# 4. Coordinates are whole numbers, and nothing depends on hashes: the same picture, the same bytes.

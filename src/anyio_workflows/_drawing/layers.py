@@ -1,0 +1,270 @@
+"""Nodes in layers from left to right, ordered so that few edges cross."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import attrs
+
+from .picture import EdgeKind
+
+
+@attrs.define(eq=False)
+class Item:
+    """What stands in a layer: the box of a node, the labels of an edge, or a point that edges pass.
+
+    Attributes:
+        width: Its width.
+        above: How far it extends above its line, the height at which edges meet it.
+        below: How far it extends below its line.
+        gap: Half of the room to another item of its kind, above or below.
+        is_box: Whether it is a box.
+        is_start: Whether edges are followed from here first.
+        layer: The number of its layer.
+        position: Its place in the layer, from the top.
+        x: Its left border.
+        y: Its line.
+        ahead: The links to the next layer.
+        behind: The links to the layer before.
+    """
+
+    width: int = 0
+    above: int = 0
+    below: int = 0
+    gap: int = 6
+    is_box: bool = False
+    is_start: bool = False
+    layer: int = 0
+    position: int = 0
+    x: int = 0
+    y: int = 0
+    ahead: list[Link] = attrs.field(factory=list, repr=False)
+    behind: list[Link] = attrs.field(factory=list, repr=False)
+
+
+@attrs.define(eq=False)
+class Link:
+    """A piece of an edge, or of several that have joined: from one layer to the next.
+
+    Attributes:
+        left: Where it begins.
+        right: Where it ends.
+        is_main: Whether its edges show where the work goes if nothing fails, and from left to right.
+        left_port: How far below the line of `left`.
+        right_port: How far below the line of `right`.
+    """
+
+    left: Item
+    right: Item
+    is_main: bool = True
+    left_port: int = 0
+    right_port: int = 0
+
+
+@attrs.define(eq=False)
+class Way:
+    """An edge on its way through the layers.
+
+    Attributes:
+        source: The box it comes from.
+        target: The box it leads to, another one.
+        kind: That of the edge.
+        label: The place of its labels, if it has any.
+        backwards: Whether it leads from right to left: it closes a cycle.
+        links: Its pieces, from left to right.
+    """
+
+    source: Item
+    target: Item
+    kind: EdgeKind
+    label: Item | None = None
+    backwards: bool = False
+    links: list[Link] = attrs.field(factory=list, repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        return self.kind in ("event", "list") and not self.backwards
+
+    @property
+    def left(self) -> Item:
+        return self.target if self.backwards else self.source
+
+    @property
+    def right(self) -> Item:
+        return self.source if self.backwards else self.target
+
+
+def arrange(boxes: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
+    """Put the boxes, the labels and the points that edges pass into layers; return them.
+
+    Sets `backwards` and `links` of the ways, and everything but the coordinates and ports of items.
+    """
+    ordered = _break_cycles(boxes, ways)
+    _choose_layers(ordered, ways)
+    layers = _link(ordered, ways)
+    _order(layers)
+    return layers
+
+
+def _by_end(boxes: Sequence[Item], ways: Sequence[Way], end: str) -> dict[Item, list[Way]]:
+    found: dict[Item, list[Way]] = {box: [] for box in boxes}
+    for way in ways:
+        found[getattr(way, end)].append(way)
+    return found
+
+
+def _break_cycles(boxes: Sequence[Item], ways: Sequence[Way]) -> list[Item]:
+    """Mark the ways that close a cycle as `backwards`; return the boxes from left to right.
+
+    The search is depth first: a way to a box that is still being searched closes a cycle.
+    """
+    out = _by_end(boxes, ways, "source")
+    opened: dict[Item, bool] = {}  # whether it is still being searched
+    closed: list[Item] = []
+    for root in sorted(boxes, key=lambda box: not box.is_start):
+        if root in opened:
+            continue
+        opened[root] = True
+        stack = [(root, iter(out[root]))]
+        while stack:
+            box, rest = stack[-1]
+            for way in rest:
+                if way.target not in opened:
+                    opened[way.target] = True
+                    stack.append((way.target, iter(out[way.target])))
+                    break
+                way.backwards = opened[way.target]
+            else:
+                stack.pop()
+                opened[box] = False
+                closed.append(box)
+    return closed[::-1]
+
+
+def _choose_layers(ordered: Sequence[Item], ways: Sequence[Way]) -> None:
+    """Choose an even layer for each box: to the right of all that leads to it, as far left as that allows.
+
+    Then move those boxes to the right whose ways become shorter by it in total, as with an event
+    that comes from outside. The layers between are for labels.
+    """
+    ahead = _by_end(ordered, ways, "left")
+    behind = _by_end(ordered, ways, "right")
+    for box in ordered:
+        for way in ahead[box]:
+            way.right.layer = max(way.right.layer, box.layer + 2)
+    for box in reversed(ordered):
+        if len(ahead[box]) > len(behind[box]) and not box.is_start:
+            box.layer = min(way.right.layer for way in ahead[box]) - 2
+
+
+def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
+    """Lead each way through all layers between its ends; return the layers, those without use omitted.
+
+    The labels stand next to the source. From there on, ways of one kind to one target are one, so
+    that their number does not grow with the square of the number of boxes.
+    """
+    for way in ways:
+        if way.label is not None:
+            way.label.layer = way.source.layer + (-1 if way.backwards else 1)
+    labels = [way.label for way in ways if way.label is not None]
+    used = sorted({item.layer for item in (*ordered, *labels)})
+    number = {layer: n for n, layer in enumerate(used)}
+    layers: list[list[Item]] = [[] for _ in used]
+    for item in (*ordered, *labels):
+        item.layer = number[item.layer]
+        layers[item.layer].append(item)
+    points: dict[object, Item] = {}
+    links: dict[object, Link] = {}
+    for way in ways:
+        common = (way.target, way.kind, way.backwards)
+        path = [way.left]
+        for layer in range(way.left.layer + 1, way.right.layer):
+            if way.label is not None and way.label.layer == layer:
+                path.append(way.label)
+                continue
+            if (*common, layer) not in points:
+                points[*common, layer] = Item(layer=layer)
+                layers[layer].append(points[*common, layer])
+            path.append(points[*common, layer])
+        path.append(way.right)
+        for left, right in pairwise(path):
+            link = links.get((left, right, *common))
+            if link is None:
+                link = links[left, right, *common] = Link(left, right, way.is_main)
+                left.ahead.append(link)
+                right.behind.append(link)
+            way.links.append(link)
+    return layers
+
+
+def _order(layers: list[list[Item]]) -> None:
+    """Order each layer: by the mean position of the neighbours, back and forth; keep the best order."""
+    for layer in layers:
+        _number(layer)
+    best = count_crossings(layers)
+    kept = [list(layer) for layer in layers]
+    links = sum(len(item.ahead) for layer in layers for item in layer)
+    for sweep in range(max(4, min(24, 60_000 // (links + 1)))):
+        if not best:
+            break
+        forward = sweep % 2 == 0
+        for layer in layers if forward else reversed(layers):
+            _sort(layer, forward)
+        crossings = count_crossings(layers)
+        if crossings < best:
+            best = crossings
+            kept = [list(layer) for layer in layers]
+    for layer, order in zip(layers, kept, strict=True):
+        layer[:] = order
+        _number(layer)
+
+
+def _number(layer: Sequence[Item]) -> None:
+    for position, item in enumerate(layer):
+        item.position = position
+
+
+def _sort(layer: list[Item], forward: bool) -> None:
+    """Sort by the neighbours on one side; what has none there keeps its place."""
+    means: dict[Item, float] = {}
+    for item in layer:
+        near = [
+            link.left if forward else link.right
+            for link in (item.behind if forward else item.ahead)
+        ]
+        if near:
+            means[item] = sum(other.position for other in near) / len(near)
+    moved = iter(sorted(means, key=means.__getitem__))
+    layer[:] = [next(moved) if item in means else item for item in layer]
+    _number(layer)
+
+
+def count_crossings(layers: Sequence[Sequence[Item]]) -> int:
+    """Return how many pairs of links cross."""
+    return sum(_inversions(list(_ends(layer)), len(after)) for layer, after in pairwise(layers))
+
+
+def _ends(layer: Sequence[Item]) -> Iterator[int]:
+    for item in layer:
+        yield from sorted(link.right.position for link in item.ahead)
+
+
+def _inversions(numbers: Sequence[int], size: int) -> int:
+    """Return how many pairs of numbers, all below `size`, are in descending order.
+
+    A Fenwick tree holds how often each number has come: it takes `log(size)` steps for each number.
+    """
+    tree = [0] * (size + 1)
+    found = 0
+    for seen, number in enumerate(numbers):
+        found += seen
+        at = number + 1
+        while at:
+            found -= tree[at]
+            at &= at - 1
+        at = number + 1
+        while at <= size:
+            tree[at] += 1
+            at += at & -at
+    return found
