@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -300,6 +301,32 @@ class WorkflowHandler(Generic[ResultT]):
         run, counts, graph = self._run, self.statistics(), self._context._saved.graph
         end = run.outcome.event if run.ended and run.outcome is not None else None
         return RunFacts(graph, counts.state, counts.steps, self.open_waits(), end)
+
+    def _summary(self, facts: RunFacts) -> list[tuple[str, str]]:
+        """Say in pairs of heading and text what a picture does not. Nothing counts as read or retrieved."""
+        from ._drawing.summary import error_rows, result_row, wait_rows
+
+        run, outcome = self._run, self._run.outcome
+        ending = "" if outcome is None else f", {outcome.summary}"
+        rows = [("Run", run.run_id), ("State", f"{facts.state}{ending}")]
+        if run.ended and outcome is not None:
+            if outcome.error is None:
+                rows.append(result_row(self._result_in(outcome.event)))
+            else:
+                rows += error_rows(outcome.error)
+        rows.append(("Unread events", str(run.stream.unread)))
+        return [*rows, *wait_rows(facts.open_waits)]
+
+    def _repr_html_(self) -> str | None:
+        """Show the run on its graph, and how it stands, in notebooks."""
+        with suppress(Exception):  # they show the plain repr instead
+            from ._drawing.page import notebook_part
+            from ._drawing.picture import picture_of
+            from ._drawing.svg import svg
+
+            facts = self._facts()
+            return notebook_part(svg(picture_of(facts.graph, facts)), self._summary(facts))
+        return None
 
     async def __aenter__(self) -> Self:
         """Bind the run to the block.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
@@ -428,6 +429,33 @@ class Workflow(Generic[ResultT]):
         return (
             (own, state[1]) if isinstance(state, tuple) else own
         )  # a tuple if it has slots as well
+
+    def _repr_svg_(self) -> str | None:
+        """Show the graph of the steps in notebooks."""
+        with suppress(Exception):  # they show the plain repr instead
+            from ._drawing.picture import picture_of
+            from ._drawing.svg import svg
+
+            return svg(picture_of(self._readable_graph()))
+        return None
+
+    def _repr_html_(self) -> str | None:
+        """Show the graph of the steps, and its faults, in notebooks."""
+        with suppress(Exception):
+            from ._drawing.page import notebook_part
+
+            if (picture := self._repr_svg_()) is not None:
+                return notebook_part(picture, [("Fault", fault) for fault in self._faults()[:20]])
+        return None
+
+    def _faults(self) -> Sequence[str]:
+        """Return what `run()` would refuse."""
+        if self._config.disable_validation:
+            return ()
+        try:
+            return find_faults(self._compiled(), self._config.skip_graph_checks)
+        except WorkflowValidationError as error:
+            return error.faults
 
     def _shared_resources(self) -> SharedResources:
         # Atomic, since threads may be first at the same time.

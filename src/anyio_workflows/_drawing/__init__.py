@@ -13,6 +13,8 @@
 #   layers    boxes in layers from left to right: cycles, labels, the order within a layer
 #   layout    where boxes, labels and edges go, in pixels
 #   svg       all of it as SVG, in light and dark mode
+#   summary   how a run stands, beside its picture, in a few lines of text
+#   page      both as a part of a notebook, and as a page by itself
 #
 # Layout
 # ======
