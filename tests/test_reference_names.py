@@ -43,7 +43,7 @@ ABSENT_MODULES = {
     "context.utils": _INSIDE,
     "plugins": "a run belongs to the event loop; runs that are kept are planned as anyio_workflows.runtime",
     "protocol": "the messages between client and server, planned with those",
-    "representation": "pictures of a workflow are planned; workflow.graph has its steps and events",
+    "representation": "anyio_workflows.drawing draws pictures; workflow.graph has the steps and events",
     "runtime": "its inside; a runtime of our own is planned under this name",
     "server": "planned; examples show a run behind Starlette",
     "types": "type variables; Workflow[Result] says what a run returns",

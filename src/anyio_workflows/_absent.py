@@ -33,9 +33,8 @@ _CALL_STATE = (
 )
 
 _IN_ERRORS = "import it from anyio_workflows.errors"
-_PICTURES = (
-    "pictures are not drawn yet; workflow.graph has the steps and what leads from one to another"
-)
+_IN_DRAWING = "import it from anyio_workflows.drawing"
+_NO_AGENTS = "there are no agents here; draw() takes any workflow"
 
 NAMES: Mapping[str, Mapping[str, str]] = {
     "": {  # what llama_index.core.workflow has, from which the reference came
@@ -47,8 +46,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "WorkflowRuntimeError": _IN_ERRORS,
         "WorkflowTimeoutError": _IN_ERRORS,
         "WorkflowValidationError": _IN_ERRORS,
-        "draw_all_possible_flows": _PICTURES,
-        "draw_most_recent_execution": _PICTURES,
+        "draw_all_possible_flows": _IN_DRAWING,
+        "draw_most_recent_execution": _IN_DRAWING,
     },
     "context": {
         "BaseSerializer": NO_SERIALIZER,
@@ -65,6 +64,14 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "StepRole": "the 'catch' of a StepConfig says whether a step is an error handler",
         "WorkflowGraphCheck": "use anyio_workflows.steps.GraphCheck",
         "make_step_function": "mark the function with @step, and add it with MyWorkflow.add_step()",
+    },
+    "drawing": {  # those of llama_index.utils.workflow
+        "draw_agent_with_tools": _NO_AGENTS,
+        "draw_agent_with_tools_mermaid": _NO_AGENTS,
+        "draw_agent_workflow": _NO_AGENTS,
+        "draw_agent_workflow_mermaid": _NO_AGENTS,
+        "draw_all_possible_flows_mermaid": "draw(workflow, 'mermaid') returns the text",
+        "draw_most_recent_execution_mermaid": "draw(workflow, 'mermaid', run=handler) returns the text",
     },
     "errors": {
         "WorkflowDone": "no exception ends a run; look for its StopEvent",

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Literal, get_args
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ._absent import absent_names
 from ._drawing.dot import dot
+from ._drawing.files import write
 from ._drawing.mermaid import mermaid
 from ._drawing.picture import Picture, RunFacts, picture_of
 from ._drawing.plain import plain
+from ._drawing.svg import svg
 from ._messages import namesakes, nearest, short_repr
 from .errors import WorkflowConfigurationError
 from .graph import Graph
 from .handler import WorkflowHandler
 from .workflow import Workflow
 
-__all__ = ["DrawingFormat", "draw"]
+__all__ = ["DrawingFormat", "draw", "draw_all_possible_flows", "draw_most_recent_execution"]
+
+if not TYPE_CHECKING:
+    __getattr__ = absent_names(__name__)
 
 DrawingFormat = Literal["svg", "mermaid", "dot", "text"]
 """The formats of `draw()`."""
+
+_WRITERS: Mapping[DrawingFormat, Callable[[Picture], str]] = {
+    "svg": svg,
+    "mermaid": mermaid,
+    "dot": dot,
+    "text": plain,
+}
 
 
 def draw(
@@ -44,17 +58,77 @@ def draw(
         WorkflowConfigurationError: If `workflow` is none, `format` is unknown, or `run` is not a handler,
             or that of another workflow.
     """
-    formats = get_args(DrawingFormat)
-    if format not in formats:
-        hint = nearest(format, formats) if isinstance(format, str) else "use a name"
+    if format not in get_args(DrawingFormat):  # a tuple, which anything can be looked up in
+        hint = nearest(format, _WRITERS) if isinstance(format, str) else "use a name"
         raise WorkflowConfigurationError(
-            f"draw() has no format {short_repr(format)}; {hint} (formats: {', '.join(formats)})"
+            f"draw() has no format {short_repr(format)}; {hint} (formats: {', '.join(_WRITERS)})"
         )
+    write_as = _WRITERS[format]
     graph = _graph_of(workflow)
     if run is None:
-        return _write(picture_of(graph), format)
+        return write_as(picture_of(graph))
     facts = _facts_of(run, graph)
-    return _write(picture_of(facts.graph, facts), format)
+    return write_as(picture_of(facts.graph, facts))
+
+
+def draw_all_possible_flows(
+    workflow: Workflow[Any] | type[Workflow[Any]] | Graph,
+    filename: str | os.PathLike[str] = "workflow_all_flows.html",
+    notebook: bool = False,
+    max_label_length: int | None = None,
+    include_child_workflows: bool = True,
+) -> None:
+    """Write a picture of a workflow to a file, called as in `llama_index.utils.workflow`.
+
+    Args:
+        workflow: As for `draw()`.
+        filename: The file. Its suffix says in which form: `.html`, a page that needs no script and no
+            network; `.svg`; `.mmd` or `.mermaid`; `.dot` or `.gv`; `.txt`.
+        notebook: Without effect, since no browser is opened. A workflow that is the last expression of
+            a cell shows its picture there.
+        max_label_length: The most characters of a name; longer ones are cut off, and whole in a tooltip.
+        include_child_workflows: Without effect. A workflow whose runs a step starts is a picture of its own.
+
+    Raises:
+        WorkflowConfigurationError: If `workflow` is none, `max_label_length` is not a positive number, or
+            the suffix is another one.
+        OSError: If the file cannot be written.
+    """
+    write(filename, picture_of(_graph_of(workflow)), (), max_label_length)
+
+
+def draw_most_recent_execution(
+    handler: WorkflowHandler[Any],
+    filename: str | os.PathLike[str] = "workflow_recent_execution.html",
+    notebook: bool = False,
+    max_label_length: int | None = None,
+) -> None:
+    """Write a picture of a run to a file, called as in `llama_index.utils.workflow`.
+
+    It is the graph of the workflow, with what the run did at each step. A page has a table as well: the
+    result or error, and the open waits. Nothing counts as read or retrieved.
+
+    Args:
+        handler: The handler that `workflow.run()` returned; the run may be in progress. A workflow does
+            not keep its runs.
+        filename: The file, as for `draw_all_possible_flows()`.
+        notebook: Without effect; a handler that is the last expression of a cell shows its picture.
+        max_label_length: As for `draw_all_possible_flows()`.
+
+    Raises:
+        WorkflowConfigurationError: If `handler` is none, `max_label_length` is not a positive number, or
+            the suffix is another one.
+        WorkflowRuntimeError: If the run is in progress in another event loop or thread.
+        OSError: If the file cannot be written.
+    """
+    if not isinstance(handler, WorkflowHandler):
+        raise WorkflowConfigurationError(
+            "draw_most_recent_execution() takes the handler that workflow.run() returned, not "
+            f"{short_repr(handler)}"
+        )
+    facts = handler._facts()
+    picture = picture_of(facts.graph, facts)
+    write(filename, picture, handler._summary(facts), max_label_length)
 
 
 def _graph_of(workflow: object) -> Graph:
@@ -83,14 +157,3 @@ def _facts_of(run: object, graph: Graph) -> RunFacts:
     raise WorkflowConfigurationError(
         f"run {run.run_id} is of {facts.graph.name}, not of {graph.name}; {remedy}"
     )
-
-
-def _write(picture: Picture, kind: DrawingFormat) -> str:
-    if kind == "mermaid":
-        return mermaid(picture)
-    if kind == "dot":
-        return dot(picture)
-    if kind == "text":
-        return plain(picture)
-    module = importlib.import_module("anyio_workflows._drawing.svg")
-    return str(module.svg(picture))

@@ -15,6 +15,7 @@
 #   svg       all of it as SVG, in light and dark mode
 #   summary   how a run stands, beside its picture, in a few lines of text
 #   page      both as a part of a notebook, and as a page by itself
+#   files     any of these in a file
 #
 # Layout
 # ======
