@@ -8,7 +8,7 @@ from math import isqrt, sqrt
 import attrs
 
 from .layers import Item, Link, Way, arrange
-from .measure import shorten, shorten_list, text_width
+from .measure import prose_width, shorten, shorten_list, text_width
 from .picture import Edge, Node, NodeKind, Picture
 
 NAME_SIZE, EVENT_SIZE, SMALL_SIZE = 13, 12, 11
@@ -155,13 +155,15 @@ class _Draft:
         label = shorten(node.label, 32)
         notes = shorten_list(node.notes, 6, 40)
         widths = [text_width(label, size)]
-        widths += [text_width(note, SMALL_SIZE) for note in notes]
-        width = max(widths) + 2 * _PAD_X + TIP * (node.kind in ("question", "answer"))
+        widths += [prose_width(note, SMALL_SIZE) for note in notes]
+        width = (
+            (max(widths) + 1) // 2 * 2 + 2 * _PAD_X + TIP * (node.kind in ("question", "answer"))
+        )
         width += TIP * 2 * (node.kind == "outside") + 8 * (node.kind == "join")
         height = 2 * PAD + name_height(node.kind) + LINE * len(notes)
         loops = tuple((edge, _shown(edge)) for edge in own)
         reach: list[tuple[int, int]] = []
-        side, top = 8, 6
+        side, top = 8, 14 if any(edge.kind == "list" for edge in own) else 6  # room for the heads
         for _, labels in loops:
             side = max(side + 10, _labels_width(labels) // 2 + 14)
             rows = max(12, LINE * len(labels))

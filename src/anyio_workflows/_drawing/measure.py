@@ -41,8 +41,15 @@ def prose_width(text: str, size: int) -> int:
         text: A single line of words.
         size: The size of the font, in pixels.
     """
-    cells = sum(36 if char in _NARROW else 95 if char in "mwMW" else 62 for char in text)
-    return ceil(cells * size / 100)
+    tenths = 0
+    for char in text:
+        if char in _NARROW:
+            tenths += 4
+        elif char in "mwMW" or east_asian_width(char) in "WF":
+            tenths += 10
+        else:
+            tenths += 6
+    return ceil(tenths * size / 10)
 
 
 _NARROW = frozenset("fijlrtI:;,.!'|()[] ")

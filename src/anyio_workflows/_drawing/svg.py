@@ -25,8 +25,8 @@ from .layout import (
     layout,
     name_height,
 )
-from .measure import prose_width
-from .picture import Edge, EdgeKind, Node, NodeKind, NodeState, Picture
+from .measure import prose_width, shorten, text_width
+from .picture import Edge, EdgeKind, Node, NodeKind, NodeState, Picture, edge_legend, node_legend
 
 COLOURS = {
     "background": ("#ffffff", "#0d1117"),
@@ -60,7 +60,8 @@ _RULES = """
 .aw-picture .aw-event .aw-name{font-size:%(event)spx;font-weight:400}
 .aw-picture .aw-label{font-size:%(small)spx}
 .aw-picture .aw-note,.aw-picture .aw-legend text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;font-size:%(small)spx;fill:$muted}
-.aw-picture .aw-legend text{text-anchor:start}
+.aw-picture .aw-heading{font-size:%(event)spx;font-weight:600}
+.aw-picture .aw-heading,.aw-picture .aw-legend text{text-anchor:start}
 .aw-picture .aw-background{fill:$background}
 .aw-picture .aw-rule{fill:none;stroke:$line;stroke-opacity:.35}
 .aw-picture .aw-node{fill:$step;stroke:$line;stroke-width:1.4;stroke-linejoin:round}
@@ -96,31 +97,7 @@ _RULES = """
 .aw-picture .aw-mark{fill:none;stroke:$background;stroke-width:2;stroke-linecap:round;stroke-dasharray:none}
 """
 
-NODE_LEGEND: dict[NodeKind, str] = {
-    "start": "start event",
-    "step": "step",
-    "join": "join: takes a list",
-    "error_handler": "error handler",
-    "question": "question to the outside",
-    "answer": "answer from outside",
-    "outside": "event from outside",
-    "unhandled": "event that no step takes",
-    "stop": "stop event",
-}
-
-EDGE_LEGEND: dict[EdgeKind, str] = {
-    "event": "event",
-    "list": "list of events (fan-out)",
-    "failure": "failure",
-    "wait": "awaited inside the step",
-}
-
-STATE_LEGEND: dict[NodeState, str] = {
-    "running": "running",
-    "waiting": "waiting",
-    "done": "done",
-    "failed": "failed",
-}
+_STATES: tuple[NodeState, ...] = ("running", "waiting", "done", "failed")
 
 _MARKS: dict[NodeState, str] = {
     "running": "M-2-3.5L3.5 0L-2 3.5Z",
@@ -139,9 +116,12 @@ def svg(picture: Picture) -> str:
     with `aw-`; it has no ids, so that any number of pictures may be on one page.
     """
     made = layout(picture)
-    legend = _Legend.of(picture, max(made.width, 360) - 2 * MARGIN)
-    width = max(made.width, legend.width + 2 * MARGIN if legend.entries else 0, 120)
-    height = max(made.height, 64) + (legend.height + MARGIN if legend.entries else 0)
+    # Alone the name of a workflow is said around the picture; how a run stands is said nowhere else.
+    heading = picture.title if any(node.state for node in picture.nodes) else ""
+    legend = _Legend.of(picture, max(made.width, 480) - 2 * MARGIN)
+    width = max(made.width, legend.width + 2 * MARGIN, 120)
+    top = 24 if heading else 0
+    height = top + made.height + legend.height
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="aw-picture" role="img" '
         f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -151,15 +131,16 @@ def svg(picture: Picture) -> str:
         f"<style>{_style()}</style>",
         f'<rect class="aw-background" width="{width}" height="{height}" rx="8"/>',
     ]
+    if heading:
+        most = int((width - 2 * MARGIN) / text_width("m" * 10, EVENT_SIZE) * 10)
+        out.append(_line("aw-heading", MARGIN, 26, shorten(heading, most)))
     if not picture.nodes:
-        out.append(f'<text class="aw-note" x="{width // 2}" y="36">no steps</text>')
-    left = (width - made.width) // 2
-    out.append(f'<g transform="translate({left} 0)">' if left else "<g>")
+        out.append(_line("aw-note", width // 2, MARGIN + 4, "no steps"))
+    out.append(f'<g transform="translate({(width - made.width) // 2} {top})">')
     out += _edges(made.routes)
     out += [_node(place) for place in made.places]
     out.append("</g>")
-    if legend.entries:
-        out += legend.draw(width, max(made.height, 64))
+    out += legend.draw(width, top + made.height)
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
@@ -226,8 +207,7 @@ def _node(place: Place) -> str:
 
 
 def _tooltip(node: Node) -> str:
-    state = STATE_LEGEND.get(node.state, "")
-    return "\n".join(filter(None, [node.label, *node.notes, state, node.doc.strip()]))
+    return "\n".join(filter(None, [node.label, node.state, *node.notes, node.doc]))
 
 
 def _line(kind: str, x: int, y: int, text: str) -> str:
@@ -419,9 +399,11 @@ class _Legend:
             entries.append((x, y, entry))
             width = max(width, x + entry.width)
             x += entry.width + 18
-        return cls(tuple(entries), width, y + 22)
+        return cls(tuple(entries), width, y + 38 if entries else 0)
 
     def draw(self, width: int, top: int) -> Iterator[str]:
+        if not self.entries:
+            return
         yield f'<g class="aw-legend" transform="translate({MARGIN} {top})">'
         yield f'<path class="aw-rule" d="M0 0H{width - 2 * MARGIN}"/>'
         for x, y, entry in self.entries:
@@ -433,22 +415,18 @@ class _Legend:
 
 
 def _entries(picture: Picture) -> Iterator[_Entry]:
-    nodes = {node.kind for node in picture.nodes}
-    edges = {edge.kind for edge in picture.edges}
+    for node_kind, text in node_legend(picture).items():
+        shape = _shape(node_kind, Box(0, 0, 28, 14))
+        yield _entry(f'<g class="aw-node aw-{node_kind}">{shape}</g>', text)
+    for edge_kind, text in edge_legend(picture).items():
+        line = [(0, 7), (28, 7)]
+        tip = _cut_for_tip(edge_kind, line)
+        way = f'<path class="aw-way" d="{_path(line)}"/>'
+        yield _entry(f'<g class="aw-edge aw-{edge_kind}">{way}{tip}</g>', text)
     states = {node.state for node in picture.nodes}
-    for node_kind, text in NODE_LEGEND.items():
-        if node_kind in nodes:
-            shape = _shape(node_kind, Box(0, 0, 28, 14))
-            yield _entry(f'<g class="aw-node aw-{node_kind}">{shape}</g>', text)
-    for edge_kind, text in EDGE_LEGEND.items():
-        if edge_kind in edges:
-            line = [(0, 7), (28, 7)]
-            tip = _cut_for_tip(edge_kind, line)
-            way = f'<path class="aw-way" d="{_path(line)}"/>'
-            yield _entry(f'<g class="aw-edge aw-{edge_kind}">{way}{tip}</g>', text)
-    for state, text in STATE_LEGEND.items():
+    for state in _STATES:
         if state in states:
-            yield _entry(f'<g class="aw-node aw-{state}">{_badge(state, 14, 7)}</g>', text)
+            yield _entry(f'<g class="aw-node aw-{state}">{_badge(state, 14, 7)}</g>', state)
 
 
 def _entry(sample: str, text: str) -> _Entry:
