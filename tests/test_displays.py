@@ -14,6 +14,7 @@ import pytest
 
 from anyio_workflows import Context, Event, StartEvent, Workflow, WorkflowHandler, step
 from anyio_workflows._drawing.svg import COLOURS
+from anyio_workflows.drawing import draw
 from anyio_workflows.errors import (
     WorkflowCancelledByUser,
     WorkflowTimeoutError,
@@ -304,3 +305,9 @@ class TestWorkflow:
                 pass
 
         assert ">only<" in Own()._repr_html_()
+
+    async def test_one_that_is_drawn_without_an_instance(self):
+        """IPython asks no class for its picture."""
+        picture = draw(FanOut)
+        assert picture._repr_svg_() == picture == FanOut()._repr_svg_()
+        assert not hasattr(draw(FanOut, "text"), "_repr_svg_")

@@ -27,6 +27,8 @@ import json, os, sys, tempfile
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
         os.environ["JUPYTER_" + name] = folder
+    for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
+        os.environ.pop(name, None)
     os.environ.update(IPYTHONDIR=folder, JUPYTER_PLATFORM_DIRS="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
     import nbformat
@@ -66,7 +68,7 @@ def shown(outputs: list[Any]) -> Any:
 
 
 def test_the_example_shows_the_workflow_and_its_runs() -> None:
-    workflow, running, waiting, answered, ended, failed, text = execute(EXAMPLE)
+    workflow, running, waiting, answered, ended, failed, of_class, text = execute(EXAMPLE)
     steps = ("plan", "search", "write", "publish")
 
     picture = shown(workflow)
@@ -88,6 +90,7 @@ def test_the_example_shows_the_workflow_and_its_runs() -> None:
     assert words(failed)["Error"] == "LookupError: nothing is known of unicorns, part 1"
     assert "step search" in words(failed)["Note"]
 
+    assert shown(of_class)["image/svg+xml"] == picture["image/svg+xml"]
     assert shown(answered) == {"text/plain": "'published'"}
     [printed] = text
     assert all(name in printed["text"] for name in steps)

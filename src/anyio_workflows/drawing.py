@@ -27,8 +27,21 @@ if not TYPE_CHECKING:
 DrawingFormat = Literal["svg", "mermaid", "dot", "text"]
 """The formats of `draw()`."""
 
+
+class _Svg(str):
+    """A picture that a notebook shows where it is the last expression of a cell.
+
+    A workflow class cannot show itself: notebooks ask only instances.
+    """
+
+    __slots__ = ()
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+
 _WRITERS: Mapping[DrawingFormat, Callable[[Picture], str]] = {
-    "svg": svg,
+    "svg": lambda picture: _Svg(svg(picture)),
     "mermaid": mermaid,
     "dot": dot,
     "text": plain,
@@ -52,7 +65,8 @@ def draw(
             step did, and how the run stands. A failure of the run does not count as retrieved.
 
     Returns:
-        The picture. Mermaid, DOT and text end with a line break.
+        The picture; a notebook shows it where SVG is the last expression of a cell. Mermaid, DOT and text
+        end with a line break.
 
     Raises:
         WorkflowConfigurationError: If `workflow` is none, `format` is unknown, or `run` is not a handler,
