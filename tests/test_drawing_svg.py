@@ -176,7 +176,7 @@ def legend(picture: Picture) -> list[str]:
 def test_the_legend_shows_the_forms_that_occur() -> None:
     assert legend(Picture("", (), ())) == []
     one = Picture("One", (Node("a", "a", "step", state="done"),), (Edge("a", "a", "wait"),))
-    assert legend(one) == ["step", "inside a step", "done"]
+    assert legend(one) == ["step", "asked or awaited inside a step", "done"]
     assert len(legend(EVERY_FORM)) == len(NODE_KINDS) + len(EDGE_KINDS) + len(STATES) - 1
 
 

@@ -293,12 +293,14 @@ class Graph:
         name: Name of the workflow class.
         steps: The steps by name, in the order of their definition.
         owner: The workflow class, if there is one.
+        unread: The names of steps whose annotations cannot be resolved; only graphs for pictures lack steps.
         _routes: The steps that were found for each event type so far, in the order of `steps`.
     """
 
     name: str
     steps: Mapping[str, StepSpec]
     owner: type | None = None
+    unread: tuple[str, ...] = ()
     _routes: dict[EventType, tuple[StepSpec, ...]] = attrs.field(factory=dict, init=False)
 
     @functools.cached_property

@@ -235,7 +235,9 @@ class Workflow(Generic[ResultT]):
         try:
             return cls._compiled()
         except WorkflowValidationError:
-            return Graph(cls.__name__, read_steps(cls, Context)[0], cls)
+            specs, _ = read_steps(cls, Context)
+            unread = tuple(name for name in step_members(cls) if name not in specs)
+            return Graph(cls.__name__, specs, cls, unread)
 
     @property
     def workflow_name(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from .picture import (
+    LEGEND_COLUMNS,
     Edge,
     EdgeKind,
     Node,
@@ -22,16 +24,16 @@ _NODES: Mapping[NodeKind, str] = {
     "step": 'shape=box style="filled" fillcolor="#f6f8fa" color="#57606a"',
     "join": 'shape=box3d style="filled" fillcolor="#f6f8fa" color="#57606a"',
     "error_handler": 'shape=octagon style="filled" fillcolor="#ffebe9" color="#cf222e"',
-    "question": 'shape=rarrow style="filled" fillcolor="#fff8c5" color="#9a6700"',
-    "answer": 'shape=larrow style="filled" fillcolor="#fff8c5" color="#9a6700"',
+    "question": 'shape=cds margin="0.2,0.15" style="filled" fillcolor="#fff8c5" color="#9a6700"',
+    "answer": 'shape=parallelogram style="filled" fillcolor="#fff8c5" color="#9a6700"',
     "outside": 'shape=parallelogram style="filled,dashed" fillcolor="#fff8c5" color="#9a6700"',
     "unhandled": 'shape=box style="rounded,filled,dashed" fillcolor="#ffebe9" color="#cf222e"',
 }
 _EDGES: Mapping[EdgeKind, str] = {
     "event": "",
     "list": "penwidth=3",
-    "failure": 'style=dashed color="#cf222e"',
-    "wait": 'style=dotted color="#9a6700" penwidth=2',
+    "failure": 'style=dashed color="#e5534b" penwidth=2',
+    "wait": 'style=dotted color="#bf8700" penwidth=2',
 }
 _STATES: Mapping[NodeState, str] = {
     "running": 'color="#0969da" penwidth=3',
@@ -45,46 +47,60 @@ def dot(picture: Picture) -> str:
     """Return a picture as a digraph; names may contain anything."""
     lines = [
         f"digraph {_quoted(picture.title)} {{",
-        f'    graph [label={_text(picture.title)} labelloc=t rankdir=LR bgcolor=transparent fontcolor="#6e7781"]',
+        f'    graph [label={_text(picture.title)} labelloc=t rankdir=LR bgcolor=transparent fontname="sans-serif" fontcolor="#6e7781"]',
         '    node [fontname="sans-serif" fontcolor="#1f2328"]',
         '    edge [fontname="sans-serif" fontcolor="#6e7781" color="#6e7781"]',
     ]
-    lines += [f"    {_node(node)}" for node in picture.nodes]
-    lines += [f"    {_edge(edge)}" for edge in picture.edges]
+    ids = {node.id: _dot_id(number, node) for number, node in enumerate(picture.nodes)}
+    lines += [f"    {_node(ids[node.id], node)}" for node in picture.nodes]
+    lines += [f"    {_edge(ids[edge.source], ids[edge.target], edge)}" for edge in picture.edges]
     lines += _legend(picture)
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _node(node: Node) -> str:
+def _dot_id(number: int, node: Node) -> str:
+    """Return the id of a node, or one like no other if Graphviz could read something else in it (`%1`)."""
+    return _quoted(node.id if re.fullmatch(r"\w+|\(\w+\)", node.id) else f"#{number}")
+
+
+def _node(name: str, node: Node) -> str:
     looks = " ".join(filter(None, [_NODES[node.kind], _STATES.get(node.state)]))
     tip = f" tooltip={_text(node.doc)}" if node.doc else ""
-    return f"{_quoted(node.id)} [label={_text(node.label, *node.notes)} {looks}{tip}]"
+    return f"{name} [label={_text(node.label, *node.notes)} {looks}{tip}]"
 
 
-def _edge(edge: Edge) -> str:
+def _edge(source: str, target: str, edge: Edge) -> str:
     labels = edge_labels(edge)
     label = f"label={_text(*labels)}" if labels else ""
     looks = " ".join(filter(None, [label, _EDGES[edge.kind]]))
-    return f"{_quoted(edge.source)} -> {_quoted(edge.target)}" + (f" [{looks}]" if looks else "")
+    return f"{source} -> {target}" + (f" [{looks}]" if looks else "")
 
 
 def _legend(picture: Picture) -> Iterator[str]:
+    """Yield a box with rows of the kinds of nodes, and a row of the kinds of edges."""
     if not picture.nodes:
         return
     yield "    subgraph cluster_legend {"
-    yield '        graph [label="Legend" color="#6e7781" fontsize=11]'
+    yield '        graph [label="Legend" color="#8c959f" fontsize=11]'
     yield "        node [fontsize=11]"
     yield "        edge [fontsize=11]"
-    # No step is named like this: a space is no part of a name, unless somebody insists.
-    for kind, words in node_legend(picture).items():
-        yield f"        {_node(Node(f'legend of {kind}', words, kind))}"
-    for edge_kind, words in edge_legend(picture).items():
-        ends = [f"legend of {edge_kind}, {end}" for end in ("from", "to")]
-        for end in ends:
-            yield f'        {_quoted(end)} [label="" shape=circle width=0.1 color="#6e7781"]'
+    for number, (kind, words) in enumerate(node_legend(picture).items()):
+        yield f"        {_node(_legend_id(number), Node('', words, kind))}"
+        if number % LEGEND_COLUMNS:
+            yield f"        {_legend_id(number - 1)} -> {_legend_id(number)} [style=invis]"
+    edges = edge_legend(picture)
+    for number in range(len(edges) + 1) if edges else ():
+        looks = '[label="" shape=circle width=0.1 color="#8c959f"]'
+        yield f"        {_legend_id(number, 'end')} {looks}"
+    for number, (edge_kind, words) in enumerate(edges.items()):
         looks = " ".join(filter(None, [f"label={_text(words)}", _EDGES[edge_kind]]))
-        yield f"        {_quoted(ends[0])} -> {_quoted(ends[1])} [{looks}]"
+        source, target = _legend_id(number, "end"), _legend_id(number + 1, "end")
+        yield f"        {source} -> {target} [{looks}]"
     yield "    }"
+
+
+def _legend_id(number: int, what: str = "form") -> str:
+    return _quoted(f"legend {what} {number}")  # with a space, as in no other id
 
 
 def _quoted(text: str) -> str:

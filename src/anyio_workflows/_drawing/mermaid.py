@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from .picture import (
+    LEGEND_COLUMNS,
     Edge,
     EdgeKind,
     Node,
@@ -46,7 +47,10 @@ _STYLES: Mapping[NodeKind | NodeState, str] = {
 }
 """Both colours are given of each box, so that it can be read on a light and on a dark page."""
 
-_EDGE_STYLES: Mapping[EdgeKind, str] = {"failure": "stroke:#cf222e", "wait": "stroke:#9a6700"}
+_EDGE_STYLES: Mapping[EdgeKind, str] = {
+    "failure": "stroke:#e5534b,stroke-width:2px",
+    "wait": "stroke:#bf8700,stroke-width:2px",
+}
 
 
 def mermaid(picture: Picture) -> str:
@@ -55,7 +59,7 @@ def mermaid(picture: Picture) -> str:
     ids = {node.id: f"n{number}" for number, node in enumerate(picture.nodes)}
     lines = ["---", f"title: {_yaml(picture.title)}", "---", "flowchart LR"]
     lines += [f"    {_node(ids[node.id], node)}" for node in picture.nodes]
-    kinds: list[EdgeKind] = []
+    kinds: list[EdgeKind | None] = []
     for edge in picture.edges:
         lines.append(f"    {_edge(ids[edge.source], ids[edge.target], edge)}")
         kinds.append(edge.kind)
@@ -83,19 +87,27 @@ def _edge(source: str, target: str, edge: Edge) -> str:
     return f"{source} {arrow} {target}"
 
 
-def _legend(picture: Picture, kinds: list[EdgeKind]) -> Iterator[str]:
-    """Yield a box with one node of each kind, and one edge; the kinds of edges are noted."""
+def _legend(picture: Picture, kinds: list[EdgeKind | None]) -> Iterator[str]:
+    """Yield a box with rows of the kinds of nodes, and a row of the kinds of edges.
+
+    Args:
+        picture: What it explains.
+        kinds: Gets the kind of each edge, as styles of edges go by number; `None`: it is not drawn.
+    """
     if not picture.nodes:
         return
     yield '    subgraph legend["Legend"]'
     yield "        direction LR"
     for number, (kind, words) in enumerate(node_legend(picture).items()):
         yield f"        {_node(f'k{number}', Node('', words, kind))}"
+        if number % LEGEND_COLUMNS:
+            yield f"        k{number - 1} ~~~ k{number}"
+            kinds.append(None)
     for number, (edge_kind, words) in enumerate(edge_legend(picture).items()):
-        arrow = f'{_ARROWS[edge_kind]}|"{words}"|'
-        yield f'        a{number}((" ")) {arrow} b{number}((" "))'
+        yield f'        e{number}((" ")) {_ARROWS[edge_kind]}|"{words}"| e{number + 1}((" "))'
         kinds.append(edge_kind)
     yield "    end"
+    yield "    style legend fill:none,stroke:#8c959f"
 
 
 def _escaped(text: str) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 
 from .._code_names import WaitsInCode, waits_in_code
 from .._ledger.work import OpenWait, StepStatistics
 from .._messages import short_repr, shortened
-from .._signatures import step_members
 from ..collect import All, Take
 from ..events import (
+    Event,
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
@@ -117,35 +118,37 @@ def picture_of(graph: Graph, run: RunFacts | None = None) -> Picture:
 
 # --- The legend -------------------------------------------------------------------------------------
 
-NODE_WORDS: Mapping[NodeKind, str] = {
-    "start": "starts a run",
-    "stop": "ends a run",
+NODE_LEGEND: Mapping[NodeKind, str] = {
+    "start": "start event",
     "step": "step",
-    "join": "step that joins a list",
+    "join": "join: takes a list",
     "error_handler": "error handler",
-    "question": "question",
+    "question": "question to the outside",
     "answer": "answer from outside",
-    "outside": "no step returns it",
-    "unhandled": "no step takes it",
+    "outside": "event that no step returns",
+    "unhandled": "event that no step takes",
+    "stop": "stop event",
 }
-EDGE_WORDS: Mapping[EdgeKind, str] = {
-    "event": "one event",
-    "list": "a list of events",
-    "failure": "a failure",
-    "wait": "inside a step",
+EDGE_LEGEND: Mapping[EdgeKind, str] = {
+    "event": "event",
+    "list": "list of events (fan-out)",
+    "failure": "failure",
+    "wait": "asked or awaited inside a step",
 }
+LEGEND_COLUMNS = 4
+"""Kinds of nodes in a row of a legend, for formats that place it beside the picture."""
 
 
 def node_legend(picture: Picture) -> dict[NodeKind, str]:
     """Return what the kinds of nodes in a picture mean, in a fixed order."""
     kinds = {node.kind for node in picture.nodes}
-    return {kind: words for kind, words in NODE_WORDS.items() if kind in kinds}
+    return {kind: words for kind, words in NODE_LEGEND.items() if kind in kinds}
 
 
 def edge_legend(picture: Picture) -> dict[EdgeKind, str]:
     """Return what the kinds of edges in a picture mean, in a fixed order."""
     kinds = {edge.kind for edge in picture.edges}
-    return {kind: words for kind, words in EDGE_WORDS.items() if kind in kinds}
+    return {kind: words for kind, words in EDGE_LEGEND.items() if kind in kinds}
 
 
 def edge_labels(edge: Edge) -> tuple[str, ...]:
@@ -160,9 +163,7 @@ def edge_labels(edge: Edge) -> tuple[str, ...]:
 _ALWAYS_DRAWN = (StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent)
 """Events with a node of their own, even if one step returns and another takes them."""
 
-_MOST_FAILURE_EDGES = 4
-"""An error handler for all steps is said to be one, instead of drawing an edge from each of more steps."""
-
+_LONGEST_NAME = 1000
 _LONGEST_LABEL = 80
 _LONGEST_NOTE = 100
 
@@ -186,10 +187,13 @@ class _Painter:
     run: RunFacts | None
     nodes: dict[str, Node] = attrs.field(factory=dict)
     edges: dict[tuple[str, str, EdgeKind], dict[str, None]] = attrs.field(factory=dict)
+    step_ids: dict[str, str] = attrs.field(factory=dict)
     event_ids: dict[EventType, str] = attrs.field(factory=dict)
     waits: dict[str, WaitsInCode] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        for name in (*self.graph.steps, *self.graph.unread):
+            self.step_ids[name] = self._unused(printable(name, _LONGEST_NAME))
         self.waits = {spec.name: self._waits_of(spec) for spec in self.graph.steps.values()}
 
     def paint(self) -> Picture:
@@ -198,9 +202,10 @@ class _Painter:
             self._event_node(event_type, "start")
         for spec in graph.steps.values():
             self._add_step(spec)
-        for name in _unread_steps(graph):
-            node = Node(_id(name), printable(name, _LONGEST_LABEL), "step")
-            self.nodes[node.id] = attrs.evolve(node, notes=("its annotations cannot be resolved",))
+        for name in graph.unread:
+            notes = ("its annotations cannot be resolved",)
+            step = self.step_ids[name]
+            self.nodes[step] = Node(step, printable(name, _LONGEST_LABEL), "step", notes)
         for spec in graph.steps.values():
             self._add_inputs(spec)
             self._add_outputs(spec)
@@ -228,8 +233,9 @@ class _Painter:
         if spec.config.catch is not None:
             kind = "error_handler"
         notes = [*_notes_of(spec, self.graph), *_run_notes(spec, self.run)]
-        self.nodes[_id(spec.name)] = Node(
-            _id(spec.name),
+        step = self.step_ids[spec.name]
+        self.nodes[step] = Node(
+            step,
             printable(spec.name, _LONGEST_LABEL),
             kind,
             tuple(printable(note, _LONGEST_NOTE) for note in notes),
@@ -241,17 +247,21 @@ class _Painter:
         """Return the id of the node of an event, which is added if there is none yet."""
         if event_type not in self.event_ids:
             label = printable(event_type.__name__, _LONGEST_LABEL)
-            notes: tuple[str, ...] = ()
-            node_id, number = f"({label})", 2
-            while node_id in self.nodes:  # two classes of the same name
-                node_id, number = f"({label}:{number})", number + 1
-                full_name = f"{event_type.__module__}.{event_type.__qualname__}"
-                notes = (printable(full_name, _LONGEST_NOTE),)
+            node_id = self._unused(f"({label})")
+            twins = [one for one in self.event_ids if one.__name__ == event_type.__name__]
+            full_name = f"{event_type.__module__}.{event_type.__qualname__}"
+            notes = (printable(full_name, _LONGEST_NOTE),) if twins else ()
             self.event_ids[event_type] = node_id
             doc = _doc_of(event_type)
             state = _event_state(event_type, kind, self.run)
             self.nodes[node_id] = Node(node_id, label, kind, notes, state, doc)
         return self.event_ids[event_type]
+
+    def _unused(self, wanted: str) -> str:
+        """Return an id that no node has, and none will have."""
+        taken = {*self.step_ids.values(), *self.event_ids.values()}
+        names = (wanted if n == 1 else f"{wanted} {n}" for n in itertools.count(1))
+        return next(name for name in names if name not in taken)
 
     def _add_edge(
         self, source: str, target: str, kind: EdgeKind = "event", label: str | None = None
@@ -268,46 +278,44 @@ class _Painter:
         for accepted in spec.accepts:
             if issubclass(accepted, _ALWAYS_DRAWN) or not self.graph.is_produced(accepted, spec):
                 node = self._event_node(accepted, _kind_of(accepted, "outside"))
-                self._add_edge(node, _id(spec.name))
+                self._add_edge(node, self.step_ids[spec.name])
 
     def _add_outputs(self, spec: StepSpec) -> None:
         ways: list[tuple[EventType, EdgeKind]] = [(one, "event") for one in spec.returns]
         ways += [(one, "list") for one in spec.returns_list]
         for returned, kind in ways:
-            takers = [_id(taker.name) for taker in self.graph.takers(returned)]
+            takers = [self.step_ids[taker.name] for taker in self.graph.takers(returned)]
             waiters = self._waiters(returned)
             if issubclass(returned, _ALWAYS_DRAWN) or not (takers or waiters):
                 node = self._event_node(returned, _kind_of(returned, "unhandled"))
-                self._add_edge(_id(spec.name), node, kind)
+                self._add_edge(self.step_ids[spec.name], node, kind)
                 for taker in takers:
                     self._add_edge(node, taker)
                 continue
             for taker in takers:
-                self._add_edge(_id(spec.name), taker, kind, returned.__name__)
+                self._add_edge(self.step_ids[spec.name], taker, kind, returned.__name__)
             for waiter in waiters:
-                self._add_edge(_id(spec.name), waiter, "wait", returned.__name__)
+                self._add_edge(self.step_ids[spec.name], waiter, "wait", returned.__name__)
 
     def _add_waits(self, spec: StepSpec) -> None:
         waits = self.waits[spec.name]
         for asked in waits.asked:
-            self._add_edge(_id(spec.name), self._event_node(asked, "question"), "wait")
+            self._add_edge(self.step_ids[spec.name], self._event_node(asked, "question"), "wait")
         for awaited in waits.awaited:
             if issubclass(awaited, _ALWAYS_DRAWN) or awaited not in self.graph.produced:
                 node = self._event_node(awaited, _kind_of(awaited, "outside"))
-                self._add_edge(node, _id(spec.name), "wait")
+                self._add_edge(node, self.step_ids[spec.name], "wait")
 
     def _add_open_wait(self, wait: OpenWait) -> None:
         """Draw a wait of the run, which the code of the step may not have shown."""
-        step = _id(wait.step)
-        if step not in self.nodes:
-            return
+        step = self.step_ids[wait.step]
         if wait.event_type not in self.graph.produced:
             node = self._event_node(wait.event_type, _kind_of(wait.event_type, "outside"))
             self._add_edge(node, step, "wait")
         if wait.question is not None:
             node = self._event_node(type(wait.question), "question")
             self._add_edge(step, node, "wait")
-            said = printable(short_repr(wait.question), _LONGEST_NOTE)
+            said = printable(_described(wait.question), _LONGEST_NOTE)
             drawn = self.nodes[node]
             if said not in drawn.notes:
                 notes = (*drawn.notes, said)
@@ -315,8 +323,8 @@ class _Painter:
 
     def _add_failures(self, spec: StepSpec) -> None:
         handler = self.graph.error_handler_of(spec)
-        if handler is not None and _shows_failures(handler, self.graph):
-            self._add_edge(_id(spec.name), _id(handler.name), "failure")
+        if handler is not None:
+            self._add_edge(self.step_ids[spec.name], self.step_ids[handler.name], "failure")
 
     def _waits_of(self, spec: StepSpec) -> WaitsInCode:
         """Return what a step waits for in its body, besides what its signature says already."""
@@ -328,12 +336,9 @@ class _Painter:
         )
 
     def _waiters(self, returned: EventType) -> list[str]:
-        return [_id(name) for name, waits in self.waits.items() if returned in waits.awaited]
-
-
-def _id(step: str) -> str:
-    """Return the id of a step; names are unique, and none that Python can call is changed."""
-    return step if step.isprintable() else repr(step)
+        return [
+            self.step_ids[name] for name, waits in self.waits.items() if returned in waits.awaited
+        ]
 
 
 def _kind_of(event_type: EventType, otherwise: NodeKind) -> NodeKind:
@@ -344,23 +349,6 @@ def _kind_of(event_type: EventType, otherwise: NodeKind) -> NodeKind:
         (HumanResponseEvent, "answer"),
     ]
     return next((kind for cls, kind in kinds if issubclass(event_type, cls)), otherwise)
-
-
-def _unread_steps(graph: Graph) -> list[str]:
-    """Return the names of the steps whose signatures cannot be read."""
-    if graph.owner is None:
-        return []
-    return [name for name in step_members(graph.owner) if name not in graph.steps]
-
-
-def _covered(handler: StepSpec, graph: Graph) -> list[StepSpec]:
-    return [spec for spec in graph.steps.values() if graph.error_handler_of(spec) is handler]
-
-
-def _shows_failures(handler: StepSpec, graph: Graph) -> bool:
-    catch = handler.config.catch
-    named = catch is not None and catch.for_steps is not None
-    return named or len(_covered(handler, graph)) <= _MOST_FAILURE_EDGES
 
 
 def _doc_of(documented: object) -> str:
@@ -385,11 +373,8 @@ def _notes_of(spec: StepSpec, graph: Graph) -> Iterator[str]:
         yield "one of each: " + " + ".join(_alternatives(p) for p in spec.event_params)
     if spec.opener_param is not None:
         yield f"with the {_alternatives(spec.opener_param)} that opened the list"
-    if config.catch is not None:
-        if config.catch.for_steps is None and not _shows_failures(spec, graph):
-            yield "for all steps that have no other"
-        if config.catch.max_recoveries != 1:
-            yield f"up to {config.catch.max_recoveries} times"
+    if config.catch is not None and config.catch.max_recoveries != 1:
+        yield f"up to {config.catch.max_recoveries} recoveries"
     if config.accept_event_subclasses:
         yield "subclasses too"
     if config.num_workers != StepConfig().num_workers:
@@ -429,6 +414,14 @@ def _defined_in(spec: StepSpec, owner: type | None) -> str | None:
         if spec.name in vars(base).get("_free_steps", {}):
             return "free function" if base is owner else f"of {base.__name__}"
     return None
+
+
+def _described(event: Event) -> str:
+    """Return a repr of an event with short values, without the fields that its own repr leaves out."""
+    hidden = {field.name for field in attrs.fields(cast(Any, type(event))) if not field.repr}
+    names = [name for name in event if name not in hidden]
+    shown = [f"{name}={short_repr(event[name])}" for name in names]
+    return f"{type(event).__name__}({', '.join(shown)})"
 
 
 # --- One run ----------------------------------------------------------------------------------------
@@ -478,8 +471,10 @@ def _run_notes(spec: StepSpec, run: RunFacts | None) -> Iterator[str]:
     """Yield what a run did with a step."""
     if run is None or (counts := run.steps.get(spec.name)) is None:
         return
+    # An execution that was interrupted has ended, too.
+    ended = "ended" if _was_interrupted(spec, run) else "done"
     numbers = {
-        "done": counts.done - counts.failed,
+        ended: counts.done - counts.failed,
         "failed": counts.failed,
         "running": counts.running,
         "waiting": counts.waiting,
