@@ -101,7 +101,16 @@ def test_s2_a_bad_cleanup_timeout_raises_at_once(bad: Any):
         Echo(cleanup_timeout=bad)
 
 
-@pytest.mark.parametrize("field", ["timeout", "cleanup_timeout"])
+@pytest.mark.parametrize("bad", [*BAD_NUMBERS, 0], ids=repr)
+def test_i4_a_bad_bound_for_slow_steps_raises_at_once(bad: Any):
+    with pytest.raises(
+        WorkflowConfigurationError,
+        match="slow_step_warning must be a positive number of seconds, or None for no warning; not ",
+    ):
+        Echo(slow_step_warning=bad)
+
+
+@pytest.mark.parametrize("field", ["timeout", "cleanup_timeout", "slow_step_warning"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_s2_a_number_too_large_for_a_clock_raises_at_once(field: str, sign: int):
     with pytest.raises(WorkflowConfigurationError, match=field):

@@ -122,7 +122,7 @@ class _TrioLoop:
         self._lowlevel = trio.lowlevel
         self.token = trio.lowlevel.current_trio_token()
         self._host: Any = None
-        self.current_time: Callable[[], float] = trio.current_time
+        self.current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
 
     def is_here(self) -> bool:
         lowlevel = self._lowlevel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -125,6 +125,20 @@ def namesakes(given: Iterable[type], known: Iterable[type]) -> str:
 
 def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def format_seconds(number: float) -> str:
+    """Return a time in words; what is too short to matter in milliseconds."""
+    if 0 < number < 0.001:
+        return f"{number * 1000:.2g} ms"
+    return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
+
+
+def held_by(steps: Mapping[str, float]) -> str:
+    """Say which steps held the event loop, and for how many seconds."""
+    first, *others = steps.items()
+    text = f"step {first[0]} held the event loop for {format_seconds(first[1])}"
+    return text + "".join(f", step {name} for {format_seconds(time)}" for name, time in others)
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._absent import absent_names
-from ._messages import shortened
+from ._messages import format_seconds, held_by, shortened
 
 __all__ = [
     "CheckpointInUseError",
@@ -91,11 +91,13 @@ class WorkflowTimeoutError(WorkflowError):
         active_steps: Sorted names of the steps that were in progress at the deadline, waiting and
             retry delays included.
         activities: Step name -> what it was doing at the deadline, or had queued, in words.
-        executions: Step name -> how often it was executed to its end; steps that never were are left
-            out.
+        executions: Step name -> how many executions of it have ended, attempts that were followed by
+            another included; steps without any are left out.
         late: Seconds between the deadline and the moment it was noticed, if the event loop was blocked.
         suspects: Names of the steps that were running in the event loop then; one of them probably
             blocked it.
+        holders: Names of the steps that blocked it, if that was seen, with the seconds for which each
+            did; a step of another run is named with that run.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class WorkflowTimeoutError(WorkflowError):
         executions: Mapping[str, int] | None = None,
         late: float = 0.0,
         suspects: Sequence[str] = (),
+        holders: Mapping[str, float] | None = None,
     ) -> None:
         self.timeout = timeout
         self.active_steps = list(active_steps)
@@ -113,8 +116,9 @@ class WorkflowTimeoutError(WorkflowError):
         self.executions = dict(executions or {})
         self.late = late
         self.suspects = list(suspects)
+        self.holders = dict(holders or {})
         facts = (self.active_steps, self.activities, self.executions, late, self.suspects)
-        super().__init__(timeout, *facts)
+        super().__init__(timeout, *facts, self.holders)
 
     def __str__(self) -> str:
         doing = "".join(f"\n  step {name}: {act}" for name, act in self.activities.items())
@@ -127,12 +131,16 @@ class WorkflowTimeoutError(WorkflowError):
     def _delay(self) -> str:
         if self.late < _NOTICEABLE:
             return ""
-        said = f"\n  noticed {self.late:.3g} s late, because something blocked the event loop until then"
-        if self.suspects:
+        said = f"\n  noticed {format_seconds(self.late)} late, because "
+        if self.holders:
+            said += held_by(self.holders)
+        else:
+            said += "something blocked the event loop until then"
+            if not self.suspects:
+                return said
             those = "one of the steps " if len(self.suspects) > 1 else "step "
             said += f", probably {those}{', '.join(self.suspects)}"
-            said += ": does it call time.sleep(), or compute for long? A plain 'def' step may, in a thread"
-        return said
+        return f"{said}: does it call time.sleep(), or compute for long? A plain 'def' step may, in a thread"
 
 
 class WorkflowCancelledByUser(WorkflowError):

@@ -81,6 +81,8 @@ class Workflow(Generic[ResultT]):
             without them.
         stall_check: Fail a run with `WorkflowStalledError` when no step is queued, running or waiting,
             no event from outside is accepted, and no input has been asked for.
+        slow_step_warning: Seconds for which an async step may hold the event loop, without an `await`
+            that suspends it, before a WARNING names it; once per step and process. `None` for none.
         converter: A `cattrs.Converter` with hooks for the classes whose values snapshots may hold,
             besides those that they know anyway (P7).
 
@@ -111,6 +113,7 @@ class Workflow(Generic[ResultT]):
         num_concurrent_runs: int | None = None,
         cleanup_timeout: float = 5.0,
         stall_check: bool = True,
+        slow_step_warning: float | None = 0.5,
         converter: BaseConverter | None = None,
     ) -> None:
         skipped, faults = read_names("skip_graph_checks", skip_graph_checks, GraphCheck)
@@ -123,6 +126,11 @@ class Workflow(Generic[ResultT]):
         if not is_positive_number(cleanup_timeout, or_zero=True):
             raise WorkflowConfigurationError(
                 f"cleanup_timeout must be a number of seconds, 0 or more; not {cleanup_timeout!r}"
+            )
+        if slow_step_warning is not None and not is_positive_number(slow_step_warning):
+            raise WorkflowConfigurationError(
+                "slow_step_warning must be a positive number of seconds, or None for no warning; not "
+                f"{slow_step_warning!r}"
             )
         if num_concurrent_runs is not None and (
             type(num_concurrent_runs) is not int or num_concurrent_runs < 1
@@ -143,6 +151,7 @@ class Workflow(Generic[ResultT]):
             cleanup_timeout=cleanup_timeout,
             verbose=verbose,
             stall_check=stall_check,
+            slow_step_warning=slow_step_warning,
         )
         self._compiled()
 

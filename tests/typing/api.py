@@ -291,6 +291,8 @@ def wrong_arguments() -> None:
     Plain(skip_graph_checks=["dead_ends"])  # type: ignore[list-item]
     Plain(timeout=None, verbose=True, workflow_name="tea", cleanup_timeout=1)
     Plain(num_concurrent_runs=2, stall_check=False)
+    Plain(slow_step_warning=None)
+    Plain(slow_step_warning="0.5")  # type: ignore[arg-type]
     Plain(converter=Converter())
     Plain(converter="json")  # type: ignore[arg-type]
     Plain(num_concurrent_runs="2")  # type: ignore[arg-type]

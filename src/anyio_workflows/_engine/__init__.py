@@ -15,6 +15,7 @@
 #
 #   stream      the public event stream and its reader
 #   outcome     how a run can end, and the decision how it does
+#   blocking    which steps held the event loop, and for how long
 #   limiter     how many runs of a workflow are in progress at once
 #   reporting   what is told about a run: lines of `verbose=True`, internal events, words for messages
 #   resources   the task that opens and closes what steps are given

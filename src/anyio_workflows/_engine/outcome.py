@@ -12,14 +12,16 @@ import attrs
 from anyio.abc import TaskGroup
 
 from .._ledger.pending import RunPort
-from .._messages import text_of
+from .._messages import add_note, held_by, text_of
 from ..errors import (
+    _NOTICEABLE,
     WorkflowCancelledByUser,
     WorkflowRuntimeError,
     WorkflowStalledError,
     WorkflowTimeoutError,
 )
 from ..events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
+from .blocking import holds_of
 from .reporting import busy_steps, count_executions, describe_activities
 
 logger = logging.getLogger(__name__)
@@ -136,6 +138,9 @@ class Decision:
     _group: TaskGroup | None = None
     _host_wakeup: anyio.Event | None = None
 
+    _cancelled_at: float | None = None
+    """When the run was cancelled, if it was."""
+
     def start_clock(self, group: TaskGroup) -> None:
         """Note that the task group is open; from now on the deadline counts."""
         self._group = group
@@ -179,6 +184,20 @@ class Decision:
         if self.outcome is None:
             self.decide(self._loop_ended())
 
+    def note_delay(self, bound: float) -> None:
+        """Note in the error of a cancellation which steps held the event loop, before it or until now.
+
+        It came late then. Only those are named that held the loop for `bound` seconds (I4).
+        """
+        if self._cancelled_at is None or self.outcome is None or self.outcome.error is None:
+            return
+        loop = self.run.loop
+        # What is requested while a step holds the loop arrives just after it.
+        since = self._cancelled_at - _NOTICEABLE
+        held = holds_of(loop).seen(since, loop.current_time(), self.run)
+        if long := {step: seconds for step, seconds in held.items() if seconds >= bound}:
+            add_note(self.outcome.error, f"it may have come late: {held_by(long)}")
+
     def wake_host(self) -> None:
         """Have the host look whether the outcome is decided, and all pending work has a worker."""
         if self._host_wakeup is not None:
@@ -195,6 +214,8 @@ class Decision:
     def _settle(self, outcome: Outcome) -> None:
         if outcome.leaves is not None:
             self.run.saved.keep(outcome.leaves, outcome.failed_work)
+        if isinstance(outcome.event, WorkflowCancelledEvent):
+            self._cancelled_at = self.run.loop.current_time()
         self.outcome = outcome
         if self.waiting_scope is not None:
             self.waiting_scope.cancel()
@@ -212,6 +233,7 @@ class Decision:
                 count_executions(ledger),
                 now - self.deadline,
                 busy_steps(ledger),
+                holds_of(loop).reasons(self.deadline, now, self.run),
             )
             return Outcome.timed_out(error)
         if loop.host_cancelled() and not self._group_cancelled():

@@ -13,7 +13,7 @@ import attrs
 
 from .._ledger.ledger import Ledger
 from .._ledger.work import StepQueue, Wait, Work
-from .._messages import namesakes, short_repr, text_of
+from .._messages import format_seconds, namesakes, short_repr, text_of
 from ..events import (
     Event,
     ExecutionOutcome,
@@ -204,13 +204,6 @@ _brief = reprlib.Repr()
 _brief.maxother = 120
 
 
-def format_seconds(number: float) -> str:
-    """Return a time in words; what is too short to matter in milliseconds."""
-    if 0 < number < 0.001:
-        return f"{number * 1000:.2g} ms"
-    return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
-
-
 def describe_result(result_type: type | None, spec: StepSpec) -> str:
     """Describe the end of an execution, from the type of what it returned or raised."""
     if result_type is None:
@@ -257,8 +250,12 @@ def describe_activities(ledger: Ledger, now: float) -> Mapping[str, str]:
 
 
 def count_executions(ledger: Ledger) -> dict[str, int]:
-    """Count the executions of each step that have ended."""
-    return {name: queue.done for name, queue in sorted(ledger.queues.by_step.items()) if queue.done}
+    """Count the executions of each step that have ended, those that are to be retried included."""
+    return {
+        name: number
+        for name, queue in sorted(ledger.queues.by_step.items())
+        if (number := queue.done + queue.retried)
+    }
 
 
 def busy_steps(ledger: Ledger) -> list[str]:

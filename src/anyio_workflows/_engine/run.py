@@ -17,11 +17,12 @@ from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort, SavedState, restore
 from .._ledger.work import Wait, Work
-from .._messages import add_note, short_repr
+from .._messages import add_note, held_by, short_repr
 from ..context import _check_event
 from ..errors import WorkflowRuntimeError
 from ..events import Event, InputRequiredEvent
 from .block import WorkflowBlock
+from .blocking import holds_of
 from .limiter import RunLimiter, RunSlot
 from .outcome import Decision, Outcome
 from .reporting import Reporter
@@ -42,6 +43,8 @@ class RunSettings:
         cleanup_timeout: Seconds that cancelled steps have before the run ends without them.
         verbose: Whether to tell about each step.
         stall_check: Whether to fail when nothing can happen any more (T9).
+        slow_step_warning: Seconds for which a step may hold the event loop without a warning; `None`
+            for no limit (I4).
     """
 
     name: str
@@ -49,6 +52,7 @@ class RunSettings:
     cleanup_timeout: float = 5.0
     verbose: bool = False
     stall_check: bool = True
+    slow_step_warning: float | None = 0.5
 
 
 @attrs.define(eq=False, repr=False)
@@ -119,7 +123,13 @@ class Run:
             self, self._decision, self.stream, self._inboxes, self._reporter, settings.stall_check
         )
         self._pool = WorkerPool(
-            self, self.workflow, settings.name, self._decision, self._dispatch, self._inboxes
+            self,
+            self.workflow,
+            settings.name,
+            self._decision,
+            self._dispatch,
+            self._inboxes,
+            settings.slow_step_warning,
         )
         saved.begin(self)
         self._inboxes.deliver(restored)
@@ -329,6 +339,7 @@ class Run:
             child.cancel("the run that started it ended")
         if self._pool.size:
             group.cancel_scope.cancel()
+            cancelled_at = self.loop.current_time()
             with anyio.move_on_after(self._settings.cleanup_timeout, shield=True) as timeout_scope:
                 while self._pool.size:
                     # Besides the timeout, a native cancellation arrives here if the loop ends now: the
@@ -338,11 +349,14 @@ class Run:
                     if timeout_scope.cancel_called:
                         break
         if self._pool.size:
+            held = holds_of(self.loop).seen(cancelled_at, self.loop.current_time(), self)
             logger.warning(
-                "%s: gave up waiting for steps that are still running %g seconds after being cancelled: %s",
+                "%s: gave up waiting for steps that are still running %g seconds after being cancelled: "
+                "%s%s",
                 self,
                 self._settings.cleanup_timeout,
                 ", ".join(self.ledger.queues.active_steps()),
+                f"; {held_by(held)}" if held else "",
             )
         while self._children:  # each ends within its own cleanup timeout
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
@@ -366,6 +380,8 @@ class Run:
         assert self.outcome is not None
         if self.outcome.error is not None and (later := self._decision.later_failures):
             add_note(self.outcome.error, "\n  ".join(["after that:", *later]))
+        if (bound := self._settings.slow_step_warning) is not None:
+            self._decision.note_delay(bound)
         # From here on nothing can be written: what the reporter writes about the states stands before
         # the terminal event, which is the last one.
         self.ended = True

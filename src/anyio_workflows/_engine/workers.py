@@ -37,6 +37,7 @@ from ..context import (
 from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
+from .blocking import excuse_step, look_at, overdue, watched
 from .outcome import Decision, Outcome
 from .reporting import Reporter, describe_failure, describe_last_results, describe_result
 from .resources import ResourceManager, SharedValues
@@ -100,6 +101,7 @@ class WorkerPool:
     _decision: Decision
     _dispatch: Dispatch
     _inboxes: Inboxes
+    _slow_step_warning: float | None
     size: int = attrs.field(default=0, init=False)
 
     _context: ContextVars = attrs.field(factory=copy_context, init=False)
@@ -205,7 +207,10 @@ class WorkerPool:
     async def _run_task(self, duty: Duty) -> None:
         del self._starting[duty]
         try:
-            await (self._execute_steps() if duty == "steps" else self._watch_delays())
+            if duty == "delays":
+                await self._watch_delays()
+            else:
+                await watched(self._execute_steps(), self._run.loop, self._slow_step_warning)
         except anyio.get_cancelled_exc_class():  # between two steps
             if self._decision.is_being_cancelled():
                 self._decision.decide_cancellation()
@@ -297,13 +302,16 @@ class WorkerPool:
             # While the ledger still knows that the step was active: the error of the timeout names it.
             self._decision.decide_cancellation()
         assert work.started is not None
-        if now - work.started > _SECONDS_PER_CHECKPOINT and self._scope_left_open(result):
-            self._dispatch.fail(work, _scope_error(work), now)
-        else:
-            self._dispatch.settle_result(work, result, now)
+        if now - work.started > _SECONDS_PER_CHECKPOINT:
+            look_at(self._run.loop, now, self._slow_step_warning)
+            if self._scope_left_open(result):
+                self._dispatch.fail(work, _scope_error(work), now)
+                return
+        self._dispatch.settle_result(work, result, now)
 
     def _settle_exception(self, work: Work, exc: BaseException, now: float) -> None:
         decision, dispatch = self._decision, self._dispatch
+        look_at(self._run.loop, now, self._slow_step_warning)
         if now >= decision.deadline:
             decision.decide_cancellation()
         if not is_cancellation(exc):
@@ -349,7 +357,7 @@ class WorkerPool:
         if work.dropped:
             return None
         if scope.cancelled_caught or loop.current_time() >= scope.deadline:
-            raise TimeoutError(f"step {spec.name} took longer than {timeout:g} s")
+            raise overdue(spec.name, timeout, scope.deadline, self._run)
         return result
 
     async def _check_undecided(self) -> None:
@@ -511,6 +519,7 @@ class Dispatch:
             if branch.ended:
                 self.inboxes.deliver(self._ledger.seal_branch(branch))
         self.inboxes.deliver(self._ledger.seal_batch(batch))
+        excuse_step(self.run.loop)  # the next one: a long list takes a while
 
     def check_idle(self) -> None:
         """Report that the run is idle, or fail it if nothing can happen any more (T9)."""
