@@ -112,7 +112,7 @@ def _legend(picture: Picture, kinds: list[EdgeKind | None]) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     """Write a text so that neither Mermaid, nor Markdown, nor HTML finds anything in it."""
-    return "".join(one if one.isalnum() or one in " _,.:+-=()" else f"#{ord(one)};" for one in text)
+    return "".join(one if one.isalnum() or one in " _,.+-=()" else f"#{ord(one)};" for one in text)
 
 
 def _yaml(text: str) -> str:
