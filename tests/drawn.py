@@ -7,6 +7,8 @@ writes `tests/drawings/`, and the pictures of the page `docs/drawing.md`.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -257,7 +259,25 @@ for _kind, _suffix in SUFFIXES.items():
         PICTURES[HERE / f"{_name}.{_suffix}"] = partial(draw_run, _name, _kind)
 
 
+# --- The page ---------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "drawing.md"
+PAGE_PICTURES = [PAGE.parent / "pictures" / f"{name}.svg" for name in ("review", "review-run")]
+
+
+def draw_page(backend: str = "asyncio") -> None:
+    """Run the programs of the page, under virtual time; they write its pictures to the working directory."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
+    code = code.replace("anyio.run(main)", f"run_virtually({backend!r}, main)")
+    exec(
+        compile(code, str(PAGE), "exec", dont_inherit=True),
+        {"__name__": "page", "run_virtually": run_virtually},
+    )
+
+
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
     for _path, _draw in PICTURES.items():
         _path.write_text(_draw(), "utf-8")
+    os.chdir(PAGE.parent / "pictures")
+    draw_page()
