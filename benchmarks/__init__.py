@@ -20,6 +20,7 @@ count.
 #               growth       what an item costs when there are more of them
 #               memory       what a waiting run holds, and whether a long-running program grows
 #               fairness     how long other tasks wait next to a run that never awaits
+#               drawing      how long the picture of a graph takes
 #
 #   showing     tables       a table as text and as Markdown
 #               report       the main table, and the file with all tables

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from anyio_workflows._drawing.layers import Item, Link, count_crossings
+from anyio_workflows._drawing.layers import Item, Link, Way, arrange, count_crossings
 from anyio_workflows._drawing.layout import TIP, Box, Layout, Place, Point, Route, layout
 from anyio_workflows._drawing.measure import columns, prose_width, shorten, shorten_list, text_width
 from anyio_workflows._drawing.picture import Edge, Node, Picture
@@ -71,6 +71,19 @@ def on_border(place: Place, point: Point) -> bool:
     return abs(side - depth) <= 1
 
 
+def last_piece(made: Layout, route: Route) -> tuple[Point, ...]:
+    """Return the points to the target, those on other routes that it joins included."""
+    piece = route.pieces[-1]
+    while route.joins is not None:
+        joined = made.routes[route.joins]
+        assert (joined.edge.target, joined.edge.kind) == (route.edge.target, route.edge.kind)
+        [common] = [other for other in joined.pieces if piece[-1] in other]
+        assert common is joined.pieces[-1]
+        piece += common[common.index(piece[-1]) + 1 :]
+        route = joined
+    return piece
+
+
 def passed(route: Route) -> Iterator[tuple[float, float]]:
     """Yield points all along an edge, curves as they are drawn."""
     for piece in route.pieces:
@@ -114,7 +127,7 @@ def test_every_edge_leads_from_border_to_border(picture: Picture) -> None:
     assert [route.edge for route in made.routes] == list(picture.edges)
     for route in made.routes:
         assert on_border(places[route.edge.source], route.pieces[0][0])
-        assert on_border(places[route.edge.target], route.pieces[-1][-1])
+        assert on_border(places[route.edge.target], last_piece(made, route)[-1])
         assert (route.label_box is not None) == bool(route.edge.labels)
         assert len(route.pieces) == 1 + bool(route.edge.labels)
         if route.label_box is not None:
@@ -198,7 +211,7 @@ def test_failures_from_everywhere_join_one_line() -> None:
     handler = Node("on_error", "on_error", "error_handler")
     failures = tuple(Edge(name, "on_error", "failure") for name in names)
     made = layout(Picture("Failing", (*main.nodes, handler), (*main.edges, *failures)))
-    ends = {route.pieces[-1][-2:] for route in made.routes if route.edge.kind == "failure"}
+    ends = {last_piece(made, r)[-2:] for r in made.routes if r.edge.kind == "failure"}
     assert len(ends) == 2  # that of the last step, and the line of all others
 
 
@@ -254,6 +267,24 @@ def test_what_can_be_drawn_without_crossings_is(order: list[int]) -> None:
     downwards = sorted(range(8), key=lambda n: found[f"a{n}"].y)
     ends = [found[f"b{order[n]}"].y for n in downwards]
     assert ends == sorted(ends)
+
+
+@given(pictures())
+def test_no_two_neighbours_would_cross_less_if_exchanged(picture: Picture) -> None:
+    items = {node.id: Item() for node in picture.nodes}
+    ways = [
+        Way(items[edge.source], items[edge.target], edge.kind)
+        for edge in picture.edges
+        if edge.source != edge.target
+    ]
+    made = arrange(list(items.values()), ways)
+    least = count_crossings(made)
+    for layer in made:
+        for one, other in pairwise(layer):
+            one.position, other.position = other.position, one.position
+            layers = [sorted(each, key=lambda item: item.position) for each in made]
+            assert count_crossings(layers) >= least
+            one.position, other.position = other.position, one.position
 
 
 # --- Text ------------------------------------------------------------------------------------------

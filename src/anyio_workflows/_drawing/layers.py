@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -42,6 +43,12 @@ class Item:
     ahead: list[Link] = attrs.field(factory=list, repr=False)
     behind: list[Link] = attrs.field(factory=list, repr=False)
 
+    def ahead_positions(self) -> list[int]:
+        return [link.right.position for link in self.ahead]
+
+    def behind_positions(self) -> list[int]:
+        return [link.left.position for link in self.behind]
+
 
 @attrs.define(eq=False)
 class Link:
@@ -72,7 +79,8 @@ class Way:
         kind: That of the edge.
         label: The place of its labels, if it has any.
         backwards: Whether it leads from right to left: it closes a cycle.
-        links: Its pieces, from left to right.
+        joins: The way of which it is part from a point that both pass to the target.
+        links: Its pieces, from the source to the target or to where it joins.
     """
 
     source: Item
@@ -80,6 +88,7 @@ class Way:
     kind: EdgeKind
     label: Item | None = None
     backwards: bool = False
+    joins: Way | None = attrs.field(default=None, repr=False)
     links: list[Link] = attrs.field(factory=list, repr=False)
 
     @property
@@ -93,6 +102,15 @@ class Way:
     @property
     def right(self) -> Item:
         return self.source if self.backwards else self.target
+
+    def lead(self, here: Item, there: Item) -> Item:
+        """Lead it on to an item of the next layer on its way; return that."""
+        left, right = (there, here) if self.backwards else (here, there)
+        link = Link(left, right, self.is_main)
+        left.ahead.append(link)
+        right.behind.append(link)
+        self.links.append(link)
+        return there
 
 
 def arrange(boxes: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
@@ -161,8 +179,8 @@ def _choose_layers(ordered: Sequence[Item], ways: Sequence[Way]) -> None:
 def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     """Lead each way through all layers between its ends; return the layers, those without use omitted.
 
-    The labels stand next to the source. From there on, ways of one kind to one target are one, so
-    that their number does not grow with the square of the number of boxes.
+    The labels stand next to the source. From there on, ways of one kind to one target are one: the
+    number of points does not grow with the square of the number of boxes.
     """
     for way in ways:
         if way.label is not None:
@@ -174,27 +192,24 @@ def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     for item in (*ordered, *labels):
         item.layer = number[item.layer]
         layers[item.layer].append(item)
-    points: dict[object, Item] = {}
-    links: dict[object, Link] = {}
+    passing: dict[tuple[Item, EdgeKind, int], tuple[Item, Way]] = {}
     for way in ways:
-        common = (way.target, way.kind, way.backwards)
-        path = [way.left]
-        for layer in range(way.left.layer + 1, way.right.layer):
+        onwards = -1 if way.backwards else 1
+        here = way.source
+        for layer in range(way.source.layer + onwards, way.target.layer, onwards):
             if way.label is not None and way.label.layer == layer:
-                path.append(way.label)
+                here = way.lead(here, way.label)
                 continue
-            if (*common, layer) not in points:
-                points[*common, layer] = Item(layer=layer)
-                layers[layer].append(points[*common, layer])
-            path.append(points[*common, layer])
-        path.append(way.right)
-        for left, right in pairwise(path):
-            link = links.get((left, right, *common))
-            if link is None:
-                link = links[left, right, *common] = Link(left, right, way.is_main)
-                left.ahead.append(link)
-                right.behind.append(link)
-            way.links.append(link)
+            point, way.joins = passing.get((way.target, way.kind, layer), (None, None))
+            if point is not None:
+                way.lead(here, point)
+                break
+            point = Item(layer=layer)
+            layers[layer].append(point)
+            passing[way.target, way.kind, layer] = point, way
+            here = way.lead(here, point)
+        else:
+            way.lead(here, way.target)
     return layers
 
 
@@ -218,6 +233,9 @@ def _order(layers: list[list[Item]]) -> None:
     for layer, order in zip(layers, kept, strict=True):
         layer[:] = order
         _number(layer)
+    for _ in range(max(4, 60_000 // (links + 1))):
+        if not sum(map(_switch, layers)):
+            break
 
 
 def _number(layer: Sequence[Item]) -> None:
@@ -229,15 +247,33 @@ def _sort(layer: list[Item], forward: bool) -> None:
     """Sort by the neighbours on one side; what has none there keeps its place."""
     means: dict[Item, float] = {}
     for item in layer:
-        near = [
-            link.left if forward else link.right
-            for link in (item.behind if forward else item.ahead)
-        ]
+        near = item.behind_positions() if forward else item.ahead_positions()
         if near:
-            means[item] = sum(other.position for other in near) / len(near)
+            means[item] = sum(near) / len(near)
     moved = iter(sorted(means, key=means.__getitem__))
     layer[:] = [next(moved) if item in means else item for item in layer]
     _number(layer)
+
+
+def _switch(layer: list[Item]) -> bool:
+    """Exchange two items, one below the other, wherever fewer links cross then; return whether any did."""
+    switched = False
+    for n in range(len(layer) - 1):
+        one, other = layer[n], layer[n + 1]
+        ahead = _compare(one.ahead_positions(), other.ahead_positions())
+        behind = _compare(one.behind_positions(), other.behind_positions())
+        if ahead + behind > 0:
+            layer[n], layer[n + 1] = other, one
+            switched = True
+    _number(layer)
+    return switched
+
+
+def _compare(upper: list[int], lower: list[int]) -> int:
+    """Return how many links cross, less how many would if the items were exchanged."""
+    lower.sort()
+    end = len(lower)
+    return sum(bisect_left(lower, at) - (end - bisect_right(lower, at)) for at in upper)
 
 
 def count_crossings(layers: Sequence[Sequence[Item]]) -> int:
@@ -247,7 +283,7 @@ def count_crossings(layers: Sequence[Sequence[Item]]) -> int:
 
 def _ends(layer: Sequence[Item]) -> Iterator[int]:
     for item in layer:
-        yield from sorted(link.right.position for link in item.ahead)
+        yield from sorted(item.ahead_positions())
 
 
 def _inversions(numbers: Sequence[int], size: int) -> int:

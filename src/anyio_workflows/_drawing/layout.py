@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt, sqrt
 
 import attrs
@@ -79,17 +79,20 @@ class Route:
 
     Attributes:
         edge: The edge.
-        pieces: Points from the border of its source to the border of its target; one list, or two
-            with the labels in between. Two points of one height or one column are joined by a straight
-            line, all others by a curve that is horizontal at both.
+        pieces: Points from the border of its source to the border of its target, or to where it
+            joins another edge; one list, or two with the labels in between. Two points of one height
+            or one column are joined by a straight line, all others by a curve that is horizontal at both.
         label_box: The place of the labels.
         labels: The labels, shortened to fit.
+        joins: The number of the route, of one kind and to one target, that it is part of from its last
+            point on, which is a point of that one too.
     """
 
     edge: Edge
     pieces: tuple[tuple[Point, ...], ...]
     label_box: Box | None = None
     labels: tuple[str, ...] = ()
+    joins: int | None = None
 
 
 @attrs.frozen
@@ -121,12 +124,13 @@ def layout(picture: Picture) -> Layout:
             loops[edge.source].append(edge)
     drafts = {node.id: _Draft.of(node, loops[node.id]) for node in picture.nodes}
     routes = [_RouteDraft.of(edge, drafts) for edge in picture.edges]
+    numbers = {route.way: n for n, route in enumerate(routes) if route.way is not None}
     width, height = _pack([_Part.of(*part) for part in _parts(list(drafts.values()), routes)])
     return Layout(
         width,
         height,
         tuple(draft.place() for draft in drafts.values()),
-        tuple(route.route() for route in routes),
+        tuple(route.route(numbers) for route in routes),
     )
 
 
@@ -254,29 +258,36 @@ class _RouteDraft:
             way = Way(source.item, target.item, edge.kind, label)
         return cls(edge, source, target, labels, way)
 
-    def route(self) -> Route:
+    def route(self, numbers: Mapping[Way, int]) -> Route:
+        """Return where the edge goes, given the numbers of all ways."""
         way = self.way
         if way is None:
             return self.source.loop(self.edge)
-        left, right = self.source, self.target
-        if way.backwards:
-            left, right = right, left
-        pieces: list[list[Point]] = [[left.border(way.links[0].left_port, right=True)]]
+        back = way.backwards
+        first, last = way.links[0], way.links[-1]
+        port = first.right_port if back else first.left_port
+        pieces: list[list[Point]] = [[self.source.border(port, right=not back)]]
         for link in way.links:
-            pieces[-1].append((self.columns[link.left.layer][1], link.left.y + link.left_port))
-            height = link.right.y + link.right_port
-            pieces[-1].append((self.columns[link.right.layer][0], height))
-            if link.right is way.label:
-                pieces[-1].append((link.right.x, height))
-                pieces.append([(link.right.x + link.right.width, height)])
-        pieces[-1].append(right.border(way.links[-1].right_port, right=False))
-        if way.backwards:
-            pieces = [piece[::-1] for piece in reversed(pieces)]
+            ends = [
+                (link.left, link.left.y + link.left_port, 1),
+                (link.right, link.right.y + link.right_port, 0),
+            ]
+            for item, y, side in reversed(ends) if back else ends:
+                pieces[-1].append((self.columns[item.layer][side], y))
+            if way.label is not None and item is way.label:
+                sides = (item.x, item.x + item.width)
+                pieces[-1].append((sides[back], y))
+                pieces.append([(sides[not back], y)])
+        if way.joins is None:
+            port = last.left_port if back else last.right_port
+            pieces[-1].append(self.target.border(port, right=back))
         box = None
         if way.label is not None:
             item = way.label
             box = Box(item.x, item.y - item.above, item.width, item.above + item.below)
-        return Route(self.edge, tuple(tuple(dict.fromkeys(p)) for p in pieces), box, self.labels)
+        joins = None if way.joins is None else numbers[way.joins]
+        clean = tuple(tuple(dict.fromkeys(piece)) for piece in pieces)
+        return Route(self.edge, clean, box, self.labels, joins)
 
 
 def _parts(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
-from itertools import pairwise
 
 import attrs
 
@@ -137,7 +136,7 @@ def svg(picture: Picture) -> str:
     if not picture.nodes:
         out.append(_line("aw-note", width // 2, MARGIN + 4, "no steps"))
     out.append(f'<g transform="translate({(width - made.width) // 2} {top})">')
-    out += _edges(made.routes)
+    out += [_edge(route) for route in made.routes]
     out += [_node(place) for place in made.places]
     out.append("</g>")
     out += legend.draw(width, top + made.height)
@@ -267,33 +266,10 @@ def _rect(kind: str, box: Box, radius: int) -> str:
 # Edges
 
 
-def _edges(routes: Sequence[Route]) -> Iterator[str]:
-    """Draw each edge up to where it joins another one that leads to the same target.
-
-    What they have in common is drawn once: dashes on top of each other would make a solid line.
-    """
-    drawn: set[object] = set()
-    for route in routes:
-        edge = route.edge
-        pieces = []
-        joined = False
-        for piece in route.pieces:
-            own = [piece[0]]
-            for line in pairwise(piece):
-                joined = (line, edge.target, edge.kind) in drawn
-                if joined:
-                    break
-                drawn.add((line, edge.target, edge.kind))
-                own.append(line[1])
-            pieces.append(own)
-        yield _edge(route, pieces, joined)
-
-
-def _edge(route: Route, pieces: list[list[Point]], joined: bool) -> str:
+def _edge(route: Route) -> str:
     edge = route.edge
-    tip = ""
-    if not joined:
-        tip = _cut_for_tip(edge.kind, pieces[-1])
+    pieces = [list(piece) for piece in route.pieces]
+    tip = "" if route.joins is not None else _cut_for_tip(edge.kind, pieces[-1])
     draw = _loop_path if edge.source == edge.target else _path
     way = "".join(draw(piece) for piece in pieces if len(piece) > 1)
     texts = ""
