@@ -42,7 +42,7 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     client = NotebookClient(
         notebook, kernel_name="python3", config=config, timeout={patience}, startup_timeout={patience}
     )
-    client.execute(cwd=folder)
+    client.execute()
 print(json.dumps([cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]))
 """
 
