@@ -77,6 +77,7 @@ SUITE = [
     "test_state_edits.py",
     "test_handler.py",
     "test_handler_as_future.py",
+    "test_displays.py",
     "test_ownership.py",
     "test_ledger.py",
     "test_ledger_fanin.py",
@@ -678,6 +679,13 @@ MUTANTS = [
         "outcome.error.with_traceback(outcome.traceback)",
         "outcome.error",
         "T5: each `await handler` makes the traceback longer",
+    ),
+    Mutant(
+        "count a failure that is shown as retrieved",
+        "WorkflowHandler._facts",
+        "run.outcome.event if run.ended and run.outcome is not None else None",
+        "self.get_stop_event()",
+        "O6: a failure that a notebook shows in a picture is never logged",
     ),
     Mutant(
         "leave the block without waiting",
