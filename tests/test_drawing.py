@@ -1,4 +1,4 @@
-"""`draw()`: what is in a picture, and that each format writes all of it.
+"""`draw()` (I5): what is in a picture, and that each format writes all of it.
 
 Pictures of every form are kept in `tests/drawings/`; `python -m tests.drawn` writes them again.
 """
@@ -49,7 +49,7 @@ from .running import on_each_backend
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
-def test_the_pictures_that_are_kept(path: Path):
+def test_i5_the_pictures_that_are_kept(path: Path):
     assert PICTURES[path]() == path.read_text("utf-8"), "look at it after 'python -m tests.drawn'"
 
 
@@ -60,12 +60,12 @@ def test_no_other_pictures_are_kept():
 
 @on_each_backend
 @pytest.mark.parametrize("name", RUNS)
-def test_the_picture_of_a_run_is_the_same_on_each_backend(name: str, backend: str):
+def test_i5_the_picture_of_a_run_is_the_same_on_each_backend(name: str, backend: str):
     kept = (HERE / f"{name}.{SUFFIXES['text']}").read_text("utf-8")
     assert draw_run(name, "text", backend) == kept
 
 
-def test_every_form_is_in_the_pictures_that_are_kept():
+def test_i5_every_form_is_in_the_pictures_that_are_kept():
     pictures = [picture_of(Surveying._readable_graph()), picture_of(Faulty._readable_graph())]
     nodes = {node.kind for picture in pictures for node in picture.nodes}
     edges = {edge.kind for picture in pictures for edge in picture.edges}
@@ -112,7 +112,7 @@ async def test_what_is_no_handler_is_refused():
 
 
 @pytest.mark.anyio
-async def test_the_run_of_another_workflow_is_refused():
+async def test_i5_the_run_of_another_workflow_is_refused():
     handler = await failed()
     with pytest.raises(WorkflowConfigurationError, match="is of Failing, not of Slow; draw it on"):
         draw(Slow, "text", run=handler)
@@ -162,7 +162,7 @@ async def test_o6_a_drawn_failure_is_not_retrieved(caplog: pytest.LogCaptureFixt
     assert "never retrieved" in caplog.text
 
 
-def test_v1_a_graph_with_faults_is_drawn():
+def test_i5_a_graph_with_faults_is_drawn():
     with pytest.raises(WorkflowValidationError):
         Faulty()
     text = draw(Faulty, "text")
@@ -171,7 +171,7 @@ def test_v1_a_graph_with_faults_is_drawn():
     assert "dream; its annotations cannot be resolved" in text
 
 
-def test_v1_an_instance_that_cannot_run_is_drawn():
+def test_i5_an_instance_that_cannot_run_is_drawn():
     class Lonely(Workflow):
         @step
         async def hope(self, ev: Go) -> StopEvent: ...
@@ -223,7 +223,7 @@ async def ask_politely(ctx: Context) -> Yes:
     return await ctx.wait_for_event(Yes, waiter_event=Sure())
 
 
-def test_w1_what_a_step_waits_for_in_its_body():
+def test_i5_what_a_step_waits_for_in_its_body():
     class Waits(Workflow):
         @step
         async def direct(self, ctx: Context, ev: StartEvent) -> Go:
@@ -247,7 +247,7 @@ def test_w1_what_a_step_waits_for_in_its_body():
     }
 
 
-def test_w1_a_wait_in_a_helper_belongs_to_the_steps_that_name_it():
+def test_i5_a_wait_in_a_helper_belongs_to_the_steps_that_name_it():
     class Helped(Workflow):
         @step
         async def first(self, ctx: Context, ev: StartEvent) -> Go:
@@ -275,7 +275,7 @@ def test_w1_a_wait_in_a_helper_belongs_to_the_steps_that_name_it():
     }
 
 
-def test_w1_an_event_that_is_returned_and_waited_for_goes_from_step_to_step():
+def test_i5_an_event_that_is_returned_and_waited_for_goes_from_step_to_step():
     class Meeting(Workflow):
         @step
         async def hurry(self, ev: StartEvent) -> Ready: ...
@@ -289,7 +289,7 @@ def test_w1_an_event_that_is_returned_and_waited_for_goes_from_step_to_step():
     assert "(Ready)" not in {node.id for node in drawn(Meeting).nodes}
 
 
-def test_what_code_only_mentions_is_not_drawn():
+def test_i5_what_code_only_mentions_is_not_drawn():
     class Mentions(Workflow):
         @step
         async def only(self, ctx: Context, ev: StartEvent) -> StopEvent:
@@ -468,7 +468,7 @@ KITCHENS = st.builds(
 
 
 @given(graphs() | KITCHENS)
-def test_every_step_event_and_way_is_in_the_picture(graph: Graph):
+def test_i5_every_step_event_and_way_is_in_the_picture(graph: Graph):
     picture = picture_of(graph)
     nodes = {node.id: node for node in picture.nodes}
     assert len(nodes) == len(picture.nodes) >= len(graph.steps)
@@ -508,7 +508,7 @@ def shown(name: str) -> str:
 
 
 @given(graphs() | KITCHENS, st.integers(70, 120))
-def test_text_has_every_name_in_lines_of_the_width(graph: Graph, width: int):
+def test_i5_text_has_every_name_in_lines_of_the_width(graph: Graph, width: int):
     picture = picture_of(graph)
     text = plain(picture, width)
     for line in text.splitlines():
@@ -536,7 +536,7 @@ MERMAID_REST = re.compile(
 
 
 @given(graphs() | KITCHENS)
-def test_mermaid_has_every_node_and_edge_and_no_name_is_syntax(graph: Graph):
+def test_i5_mermaid_has_every_node_and_edge_and_no_name_is_syntax(graph: Graph):
     picture = picture_of(graph)
     lines = [line.strip() for line in mermaid(picture).split("\n")[:-1]]
     nodes = [line for line in lines if MERMAID_NODE.fullmatch(line)]
@@ -570,7 +570,7 @@ DOT_LINE = re.compile(
 
 
 @given(graphs() | KITCHENS)
-def test_no_name_is_syntax_in_dot(graph: Graph):
+def test_i5_no_name_is_syntax_in_dot(graph: Graph):
     for line in dot(picture_of(graph)).split("\n")[:-1]:
         assert DOT_LINE.fullmatch(line.strip())
 
@@ -578,7 +578,7 @@ def test_no_name_is_syntax_in_dot(graph: Graph):
 @needs_graphviz
 @settings(max_examples=25)
 @given(graphs() | KITCHENS)
-def test_graphviz_reads_every_node_and_edge(graph: Graph):
+def test_i5_graphviz_reads_every_node_and_edge(graph: Graph):
     picture = picture_of(graph)
     read = json.loads(graphviz(dot(picture), "json0"))
     found = read.get("objects", ())
