@@ -18,6 +18,8 @@ from anyio_workflows.errors import WorkflowConfigurationError
 
 from .samples import Asks, Ends, FanOut, ProviderError
 
+DOCUMENTATION = Path(__file__).parent.parent / "docs" / "drawing.md"
+
 pytestmark = pytest.mark.anyio
 
 
@@ -178,6 +180,13 @@ class TestAllFlows:
     def test_what_is_no_workflow_is_refused(self, tmp_path: Path):
         with pytest.raises(WorkflowConfigurationError, match="a workflow, its class or its graph"):
             draw_all_possible_flows(3, tmp_path / "flows.html")  # type: ignore[arg-type]
+
+    def test_the_page_names_each_suffix(self, tmp_path: Path):
+        documented = re.findall(r"^\| (`\..*?) \|", DOCUMENTATION.read_text("utf-8"), re.MULTILINE)
+        with pytest.raises(WorkflowConfigurationError) as caught:
+            draw_all_possible_flows(FanOut, tmp_path / "flows.png")
+        [known] = re.findall(r"has to end in one of (.*); not", str(caught.value))
+        assert re.findall(r"`(.*?)`", " ".join(documented)) == known.split(", ")
 
 
 class TestMostRecentExecution:

@@ -50,7 +50,7 @@ def write(
                 f"{short_repr(longest_label)}"
             )
         picture = _with_short_labels(picture, longest_label)
-    if suffix in (".html", ".htm"):
+    if suffix == ".html":
         text = page(picture.title, svg(picture), rows)
     elif suffix in _FORMS:
         text = _FORMS[suffix](picture)
