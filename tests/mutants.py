@@ -85,6 +85,7 @@ SUITE = [
     "test_ledger_machine.py",
     "test_resource_manager.py",
     "test_resource_manager_end.py",
+    "test_instruments.py",
     "test_reporting.py",
     "test_snapshot_file.py",
     "test_checkpoint.py",
@@ -647,22 +648,79 @@ MUTANTS = [
     ),
     Mutant(
         "tell nothing of what goes on at the end",
-        "Reporter.end_states",
-        "self._in_progress()",
+        "Instruments.end_executions",
+        "self._ledger.pending.values()",
         "()",
         "I3: what is queued at the end is counted for ever",
     ),
     Mutant(
         "tell nothing of what is withdrawn",
         "StepQueues.withdraw",
-        "self.on_change(work, StepState.NOT_RUNNING)",
+        "self.on_change(work, OVER)",
         "pass",
         "I3: what is dropped with its batch is counted for ever",
     ),
     Mutant(
+        "tell the end of an execution twice",
+        "Instruments.execution_ended",
+        "self._executions.pop(work.id, None)",
+        "self._executions.get(work.id)",
+        "I1: a step that was given up is told to end with its run, and again when it ends",
+    ),
+    Mutant(
+        "tell no end of what was cancelled",
+        "Dispatch.settle_cancellation",
+        'self.instruments.execution_ended(work, "cancelled", None, now)',
+        "pass",
+        "I1: an attempt that is cancelled with its batch never ends for instruments",
+    ),
+    Mutant(
+        "tell no terminal event",
+        "Instruments.end_run",
+        "self.event_written(outcome.event)",
+        "pass",
+        "I1: a log of the public stream lacks its last event",
+    ),
+    Mutant(
+        "tell the end of a failure after its handler is queued",
+        "Dispatch._recover_or_fail",
+        """
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "recovered", error, now)
+        self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
+        """,
+        """
+        self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "recovered", error, now)
+        """,
+        "I1: the effect is told before its cause",
+    ),
+    Mutant(
+        "tell the end of a left-behind wait after its execution",
+        "Instruments.execution_ended",
+        "for wait in work.waits:\n    self.wait_ended(wait)",
+        "pass",
+        "I1: a wait that has started never ends",
+    ),
+    Mutant(
+        "go on telling what has raised",
+        "Instruments._take_off",
+        "self._find_hooks()",
+        "pass",
+        "I2: a broken instrument is logged with every event",
+    ),
+    Mutant(
+        "forget where the events of a join came from",
+        "Ledger._start_join",
+        "batch.sources.pop(queue.spec, ())",
+        "()",
+        "I1: a trace has no links from a join to its branches",
+    ),
+    Mutant(
         "tell nothing of what was going on before",
-        "Reporter.listen",
-        "self._in_progress()",
+        "Instruments.join",
+        "self._ledger.pending.values()",
         "()",
         "I3: who listens to a restored run counts below zero",
     ),

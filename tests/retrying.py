@@ -72,5 +72,4 @@ class Tries:
 
 def counts(handler: WorkflowHandler[Any], name: str = "work") -> dict[str, int]:
     """Return the counts of a step that are not 0."""
-    found = attrs.asdict(handler.statistics().steps[name])
-    return {what: number for what, number in found.items() if number}
+    return handler.statistics().steps[name].counts()

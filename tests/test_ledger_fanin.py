@@ -169,7 +169,7 @@ def test_f4_sets_are_full_in_order_of_arrival(types: list[type[Event]]) -> None:
     spec = kitchen_spec()
     sets = ParamBuffers()
     events = [event_type() for event_type in types]
-    full = [found for event in events if (found := sets.add(spec, event, {})) is not None]
+    full = [found for event in events if (found := sets.add(spec, Buffered(event, {}))) is not None]
     apples = [event for event in events if type(event) is Apple]
     stones = [event for event in events if type(event) is Stone]
     number = min(len(apples) // 2, len(stones))

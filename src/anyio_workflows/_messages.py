@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any
 
 
@@ -139,6 +140,17 @@ def held_by(steps: Mapping[str, float]) -> str:
     first, *others = steps.items()
     text = f"step {first[0]} held the event loop for {format_seconds(first[1])}"
     return text + "".join(f", step {name} for {format_seconds(time)}" for name, time in others)
+
+
+def describe_type(result_type: type | None) -> str:
+    """Describe the end of an execution, from the type of what it returned or raised; `None`: cancelled."""
+    if result_type is None:
+        return "was cancelled"
+    if issubclass(result_type, BaseException):
+        return f"failed with {result_type.__name__}"
+    if result_type is list:
+        return "returned a list of events"
+    return f"returned {'None' if result_type is NoneType else result_type.__name__}"
 
 
 def add_note(error: BaseException, note: str) -> None:

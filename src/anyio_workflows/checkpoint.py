@@ -32,6 +32,7 @@ from .context import Context
 from .errors import ContextSerdeError, WorkflowConfigurationError
 from .events import Event, StartEvent
 from .handler import ResultT, WorkflowHandler
+from .instrument import Instrument
 from .workflow import Workflow
 
 __all__ = ["checkpointed", "load_checkpoint", "run_with_checkpoints", "save_checkpoint"]
@@ -51,6 +52,7 @@ async def run_with_checkpoints(
     types: Iterable[type] = (),
     renamed: Mapping[str, str | None] | None = None,
     start_event: StartEvent | None = None,
+    instruments: Iterable[Instrument] = (),
     **fields: Any,
 ) -> ResultT:
     """Run a workflow to its end, saving snapshots; continue from a saved one if there is one.
@@ -71,6 +73,7 @@ async def run_with_checkpoints(
         types: Types that state and events may hold, besides those that the workflow declares.
         renamed: Names that have changed since the file was written, as for `Context.from_dict()` (P8).
         start_event: The event to start with, if there is no work left from an earlier run.
+        instruments: Told what happens in the run, as for `workflow.run()`.
         **fields: The fields of the start event, instead.
 
     Returns:
@@ -86,6 +89,7 @@ async def run_with_checkpoints(
         types=types,
         renamed=renamed,
         start_event=start_event,
+        instruments=instruments,
         **fields,
     )
     async with block as handler:
@@ -106,6 +110,7 @@ def checkpointed(
     types: Iterable[type] = (),
     renamed: Mapping[str, str | None] | None = None,
     start_event: StartEvent | None = None,
+    instruments: Iterable[Instrument] = (),
     **fields: Any,
 ) -> AbstractAsyncContextManager[WorkflowHandler[ResultT]]:
     """Run a workflow in a block, saving snapshots; continue from a saved one if there is one (C2).
@@ -130,6 +135,7 @@ def checkpointed(
         types: Types that state and events may hold, besides those that the workflow declares.
         renamed: Names that have changed since the file was written, as for `Context.from_dict()` (P8).
         start_event: The event to start with, if there is no work left from an earlier run.
+        instruments: Told what happens in the run, as for `workflow.run()`.
         **fields: The fields of the start event, instead.
 
     Raises:
@@ -144,7 +150,10 @@ def checkpointed(
     """
     if not is_positive_number(every, or_zero=True):
         raise WorkflowConfigurationError(f"every must be a number of seconds, not {every!r}")
-    return _Block(workflow, SnapshotFile(path), every, tuple(types), renamed, start_event, fields)
+    file = SnapshotFile(path)
+    return _Block(
+        workflow, file, every, tuple(types), renamed, start_event, tuple(instruments), fields
+    )
 
 
 async def load_checkpoint(
@@ -243,6 +252,7 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
     _types: tuple[type, ...]
     _renamed: Mapping[str, str | None] | None
     _start_event: StartEvent | None
+    _instruments: tuple[Instrument, ...]
     _fields: dict[str, Any]
     _handler: WorkflowHandler[ResultT] = attrs.field(init=False)
     _saver: _Saver = attrs.field(init=False)
@@ -255,14 +265,20 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
             if ctx.has_work_left:
                 start_event, fields = None, {}
             loop = find_loop()
-            self._handler = self._workflow.run(ctx=ctx, start_event=start_event, **fields)
+            changes = _Changes()
+            self._handler = self._workflow.run(
+                ctx=ctx,
+                start_event=start_event,
+                instruments=[*self._instruments, changes],
+                **fields,
+            )
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await _in_thread(self._file.close)
             raise
         assert loop is not None
         self._saver = _Saver(ctx, self._handler, self._file, self._every, self._types)
-        self._handler._watch(self._saver.note_change)
+        changes.on_change = self._handler._on_change = self._saver.note_change
         # In a task of the loop: the block holds no cancel scope open, and can be left anywhere.
         loop.start(self._saver.serve, self._saver.ended.set)
         return self._handler
@@ -280,6 +296,19 @@ class _Block(AbstractAsyncContextManager[WorkflowHandler[ResultT]], Generic[Resu
             raise
         finally:
             await self._saver.finish(exc)
+
+
+class _Changes(Instrument):
+    """Calls a function whenever something has happened that a snapshot would show."""
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+
+    def _note(self, *args: Any, **kwargs: Any) -> None:
+        self.on_change()
+
+    execution_queued = execution_started = execution_ended = _note
+    execution_suspended = execution_resumed = event_sent = _note
 
 
 @attrs.define(eq=False)

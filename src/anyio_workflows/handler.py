@@ -230,11 +230,6 @@ class WorkflowHandler(Generic[ResultT]):
             return _WatchedIterator(stream, expose_internal, self, on_change=on_change)
         return EventIterator(self._run.stream, expose_internal, self)
 
-    def _watch(self, on_change: Callable[[], None]) -> None:
-        """Call a function whenever something changes that a snapshot contains (C2)."""
-        self._on_change = on_change
-        self._run.watch(on_change)
-
     def open_waits(self) -> list[OpenWait]:
         """Return the waits that can be answered now, in the order in which they began.
 
@@ -413,7 +408,7 @@ class WorkflowHandler(Generic[ResultT]):
         steps = "".join(
             f"; {name}: {counts}"
             for name, step in found.steps.items()
-            if (counts := ", ".join(f"{n} {what}" for what, n in attrs.asdict(step).items() if n))
+            if (counts := ", ".join(f"{n} {what}" for what, n in step.counts().items()))
         )
         unread = f"{found.unread_events} unread events"
         # asyncio.create_task(handler) fails with this repr and no other hint.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import attrs
 
 from ._ledger.work import OpenWait
-from .events import Event, ExecutionOutcome, StopEvent
+from ._messages import describe_type, format_seconds
+from .events import Event, ExecutionOutcome, StepFailedEvent, StopEvent
 
 __all__ = [
     "EventRecord",
     "ExecutionRecord",
     "ExecutionResult",
     "Instrument",
+    "LoggingInstrument",
     "RunOutcome",
     "RunRecord",
     "RunResult",
@@ -25,12 +29,15 @@ __all__ = [
 RunOutcome = Literal["completed", "failed", "timed_out", "cancelled"]
 """How a run ended: with a stop event of its steps, or as `WorkflowFailedEvent` and so on say (T2)."""
 
+_verbose_logger = logging.getLogger("anyio_workflows.verbose")
+
+
 # --- What an instrument is told about --------------------------------------------------------------
 #
 # All times are those of `anyio.current_time()` in the event loop of the run, in seconds. The records of
-# executions and events are named tuples, since they are made several times a step: 0.25 us each, half
-# of what a frozen attrs class takes. Two of them are equal only if they are the same object: an instrument may
-# keep what it knows about an execution in a dict by its record.
+# executions and events are named tuples, since they are made several times a step: in 0.25 us each, half
+# of what a frozen attrs class takes. Records of runs and executions are equal only if they are the same
+# object: an instrument may keep what it knows about an execution in a dict by its record.
 
 
 @attrs.frozen(eq=False)
@@ -41,15 +48,17 @@ class RunRecord:
         run_id: Identifies it in logs, as `handler.run_id` does.
         workflow: Name of the workflow.
         start_event: The event it was started with; `None` if it continues from a context.
-        parent: The execution that started it, if it is a child run (O5).
         started: When `run()` was called.
+        parent_run_id: The run whose step started it, if it is a child run (O5).
+        parent_execution: The id of that execution in the parent run.
     """
 
     run_id: str
     workflow: str
     start_event: Event | None
-    parent: ExecutionRecord | None
     started: float
+    parent_run_id: str | None = None
+    parent_execution: int | None = None
 
 
 @attrs.frozen(eq=False)
@@ -60,12 +69,14 @@ class RunResult:
         outcome: How it ended.
         event: The terminal event.
         error: What `await handler` raises; `None` exactly if the outcome is `"completed"`.
+        summary: How it ended, in words: the end of the sentence "the run has ended: ...".
         time: When the terminal event was written.
     """
 
     outcome: RunOutcome
     event: StopEvent
     error: BaseException | None
+    summary: str
     time: float
 
 
@@ -96,6 +107,9 @@ class ExecutionRecord(NamedTuple):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
     def __hash__(self) -> int:
         return id(self)  # events are not hashable
@@ -242,3 +256,53 @@ class Instrument:
 
     def idle(self, run: RunRecord, time: float) -> None:
         """Nothing is in progress, and the run waits for an event from outside (T9)."""
+
+
+class LoggingInstrument(Instrument):
+    """Logs a line for each step that runs, waits or ends, and for the end of the run.
+
+    `Workflow(verbose=True)` has one. The lines contain no data: neither events nor messages of exceptions.
+
+    Args:
+        logger: Where to log, at level INFO. By default to `anyio_workflows.verbose` if that is enabled
+            for INFO; otherwise the lines are printed.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger
+
+    def run_ended(self, run: RunRecord, result: RunResult) -> None:
+        """Log how the run ended."""
+        self._say("Run ended: %s", result.summary)
+
+    def execution_queued(self, execution: ExecutionRecord) -> None:
+        """Log that an error handler takes over."""
+        if isinstance(execution.event, StepFailedEvent):
+            self._say("Step %s takes over from %s", execution.step, execution.event.step_name)
+
+    def execution_started(self, execution: ExecutionRecord, time: float) -> None:
+        """Log that a step runs."""
+        again = f", attempt {execution.attempt}" if execution.attempt > 1 else ""
+        self._say("Running step %s%s", execution.step, again)
+
+    def execution_ended(self, execution: ExecutionRecord, result: ExecutionResult) -> None:
+        """Log what a step did."""
+        again = ""
+        if result.retry_at is not None:
+            delay = format_seconds(result.retry_at - result.time)
+            again = f"; attempt {execution.attempt + 1} in {delay}"
+        how = result.returned if result.error is None else result.error
+        end = None if result.outcome == "cancelled" else type(how)
+        self._say("Step %s %s%s", execution.step, describe_type(end), again)
+
+    def wait_started(self, execution: ExecutionRecord, wait: OpenWait, time: float) -> None:
+        """Log that a step waits."""
+        self._say("Step %s waits for %s", execution.step, wait.event_type.__name__)
+
+    def _say(self, message: str, *args: object) -> None:
+        logger = self._logger or _verbose_logger
+        if self._logger is not None or logger.isEnabledFor(logging.INFO):
+            logger.info(message, *args)
+        else:
+            with suppress(OSError, ValueError):  # a closed standard output
+                print(message % args)

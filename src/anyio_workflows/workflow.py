@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
@@ -30,6 +30,7 @@ from .errors import (
 from .events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent
 from .graph import Graph, StepSpec
 from .handler import ResultT, WorkflowHandler
+from .instrument import Instrument, LoggingInstrument
 from .steps import GraphCheck, StepConfig
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Config:
     skip_graph_checks: frozenset[str] = frozenset()
     limiter: RunLimiter | None = None
     hooks: Hooks | None = None
+    instruments: list[Instrument] = attrs.field(factory=list)
 
 
 class Workflow(Generic[ResultT]):
@@ -85,6 +87,7 @@ class Workflow(Generic[ResultT]):
             that suspends it, before a WARNING names it; once per step and process. `None` for none.
         converter: A `cattrs.Converter` with hooks for the classes whose values snapshots may hold,
             besides those that they know anyway (P7).
+        instruments: Told what happens in each run (I1); see `anyio_workflows.instrument`.
 
     Raises:
         WorkflowConfigurationError: If an argument has an invalid value.
@@ -115,6 +118,7 @@ class Workflow(Generic[ResultT]):
         stall_check: bool = True,
         slow_step_warning: float | None = 0.5,
         converter: BaseConverter | None = None,
+        instruments: Iterable[Instrument] = (),
     ) -> None:
         skipped, faults = read_names("skip_graph_checks", skip_graph_checks, GraphCheck)
         if faults:
@@ -144,12 +148,14 @@ class Workflow(Generic[ResultT]):
             skip_graph_checks=skipped,
             limiter=None if num_concurrent_runs is None else RunLimiter(num_concurrent_runs),
             hooks=self._read_hooks(converter),
+            instruments=_check_instruments(instruments),
         )
+        if verbose:
+            self._config.instruments.append(LoggingInstrument())
         self._settings = RunSettings(
             name=workflow_name or type(self).__name__,
             timeout=timeout,
             cleanup_timeout=cleanup_timeout,
-            verbose=verbose,
             stall_check=stall_check,
             slow_step_warning=slow_step_warning,
         )
@@ -326,6 +332,8 @@ class Workflow(Generic[ResultT]):
         ctx: Context[Any] | None = None,
         start_event: StartEvent | None = None,
         run_id: str | None = None,
+        *,
+        instruments: Iterable[Instrument] = (),
         **kwargs: Any,
     ) -> WorkflowHandler[ResultT]:
         """Start a run in the background and return the handler to await and to stream from.
@@ -339,6 +347,7 @@ class Workflow(Generic[ResultT]):
                 the run takes no start event.
             start_event: The event to start with, instead of keywords.
             run_id: Identifies the run in logs; generated if not given.
+            instruments: Told what happens in this run, after those of the workflow (I1).
             **kwargs: The fields of the start event.
 
         Raises:
@@ -354,6 +363,7 @@ class Workflow(Generic[ResultT]):
         graph = self._compiled()
         if not self._config.disable_validation:
             self._check(graph)
+        own_instruments = _check_instruments(instruments) if instruments else ()
         hooks = self._config.hooks
         saved = SavedState(graph) if ctx is None else _saved_state(ctx, graph)
         if hooks is not None:
@@ -391,10 +401,11 @@ class Workflow(Generic[ResultT]):
             run_id,
             parent if parent is not None and parent.loop.is_here() else None,
             None if shared is None else shared.values,
+            self._config.instruments,
             block,
         )
         handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
-        run.start(event, self._config.limiter)
+        run.start(event, self._config.limiter, own_instruments)
         return handler
 
     async def __aenter__(self) -> Self:
@@ -503,6 +514,21 @@ class Workflow(Generic[ResultT]):
             remark = namesakes([type(given)], [start_class])
             raise WorkflowConfigurationError(f"{text}{given!r}{remark and f'; {remark}'}")
         return given
+
+
+def _check_instruments(given: Iterable[Instrument]) -> list[Instrument]:
+    if isinstance(given, Instrument) or not isinstance(given, Iterable):
+        raise WorkflowConfigurationError(
+            f"instruments must be a list of instruments, not {reprlib.repr(given)}"
+        )
+    instruments = list(given)
+    for one in instruments:
+        if not isinstance(one, Instrument):
+            remedy = "an instance of a subclass of Instrument"
+            if isinstance(one, type) and issubclass(one, Instrument):
+                remedy = f"an instance, {one.__name__}()"
+            raise WorkflowConfigurationError(f"{reprlib.repr(one)} is no instrument; give {remedy}")
+    return instruments
 
 
 def _file_faults(graph: Graph) -> Iterator[str]:

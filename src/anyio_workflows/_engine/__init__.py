@@ -17,7 +17,9 @@
 #   outcome     how a run can end, and the decision how it does
 #   blocking    which steps held the event loop, and for how long
 #   limiter     how many runs of a workflow are in progress at once
-#   reporting   what is told about a run: lines of `verbose=True`, internal events, words for messages
+#   describing  what happens in a run, in words: for messages, notes and logs
+#   instruments telling instruments what happens, and internal_events, the instrument that writes some of it
+#               to the stream
 #   resources   the task that opens and closes what steps are given
 #   block       the `async with workflow:` block, which owns runs and what they share
 #   workers     the tasks that call steps, and what becomes of results and errors

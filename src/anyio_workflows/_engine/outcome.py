@@ -20,11 +20,25 @@ from ..errors import (
     WorkflowStalledError,
     WorkflowTimeoutError,
 )
-from ..events import StopEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
+from ..events import (
+    Event,
+    StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowTimedOutEvent,
+)
+from ..instrument import RunOutcome
 from .blocking import holds_of
-from .reporting import busy_steps, count_executions, describe_activities
+from .describing import busy_steps, count_executions, describe_activities
 
 logger = logging.getLogger(__name__)
+
+
+_KINDS: dict[type[Event], RunOutcome] = {
+    WorkflowCancelledEvent: "cancelled",
+    WorkflowTimedOutEvent: "timed_out",
+    WorkflowFailedEvent: "failed",
+}
 
 
 @attrs.frozen(eq=False)
@@ -54,6 +68,13 @@ class Outcome:
     def is_cancellation(self) -> bool:
         """Whether the run was cancelled, or a run that its step started."""
         return isinstance(self.error, WorkflowCancelledByUser)
+
+    @property
+    def kind(self) -> RunOutcome:
+        """How it ended, in a word."""
+        if self.error is None:
+            return "completed"
+        return _KINDS[type(self.event)]
 
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 
 import anyio
@@ -21,11 +21,13 @@ from .._messages import add_note, held_by, short_repr
 from ..context import _check_event
 from ..errors import WorkflowRuntimeError
 from ..events import Event, InputRequiredEvent
+from ..instrument import Instrument
 from .block import WorkflowBlock
 from .blocking import holds_of
+from .instruments import Instruments
+from .internal_events import InternalEvents
 from .limiter import RunLimiter, RunSlot
 from .outcome import Decision, Outcome
-from .reporting import Reporter
 from .resources import ResourceManager, SharedValues
 from .stream import EventStream
 from .workers import Dispatch, Inboxes, WorkerPool
@@ -41,7 +43,6 @@ class RunSettings:
         name: Name of the workflow, for messages.
         timeout: Seconds that the run may take; `None` for no limit.
         cleanup_timeout: Seconds that cancelled steps have before the run ends without them.
-        verbose: Whether to tell about each step.
         stall_check: Whether to fail when nothing can happen any more (T9).
         slow_step_warning: Seconds for which a step may hold the event loop without a warning; `None`
             for no limit (I4).
@@ -50,7 +51,6 @@ class RunSettings:
     name: str
     timeout: float | None = 45.0
     cleanup_timeout: float = 5.0
-    verbose: bool = False
     stall_check: bool = True
     slow_step_warning: float | None = 0.5
 
@@ -79,6 +79,9 @@ class Run:
     _shared: SharedValues | None = None
     """What it shares with the other runs of the workflow; `None` if no step uses any of it (P5)."""
 
+    _shared_instruments: list[Instrument] = attrs.field(factory=list)
+    """The instruments of the workflow, told about all of its runs (I1)."""
+
     _block: WorkflowBlock | None = None
     """The block of the workflow that it was started in, if any; left by `close()` (O3)."""
 
@@ -88,7 +91,7 @@ class Run:
     ledger: Ledger = attrs.field(init=False)
     _decision: Decision = attrs.field(init=False)
     _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
-    _reporter: Reporter = attrs.field(init=False)
+    _instruments: Instruments = attrs.field(init=False)
     _dispatch: Dispatch = attrs.field(init=False)
     _pool: WorkerPool = attrs.field(init=False)
 
@@ -110,17 +113,20 @@ class Run:
     def __attrs_post_init__(self) -> None:
         saved, settings = self.saved, self._settings
         self.stream = EventStream(self.loop)
-        restored: list[Work] = []
         if (pending := saved.pending_work()) is None:
             self.ledger = Ledger(saved.graph)
         else:
             self.ledger, restored = restore(pending, saved.graph, self.loop.current_time())
-            for _, question in self.ledger.questions or ():
-                self.stream.write(question)
+            self._inboxes.deliver(restored)
         self._decision = Decision(self, settings.timeout)
-        self._reporter = Reporter(self, self.stream, self.ledger, settings.verbose)
+        self._instruments = Instruments(self, settings.name, self._shared_instruments)
         self._dispatch = Dispatch(
-            self, self._decision, self.stream, self._inboxes, self._reporter, settings.stall_check
+            self,
+            self._decision,
+            self.stream,
+            self._inboxes,
+            self._instruments,
+            settings.stall_check,
         )
         self._pool = WorkerPool(
             self,
@@ -132,14 +138,27 @@ class Run:
             settings.slow_step_warning,
         )
         saved.begin(self)
-        self._inboxes.deliver(restored)
 
-    def start(self, event: Event | None, limiter: RunLimiter | None) -> None:
+    def start(
+        self,
+        event: Event | None,
+        limiter: RunLimiter | None,
+        instruments: Iterable[Instrument] = (),
+    ) -> None:
         """Route the start event, if there is one, and start the host in the background.
 
         No step begins inside this call (O1).
+
+        Args:
+            event: The start event; `None` if the run continues from a context.
+            limiter: Limits the runs of the workflow (R7).
+            instruments: The instruments of this run alone.
         """
         try:
+            if instruments or self._shared_instruments:
+                self._instruments.start(instruments, event)
+            for _, question in self.ledger.questions or ():
+                self._publish(question)
             if limiter is not None and not self._has_ancestor_of_same_workflow():
                 self._slot = limiter.request(self.loop.token)
             if event is not None:
@@ -202,7 +221,12 @@ class Run:
             raise self._refusal(f"{type(event).__name__} cannot be written to the stream")
         if isinstance(event, InputRequiredEvent):
             self.ledger.input_asked = True
+        self._publish(event)
+
+    def _publish(self, event: Event) -> None:
         self.stream.write(event)
+        if self._instruments.active:
+            self._instruments.event_written(event)
 
     def send(
         self, event: Event, step: str | None = None, sender: Work | None = None
@@ -220,8 +244,11 @@ class Run:
             )
             return ()
         recoveries = NO_RECOVERIES if sender is None else sender.recoveries
+        if self._instruments.active:
+            self._instruments.sending(sender)
         taken_by = self._dispatch.send(event, target, recoveries)
-        self._reporter.changed()  # the answer of a wait queues no work, which would report itself
+        if self._instruments.active:
+            self._instruments.event_sent(event, taken_by, step)
         self._pool.spawn_worker()
         return taken_by
 
@@ -232,20 +259,20 @@ class Run:
         if not isinstance(wait_id, str):
             what = short_repr(wait_id)
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
-        waiting = self.ledger.answer(event, wait_id, step)
+        taken_by = (self.ledger.answer(event, wait_id, step),)
+        if self._instruments.active:
+            self._instruments.sending(None)
+            self._instruments.event_sent(event, taken_by, step, wait_id)
         self._pool.spawn_worker()
-        self._reporter.changed()
-        return (waiting,)
+        return taken_by
 
     def listen(self) -> None:
         """Publish the internal events as well, from now on (S4)."""
-        if not self.ended:
-            self._reporter.listen()
-
-    def watch(self, on_change: Callable[[], None]) -> None:
-        """Call a function whenever something has happened that a snapshot would tell (C2)."""
-        if not self.ended:
-            self._reporter.watch(on_change)
+        if self.ended or self.stream.internal_wanted:
+            return
+        self.stream.internal_wanted = True
+        internal_events = InternalEvents(self.stream)
+        internal_events.write_states(self._instruments.join(internal_events))
 
     def check_open(self, what: str) -> None:
         """Raise if the outcome is decided; `what` begins the message."""
@@ -254,8 +281,8 @@ class Run:
 
     def note_wait(self, wait: Wait) -> None:
         """Use the slot of an execution that waits now, and see whether the run is idle."""
-        if self._reporter.is_active:
-            self._reporter.step_waiting(wait)
+        if self._instruments.active:
+            self._instruments.wait_started(wait)
         self._pool.spawn_worker()
         self._dispatch.check_idle()
 
@@ -382,11 +409,14 @@ class Run:
             add_note(self.outcome.error, "\n  ".join(["after that:", *later]))
         if (bound := self._settings.slow_step_warning) is not None:
             self._decision.note_delay(bound)
-        # From here on nothing can be written: what the reporter writes about the states stands before
+        # From here on nothing can be written but internal events about what ends now: they stand before
         # the terminal event, which is the last one.
         self.ended = True
-        self._reporter.end_states()
+        if self._instruments.active:
+            self._instruments.end_executions()
         self.stream.close(self.outcome.event)
+        if self._instruments.active:
+            self._instruments.end_run(self.outcome)
         # Only now: waits that are ended here raise in their steps, and say that the run has ended.
         self._inboxes.close()
         self.ledger.close()
@@ -399,14 +429,13 @@ class Run:
             self._block.runs.pop(self, None)
         if self._done is not None:
             self._done.set()
-        self._reporter.log("Run ended: %s", self.outcome.summary)
         self._report_if_forgotten(self.outcome)
         self._block = None
         self._report_if_unseen()
         if not self._pool.size:
             # These are not asked for any more, and they refer to the run. Without them it is no cycle:
             # it is freed with its handler, not when the garbage collector comes round (6-11 us).
-            del self.saved, self._reporter, self._dispatch, self._pool, self._decision.run
+            del self.saved, self._instruments, self._dispatch, self._pool, self._decision.run
 
     def _report_if_forgotten(self, outcome: Outcome) -> None:
         """Log that the loop ended before the run was awaited, as its parent or block would (O8)."""

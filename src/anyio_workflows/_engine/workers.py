@@ -38,8 +38,14 @@ from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
 from .blocking import excuse_step, look_at, overdue, watched
+from .describing import (
+    describe_failure,
+    describe_last_results,
+    describe_result,
+    describe_unhandled,
+)
+from .instruments import Instruments
 from .outcome import Decision, Outcome
-from .reporting import Reporter, describe_failure, describe_last_results, describe_result
 from .resources import ResourceManager, SharedValues
 from .stream import EventStream
 
@@ -239,7 +245,7 @@ class WorkerPool:
 
     async def _execute_steps(self) -> None:
         run, queues, loop = self._run, self._run.ledger.queues, self._run.loop
-        decision, reporter = self._decision, self._dispatch.reporter
+        decision, instruments = self._decision, self._dispatch.instruments
         _enter_run(run)
         own = (_current_context, _current_run)
         given = [(var, value) for var, value in copy_context().items() if var not in own]
@@ -265,8 +271,8 @@ class WorkerPool:
             context = _StepContext(run, work)
             _current_context.set(ref(context))  # `context` keeps it alive until the next step
             try:
-                if reporter.is_active:
-                    reporter.step_started(work)
+                if instruments.active:
+                    instruments.execution_started(work, now)
                 spec = work.queue.spec
                 # Most steps are just awaited; the others need a thread, a timeout, resources, or a
                 # scope by which their batch can cancel them.
@@ -317,7 +323,7 @@ class WorkerPool:
         if not is_cancellation(exc):
             dispatch.settle_error(work, _name_stop_iteration(exc), now)
         elif work.dropped or decision.is_being_cancelled():
-            dispatch.settle_cancellation(work)
+            dispatch.settle_cancellation(work, now)
         else:
             dispatch.settle_error(work, _stray_cancellation(work, exc), now)
         if work.due is not None:  # it is retried after a delay
@@ -441,7 +447,7 @@ class Dispatch:
         decision: How it ends.
         stream: Where questions are published.
         inboxes: Where work goes.
-        reporter: Told what happens.
+        instruments: Told what happens.
         stall_check: Whether to fail when nothing can happen any more (T9).
     """
 
@@ -449,7 +455,7 @@ class Dispatch:
     decision: Decision
     stream: EventStream
     inboxes: Inboxes
-    reporter: Reporter
+    instruments: Instruments
     stall_check: bool
     _ledger: Ledger = attrs.field(init=False)
 
@@ -483,7 +489,7 @@ class Dispatch:
         if work:
             self.inboxes.deliver(work)
         elif work is None and not asks:
-            self.reporter.unhandled(event, idle=self._ledger.is_quiet(besides=source))
+            self._note_unhandled(event, self._ledger.is_quiet(besides=source))
 
     def send(
         self, event: Event, target: StepSpec | None, recoveries: Recoveries
@@ -502,13 +508,22 @@ class Dispatch:
         taken_by, work = self._ledger.send(event, target, recoveries)
         self.inboxes.deliver(work)
         if not taken_by and not asks:
-            self.reporter.unhandled(event, idle=self._ledger.is_quiet())
+            self._note_unhandled(event, self._ledger.is_quiet())
         return taken_by
 
     def _ask(self, question: Event) -> None:
         """Publish a question (S5), which is asked again after a restore if it was not read (W4)."""
         self.stream.write(question)
+        if self.instruments.active:
+            self.instruments.event_written(question)
         self._ledger.ask(question, self.stream.written, self.stream.delivered)
+
+    def _note_unhandled(self, event: Event, idle: bool) -> None:
+        """Tell that no step takes an event (R3)."""
+        remark = describe_unhandled(self._ledger, event)
+        logger.warning("%s: no step accepts %s; %s", self.run, type(event).__name__, remark)
+        if self.instruments.active:
+            self.instruments.event_unhandled(event, idle)
 
     def _emit_list(self, events: list[Event], source: Work) -> None:
         """Open a batch with a branch for each event (F1)."""
@@ -527,7 +542,8 @@ class Dispatch:
             return
         ledger = self._ledger
         if not ledger.idle or ledger.input_asked or ledger.graph.takes_outside_events:
-            self.reporter.idle()
+            if self.instruments.active:
+                self.instruments.idle()
         elif self.stall_check:
             error = WorkflowStalledError(describe_last_results(ledger), ledger.missing())
             self.decision.decide(Outcome.stalled(ledger.last_finished, error))
@@ -537,12 +553,14 @@ class Dispatch:
     def settle_result(self, work: Work, result: Any, now: float) -> None:
         """Route what a step returned, or fail the step for it (R4)."""
         if work.dropped:
-            self.settle_cancellation(work)
+            self.settle_cancellation(work, now)
             return
         spec = work.queue.spec
         if type(result) not in spec.returns and (fault := spec.result_fault(result)):
             self._recover_or_fail(work, WorkflowRuntimeError(fault), now)
             return
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "returned", result, now)
         if self.decision.outcome is not None and not isinstance(result, StopEvent):
             what = describe_result(type(result), spec)
             logger.info(
@@ -557,7 +575,7 @@ class Dispatch:
             self._emit_list(result, work)
         elif not spec.returns_none:
             self._warn_of_none(spec)
-        self._finish(work, "returned", result)
+        self._finish(work, "returned", type(result), now)
 
     def _warn_of_none(self, spec: StepSpec) -> None:
         """Warn, once, that a step returned `None` though its annotation does not say so (R4)."""
@@ -595,21 +613,26 @@ class Dispatch:
             elapsed = _elapsed(work, now)
             _annotate(error, work, elapsed)
             self.decision.decide(Outcome.failed(name, error, work.attempt, elapsed, work.id))
-        self._finish(work, "failed", error)
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "failed", error, now)
+        self._finish(work, "failed", type(error), now)
 
-    def settle_cancellation(self, work: Work) -> None:
+    def settle_cancellation(self, work: Work, now: float) -> None:
         """End an execution that was cancelled, with the run or with its batch."""
         if not work.dropped:
             self.decision.decide_cancellation()
-        self._finish(work, "cancelled")
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "cancelled", None, now)
+        self._finish(work, "cancelled", None, now)
 
     def _retry(self, work: Work, error: Exception, now: float, delay: float) -> None:
         past = work.past
         past.first_started = work.first_started
         past.last_error, past.last_failed_at = error, datetime.now(UTC)
-        if self.reporter.is_active:
-            self.reporter.step_retried(work, error, delay)
-        self._ledger.delay(work, now + delay)
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "retrying", error, now, now + delay)
+        assert work.started is not None
+        self._ledger.delay(work, now + delay, now - work.started)
 
     def _recover_or_fail(self, work: Work, error: BaseException, now: float) -> None:
         """Let a `@catch_error` step take over, if there is one with recoveries left (X4)."""
@@ -637,17 +660,25 @@ class Dispatch:
             **work.recoveries,
             error_handler.name: work.recoveries.get(error_handler.name, 0) + 1,
         }
+        logger.info(
+            "%s: step %s failed; %s takes over",
+            self.run,
+            work.step,
+            error_handler.name,
+            exc_info=error,
+        )
+        if self.instruments.active:
+            self.instruments.execution_ended(work, "recovered", error, now)
         self.emit(failure, target=error_handler, branch=work.branch, recoveries=recoveries)
-        self._finish(work, "recovered", error)
-        self.reporter.step_recovered(work, error, error_handler.name)
+        self._finish(work, "recovered", type(error), now)
 
-    def _finish(self, work: Work, outcome: ExecutionOutcome, result: Any = None) -> None:
-        """Finish work whose execution returned or raised `result`, or was cancelled."""
-        if self.reporter.is_active:
-            self.reporter.step_ended(work, outcome, result)
-        result_type = None if outcome == "cancelled" else type(result)
+    def _finish(
+        self, work: Work, outcome: ExecutionOutcome, result_type: type | None, now: float
+    ) -> None:
+        """Finish work whose execution returned or raised something of a type, or was cancelled."""
         failed = outcome != "returned" and outcome != "cancelled"
-        if joins := self._ledger.finish(work, result_type, failed):
+        assert work.started is not None
+        if joins := self._ledger.finish(work, result_type, failed, now - work.started):
             self.inboxes.deliver(joins)
         if not self._ledger.queues.granted:
             self.check_idle()

@@ -32,10 +32,12 @@ class Buffered:
     Attributes:
         event: The event; in one buffer only, and gone from there once it is part of work.
         recoveries: Those of its ancestors when it arrived.
+        source: The id of the execution that it came from, if that is known.
     """
 
     event: Event
     recoveries: Recoveries
+    source: int | None = None
 
 
 @attrs.define(eq=False, repr=False)
@@ -92,6 +94,8 @@ class Batch:
             all events that arrived at its joins; they never fall.
         opener: The event that started the execution which opened it; `None` if no join took that when
             it opened, so that nothing is kept for nobody.
+        sources: For each join, the ids of the executions that its events came from, as far as they are
+            known; empty once the batch has ended.
         branches: The branches that have not ended, and the one being opened, in the order of the list.
         opening: True until its last element has been added, so that it does not end before.
         cancelled: Whether a join has cancelled it or a batch around it; nothing is enqueued in it then.
@@ -102,6 +106,7 @@ class Batch:
     arrived: dict[StepSpec, list[Event] | None]
     recoveries: Recoveries
     opener: Event | None = None
+    sources: dict[StepSpec, list[int]] = attrs.field(factory=dict)
     branches: dict[Branch, None] = attrs.field(factory=dict)
     opening: bool = True
     cancelled: bool = False
@@ -148,7 +153,7 @@ class ParamBuffers:
 
     by_step: dict[StepSpec, list[deque[Buffered]]] = attrs.field(factory=dict)
 
-    def add(self, spec: StepSpec, event: Event, recoveries: Recoveries) -> list[Buffered] | None:
+    def add(self, spec: StepSpec, buffered: Buffered) -> list[Buffered] | None:
         """Add an event; returns a complete set, one event per parameter, once there is one.
 
         What is left over stays for the next set.
@@ -157,10 +162,12 @@ class ParamBuffers:
         if queues is None:
             queues = self.by_step[spec] = [deque() for _ in spec.event_params]
         fitting = [
-            q for param, q in zip(spec.event_params, queues, strict=True) if spec.fits(param, event)
+            q
+            for param, q in zip(spec.event_params, queues, strict=True)
+            if spec.fits(param, buffered.event)
         ]
         # Several parameters may take its type: the one with the fewest events completes a set first.
-        min(fitting, key=len).append(Buffered(event, recoveries))
+        min(fitting, key=len).append(buffered)
         return [queue.popleft() for queue in queues] if all(queues) else None
 
     def missing(self) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -42,6 +42,8 @@ class Ledger:
             the stream, in that order (W4); made with the first one, as it takes 0.7 KB.
         last_finished: Name of the step whose execution ended last.
         closed: Whether the run has ended, so that nothing becomes pending any more.
+        source: The id of the execution that the events which are routed now come from; set only while
+            instruments are told about the run. `None` for events from outside.
     """
 
     graph: Graph
@@ -55,6 +57,7 @@ class Ledger:
     questions: deque[tuple[int, Event]] | None = attrs.field(default=None, init=False)
     last_finished: str | None = attrs.field(default=None, init=False)
     closed: bool = attrs.field(default=False, init=False)
+    source: int | None = attrs.field(default=None, init=False)
 
     _takers: dict[type[Event], tuple[StepQueue, ...]] = attrs.field(factory=dict, init=False)
     """The queues of the steps that accept a type, so that the graph is asked once for each type."""
@@ -172,11 +175,14 @@ class Ledger:
             buffers = self.param_buffers
         else:
             buffers = branch.param_buffers = branch.param_buffers or ParamBuffers()
-        full = buffers.add(spec, event, recoveries)
+        full = buffers.add(spec, Buffered(event, recoveries, self.source))
         if full is None:
             return []
         payload = tuple(buffered.event for buffered in full)
-        return self._enqueue(queue, payload, branch, _merged(full))
+        sources = (buffered.source for buffered in full)
+        return self._enqueue(
+            queue, payload, branch, _merged(full), None, [one for one in sources if one is not None]
+        )
 
     def _join(
         self, queue: StepQueue, event: Event, branch: Branch | None, recoveries: Recoveries
@@ -185,6 +191,8 @@ class Ledger:
         if branch is None or queue.spec not in branch.batch.arrived:
             return None
         batch = branch.batch
+        if self.source is not None and batch.arrived[queue.spec] is not None:
+            batch.sources.setdefault(queue.spec, []).append(self.source)
         arrived = batch.add(queue.spec, event, recoveries)
         if arrived is None:
             return []
@@ -193,7 +201,8 @@ class Ledger:
 
     def _start_join(self, queue: StepQueue, arrived: list[Event], batch: Batch) -> list[Work]:
         opener = None if queue.spec.opener_param is None else batch.opener
-        return self._enqueue(queue, arrived, batch.outer, batch.recoveries, opener)
+        sources = batch.sources.pop(queue.spec, ())
+        return self._enqueue(queue, arrived, batch.outer, batch.recoveries, opener, sources)
 
     def _enqueue(
         self,
@@ -202,12 +211,17 @@ class Ledger:
         branch: Branch | None,
         recoveries: Recoveries,
         opener: Event | None = None,
+        sources: Sequence[int] = (),
     ) -> list[Work]:
         # Nothing starts in a batch that a join has cancelled (F4), or after the end (T7).
         if self.closed or (branch is not None and branch.batch.cancelled):
             return []
         work = Work(self.next_id, queue, payload, branch, recoveries, opener)
         self.next_id += 1
+        if sources:
+            work.sources = tuple(dict.fromkeys(sources))
+        elif self.source is not None:
+            work.sources = (self.source,)
         self.pending[work.id] = work
         if branch is not None:
             branch.work += (work,)
@@ -301,7 +315,11 @@ class Ledger:
     # --- Executions ----------------------------------------------------------------------------
 
     def finish(
-        self, work: Work, result_type: type | None = None, failed: bool = False
+        self,
+        work: Work,
+        result_type: type | None = None,
+        failed: bool = False,
+        seconds: float = 0.0,
     ) -> list[Work]:
         """Note that `work` is over, and pass its slot on.
 
@@ -309,6 +327,7 @@ class Ledger:
             work: The work whose execution ended.
             result_type: The type of what it returned or raised; `None` if it was cancelled.
             failed: Whether it failed, for good.
+            seconds: How long the attempt took.
 
         Returns:
             New work: the joins that fire because this was the last of their batch.
@@ -323,13 +342,14 @@ class Ledger:
         work.started = None
         queue.done += 1
         queue.failed += failed
+        queue.seconds += seconds
         queue.last_result_type = result_type
         self.last_finished = queue.spec.name
         self.queues.release_slot(queue)
         return [] if work.branch is None else self._leave(work, work.branch)
 
-    def delay(self, work: Work, due: float) -> None:
-        """Note that an attempt failed, and that the next is to be queued at the time `due`."""
+    def delay(self, work: Work, due: float, seconds: float = 0.0) -> None:
+        """Note that an attempt failed after `seconds`, and that the next is to be queued at the time `due`."""
         # The waits of this attempt end for its tasks, and are then kept open for the next attempt: an
         # answer that comes during the delay must not be lost (W3).
         self.waits.leave(work)
@@ -338,6 +358,7 @@ class Ledger:
         work.attempt += 1
         work.started = None
         work.queue.retried += 1
+        work.queue.seconds += seconds
         self.queues.delay(work, due)
 
     # --- Collecting ---------------------------------------------------------------------------
@@ -420,6 +441,7 @@ class Ledger:
             if arrived is not None:
                 fired += self._start_join(self.queues.of(join), arrived, batch)
         batch.arrived.clear()
+        batch.sources.clear()
         if batch.outer is not None:
             batch.outer.close(batch)
         return fired

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -107,10 +107,13 @@ class Waits:
     Attributes:
         open: The waits that an event can answer now: those of `Work.waits`, and those of
             `History.earlier_waits` that are not over, of all pending work. None of them is over.
+        on_end: Called when a wait of an attempt in progress has ended, before that continues; `None`
+            while nothing listens.
     """
 
     _queues: StepQueues
     open: WaitIndex = attrs.field(factory=WaitIndex, init=False)
+    on_end: Callable[[Wait], None] | None = attrs.field(default=None, init=False)
 
     def begin(self, wait: Wait) -> None:
         """Begin a wait; the execution gives its slot back.
@@ -178,6 +181,8 @@ class Waits:
             return
         wait.timed_out = wait.answer is None
         work.waits = _without(work.waits, wait)
+        if self.on_end is not None:
+            self.on_end(wait)
         # Another task still waits, so the execution stays suspended: it has no slot, and this task
         # continues without one.
         if work.waits:
@@ -195,6 +200,8 @@ class Waits:
         if wait in work.waits:
             self.open.discard(wait)
             work.waits = _without(work.waits, wait)
+            if self.on_end is not None:
+                self.on_end(wait)
             if not work.waits:
                 self._queues.resume(work)
         # It was over, and waited for a slot. That is no longer possible either.
@@ -215,6 +222,8 @@ class Waits:
         for wait in work.waits:
             wait.refused = True
             self.open.discard(wait)
+            if self.on_end is not None:
+                self.on_end(wait)
         # All of them are woken now, and counted as running: the caller releases a slot in any case.
         work.answered += work.waits
         work.waits = ()
