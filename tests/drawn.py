@@ -29,11 +29,14 @@ from anyio_workflows import (
     catch_error,
     step,
 )
+from anyio_workflows._drawing.picture import Picture
+from anyio_workflows._drawing.svg import svg
 from anyio_workflows.collect import Collect, Opener, Take
 from anyio_workflows.drawing import DrawingFormat, draw
 from anyio_workflows.resource import Resource
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
+from .pictures import EVERY_FORM
 from .running import run_virtually
 
 HERE = Path(__file__).parent / "drawings"
@@ -257,6 +260,8 @@ for _kind, _suffix in SUFFIXES.items():
         PICTURES[HERE / f"{_name}.{_suffix}"] = partial(draw, _workflow, _kind)
     for _name in RUNS:
         PICTURES[HERE / f"{_name}.{_suffix}"] = partial(draw_run, _name, _kind)
+PICTURES[HERE / "forms.svg"] = partial(svg, EVERY_FORM)
+PICTURES[HERE / "empty.svg"] = partial(svg, Picture("Empty", (), ()))
 
 
 # --- The page ---------------------------------------------------------------------------------------

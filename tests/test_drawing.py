@@ -54,8 +54,7 @@ def test_i5_the_pictures_that_are_kept(path: Path):
 
 
 def test_no_other_pictures_are_kept():
-    others = {path.name for path in HERE.iterdir() if path.suffix != ".svg"}
-    assert others == {path.name for path in PICTURES}
+    assert {path.name for path in HERE.iterdir()} == {path.name for path in PICTURES}
 
 
 @on_each_backend

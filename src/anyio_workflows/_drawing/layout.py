@@ -34,6 +34,8 @@ _BADGE = 8
 _COLUMN_GAP = 36
 _PORT_GAP = 12
 _SWEEPS = 24
+_STIFF = 1000
+"""Weight of what should stay straight: what else wants to be there moves it by less than a pixel."""
 
 Point = tuple[int, int]
 
@@ -415,13 +417,13 @@ def _wanted(item: Item, forward: bool) -> tuple[float, int]:
     main = [link for link in links if link.is_main]
     if not links:
         return item.y, 1
-    return _straight(main or links, forward), 8 if main else 1
+    return _straight(main or links, forward), _STIFF if main else 1
 
 
 def _wanted_between(item: Item, forward: bool) -> tuple[float, int]:
     """Return the same for labels and points, which are straight ahead of the less crowded side."""
     if item.is_box:
-        return item.y, 1000
+        return item.y, _STIFF
     left = min(len(link.left.ahead) for link in item.behind)
     right = min(len(link.right.behind) for link in item.ahead)
     forward = left < right or (left == right and forward)

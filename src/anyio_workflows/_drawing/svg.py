@@ -42,6 +42,7 @@ COLOURS = {
     "wait-fill": ("#fff8e5", "#282113"),
     "outside": ("#0b6b75", "#56d4dd"),
     "outside-fill": ("#eaf7f8", "#10282c"),
+    "mark": ("#ffffff", "#0d1117"),
     "running": ("#0860ca", "#58a6ff"),
     "running-fill": ("#dff0ff", "#10253f"),
     "waiting": ("#8a5a00", "#e3b341"),
@@ -54,6 +55,7 @@ COLOURS = {
 """Each colour in light and in dark mode. A page sets others with the CSS variables `--aw-NAME`."""
 
 _RULES = """
+.aw-picture path,.aw-picture rect,.aw-picture circle{fill:inherit;stroke:inherit;stroke-width:inherit;stroke-dasharray:inherit}
 .aw-picture text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;text-anchor:middle;fill:$text;stroke:none}
 .aw-picture .aw-name{font-size:%(name)spx;font-weight:600}
 .aw-picture .aw-event .aw-name{font-size:%(event)spx;font-weight:400}
@@ -93,7 +95,7 @@ _RULES = """
 .aw-picture .aw-waiting .aw-badge{fill:$waiting}
 .aw-picture .aw-done .aw-badge{fill:$done}
 .aw-picture .aw-failed .aw-badge{fill:$failed}
-.aw-picture .aw-mark{fill:none;stroke:$background;stroke-width:2;stroke-linecap:round;stroke-dasharray:none}
+.aw-picture .aw-mark{fill:none;stroke:$mark;stroke-width:2;stroke-linecap:round;stroke-dasharray:none}
 """
 
 _STATES: tuple[NodeState, ...] = ("running", "waiting", "done", "failed")
@@ -189,6 +191,7 @@ def _node(place: Place) -> str:
         middle += TIP // 2 * (-1 if node.kind == "question" else 1)
     if node.kind == "join":
         middle += 4
+    corner = box.right - TIP * (node.kind in ("question", "outside"))
     is_event = node.kind in EVENTS
     y = box.y + PAD + name_height(node.kind)
     texts = [_line("aw-name", middle, y - (2 if is_event else 4), place.label)]
@@ -201,7 +204,7 @@ def _node(place: Place) -> str:
     return (
         f'<g class="{classes}" {attribute}{state}><title>{_text(_tooltip(node), 1000)}</title>'
         f"{_shape(node.kind, box)}{''.join(texts)}"
-        f"{_badge(node.state, box.right - 4, box.y + 1)}</g>"
+        f"{_badge(node.state, corner - 4, box.y + 1)}</g>"
     )
 
 
