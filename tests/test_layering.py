@@ -38,7 +38,7 @@ LAYERS = [
     "workflow",
     "checkpoint _snapshot_file testing drawing",
     "__init__",
-    "_demo __main__",
+    "otel _demo __main__",
 ]
 """Modules and folders from the ground up: each may import its own layer, and those before it."""
 
@@ -152,6 +152,8 @@ def test_importing_the_package_loads_only_what_runs_need():
         "pydantic",
         "drawing",
         "_drawing",
+        "otel",
+        "opentelemetry",
     }
     script = "import sys, anyio_workflows; print(*sys.modules)"
     loaded = run_script(script).stdout.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -20,7 +21,8 @@ from anyio_workflows.state import StateStore
 
 PACKAGE = Path(anyio_workflows.__file__).parent
 NAMES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), "testing"])
-IMPORTABLE = [name for name in NAMES if name not in ("__init__", "__main__")]
+WITHOUT_EXTRA = {"otel"} if importlib.util.find_spec("opentelemetry") is None else set()
+IMPORTABLE = [name for name in NAMES if name not in {"__init__", "__main__", *WITHOUT_EXTRA}]
 PUBLIC = [name for name in IMPORTABLE if not name.startswith("_")]
 
 

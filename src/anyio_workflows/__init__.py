@@ -29,9 +29,9 @@
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
-#   observe     instrument; _drawing/ -> drawing
-#               What is told about a run while it happens, to whatever listens; the graph of a workflow, or
-#               one run on it, as a picture.
+#   observe     instrument (otel); _drawing/ -> drawing
+#               What is told about a run while it happens, to whatever listens, OpenTelemetry for instance;
+#               the graph of a workflow, or one run on it, as a picture.
 #
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.
