@@ -310,4 +310,5 @@ class TestWorkflow:
         """IPython asks no class for its picture."""
         picture = draw(FanOut)
         assert picture._repr_svg_() == picture == FanOut()._repr_svg_()
+        assert picture._repr_html_() == FanOut()._repr_html_()
         assert not hasattr(draw(FanOut, "text"), "_repr_svg_")

@@ -57,7 +57,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open[-1:] == ["title"] and "svg" not in self.open:
             self.title += data
-        elif "svg" not in self.open:
+        elif not {"svg", "style"} & set(self.open):
             self.text += data
 
 
@@ -103,7 +103,7 @@ class TestAllFlows:
         monkeypatch.chdir(tmp_path)
         assert draw_all_possible_flows(FanOut, notebook=True, include_child_workflows=False) is None
         found = page(tmp_path / "workflow_all_flows.html")
-        assert found.title == "FanOut"
+        assert found.title == found.text.strip() == "FanOut"
         assert draw(FanOut) in (tmp_path / "workflow_all_flows.html").read_text("utf-8")
 
     def test_a_page_needs_no_script_and_no_network(self, tmp_path: Path):
@@ -197,6 +197,8 @@ class TestMostRecentExecution:
         assert draw_most_recent_execution(handler, path) is None
         found = page(path)
         assert found.title.startswith("FanOut: ")
+        assert found.title not in found.text  # the picture has it as its heading
+        assert f">{found.title}</text>" in path.read_text("utf-8")
         assert "ended, it returned StopEvent" in found.text
         assert "[1, 2]" in found.text
         assert draw(FanOut, run=handler) in path.read_text("utf-8")

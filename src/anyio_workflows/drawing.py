@@ -10,6 +10,7 @@ from ._absent import absent_names
 from ._drawing.dot import dot
 from ._drawing.files import write
 from ._drawing.mermaid import mermaid
+from ._drawing.page import notebook_part
 from ._drawing.picture import Picture, RunFacts, picture_of
 from ._drawing.plain import plain
 from ._drawing.svg import svg
@@ -38,6 +39,9 @@ class _Svg(str):
 
     def _repr_svg_(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        return notebook_part(self)
 
 
 _WRITERS: Mapping[DrawingFormat, Callable[[Picture], str]] = {

@@ -24,8 +24,7 @@ h1 {{ font-size: 1.3rem; }}
 </style>
 </head>
 <body>
-<h1>{title}</h1>
-{body}
+{heading}{body}
 </body>
 </html>
 """
@@ -50,7 +49,9 @@ def notebook_part(svg: str, rows: Sequence[Row] = ()) -> str:
 def page(title: str, svg: str, rows: Sequence[Row] = ()) -> str:
     """Return a page with a title, a picture, and a table of what is said about it."""
     light, dark = COLOURS["background"]
-    return _PAGE.format(title=_escaped(title), body=_body(svg, rows), light=light, dark=dark)
+    title = _escaped(title)
+    heading = "" if rows else f"<h1>{title}</h1>\n"  # the picture of a run has it as its heading
+    return _PAGE.format(title=title, heading=heading, body=_body(svg, rows), light=light, dark=dark)
 
 
 def _body(svg: str, rows: Sequence[Row]) -> str:
