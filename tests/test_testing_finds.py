@@ -23,6 +23,7 @@ from anyio_workflows import (
     WorkflowCancelledEvent,
     step,
 )
+from anyio_workflows._engine.instruments import Instruments
 from anyio_workflows._engine.outcome import Decision, Outcome
 from anyio_workflows._engine.run import Run
 from anyio_workflows._engine.stream import EventIterator, EventStream
@@ -32,6 +33,7 @@ from anyio_workflows._ledger.work import StepQueues
 from anyio_workflows.context import _current_context, _enter_run, _StepContext
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowTimeoutError
 from anyio_workflows.handler import WorkflowHandler
+from anyio_workflows.instrument import RunResult
 from anyio_workflows.testing import (
     End,
     Moment,
@@ -156,6 +158,7 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
         while run.ledger.queues.granted:
             work = self._inboxes.receivers[run.ledger.queues.take_slot()].receive_nowait()
             work.started = run.loop.current_time()
+            self._dispatch.instruments.execution_started(work, work.started)
             self.spawn_worker()
             try:
                 context = _StepContext(run, work)
@@ -232,11 +235,46 @@ def cleaning_up_in_silence(patch: pytest.MonkeyPatch) -> None:
 def a_stray_cancellation_passes_for_one_of_the_run(patch: pytest.MonkeyPatch) -> None:
     def settle_exception(self: WorkerPool, work: Any, exc: BaseException, now: float) -> None:
         if isinstance(exc, anyio.get_cancelled_exc_class()):
-            self._dispatch.settle_cancellation(work)
+            self._dispatch.settle_cancellation(work, now)
         else:
             self._dispatch.settle_error(work, exc, now)
 
     patch.setattr(WorkerPool, "_settle_exception", settle_exception)
+
+
+@breaks("I1")
+def no_end_of_a_step_is_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Instruments, "execution_ended", lambda *args: None)
+
+
+@breaks("I1")
+def the_end_of_a_run_is_told_twice(patch: pytest.MonkeyPatch) -> None:
+    original = Instruments.end_executions
+
+    def end_executions(self: Instruments) -> None:
+        original(self)
+        outcome = self.run.outcome  # type: ignore[attr-defined]
+        result = RunResult(outcome.kind, outcome.event, outcome.error, "", 0.0)
+        self._tell("run_ended", self._record, result)
+
+    patch.setattr(Instruments, "end_executions", end_executions)
+
+
+@breaks("I1")
+def a_step_is_suspended_after_its_end(patch: pytest.MonkeyPatch) -> None:
+    def execution_ended(self: Instruments, work: Any, *args: Any) -> None:
+        original(self, work, *args)
+        for _, hook in self._hooks["execution_suspended"]:
+            hook(record_of.get(work.id), 0.0)
+
+    def new_record(self: Instruments, work: Any) -> Any:
+        record_of[work.id] = make(self, work)
+        return record_of[work.id]
+
+    record_of: dict[int, Any] = {}
+    original, make = Instruments.execution_ended, Instruments._new_record
+    patch.setattr(Instruments, "execution_ended", execution_ended)
+    patch.setattr(Instruments, "_new_record", new_record)
 
 
 @breaks("S1")

@@ -1,4 +1,4 @@
-"""The checks: the rules T1 to T8 and S1 to S3, applied to one run.
+"""The checks: the rules T1 to T8, S1 to S3 and I1, applied to one run.
 
 Some need the live handler, and note what they find in the record. The others read the record when the run
 is over. R2, and whether a step may begin, is checked by the record itself, when the step begins.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -168,6 +169,7 @@ def find_violations(record: Record) -> list[Violation]:
     found += _check_cause(record, terminal)
     found += _check_executions(record)
     found += _check_log(record)
+    found += _check_told(record)
     if isinstance(terminal, WorkflowTimedOutEvent):
         found += _check_active_steps(record, terminal)
     return list(dict.fromkeys(found))
@@ -347,6 +349,24 @@ def _check_log(record: Record) -> Iterator[Violation]:
             iteration = getattr(cause.value, "__cause__", None)
             if not isinstance(cause.value, WorkflowCancelledByUser) and iteration is None:
                 yield Violation("T4", f"{cause} came too late, and is not in the log")
+
+
+def _check_told(record: Record) -> Iterator[Violation]:
+    """I1: what instruments were told is what happened."""
+    told = record.told
+    if told.result is None:
+        yield Violation("I1", "no end of the run was told")
+        return
+    if told.result.event is not record.handler.get_stop_event():
+        yield Violation("I1", f"the run was told to end with {told.result.event!r}")
+    if list(map(id, told.written)) != list(map(id, record.read_events)):
+        yield Violation("I1", "other events were told to be written than were read")
+    called = Counter(execution.spec.name for execution in record.executions)
+    for name, spec in record.workflow.graph.steps.items():
+        # Others may be cancelled before their body is called: on the way to a thread or a resource.
+        if spec.is_simple and told.started[name] != called[name]:
+            what = f"step {name} was told {told.started[name]} times to begin"
+            yield Violation("I1", f"{what}, and was called {called[name]} times")
 
 
 def _check_active_steps(record: Record, terminal: WorkflowTimedOutEvent) -> Iterator[Violation]:

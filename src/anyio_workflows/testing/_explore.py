@@ -45,7 +45,7 @@ def check_termination(
 
     Runs the workflow under random scenarios. They pause its steps, let them fail in eight ways, and
     end the run at some moment: by cancellation, with the block that owns it, with the event loop, by
-    its deadline. Each run is compared with the rules T1 to T8, S1 to S3 and R2. A scenario that breaks
+    its deadline. Each run is compared with the rules T1 to T8, S1 to S3, R2 and I1. A scenario that breaks
     one is shrunk to a short one. Everything happens under virtual time, in event loops of its own:
     call this in a plain function, a test for instance.
 

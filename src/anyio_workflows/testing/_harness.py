@@ -168,7 +168,7 @@ class _Driver:
         in_block = workflow.graph.closed_with_workflow is not None
         if in_block:  # left below; it stays open if the loop ends or the run hangs
             await workflow.__aenter__()
-        record.handler = workflow.run() if start is None else workflow.run(start_event=start)
+        record.handler = workflow.run(start_event=start, instruments=[record.told])
         timeout = f", timeout {scenario.timeout:g} s" if scenario.timeout else ""
         record.add_trace("run", f"starts{timeout}")
         with anyio.CancelScope(deadline=record.started + RUN_LIMIT) as limit:

@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -20,6 +21,7 @@ from ..graph import StepSpec
 from ..handler import WorkflowHandler
 from ..workflow import Workflow
 from ._scenario import Scenario
+from ._told import Told
 
 # Cancellations of one execution at one virtual instant after which it counts as swallowing them in a
 # loop. Under virtual time its `cleanup_timeout` would never come.
@@ -44,7 +46,7 @@ class Violation:
     """A rule that a run broke.
 
     Attributes:
-        rule: Its id: `"T1"` to `"T8"`, `"S1"` to `"S3"`, `"R2"`, `"V2"`, or `"done"`: a run that is
+        rule: Its id: `"T1"` to `"T8"`, `"S1"` to `"S3"`, `"R2"`, `"I1"`, `"V2"`, or `"done"`: a run that is
             only slowed down ends with its stop event.
         what: How it was broken, a sentence.
     """
@@ -268,6 +270,7 @@ class Record:
         read_events: What was read from the stream, in order, by all readers.
         library_log: What the library logged meanwhile, from WARNING on.
         violations: The rules that were seen to be broken during the run.
+        told: What instruments were told about it (I1).
         spinning: Whether the clock stands still because something spins. From then on the bodies of
             the steps are dropped, so that the run can end.
         closed: Set when the run has been examined; threads that hang wait for it.
@@ -289,6 +292,13 @@ class Record:
     read_events: list[Event] = attrs.field(factory=list)
     library_log: list[logging.LogRecord] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
+    told: Told = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda record: Told(record.add_trace, partial(record.add_violation, "I1")),
+            takes_self=True,
+        ),
+    )
     spinning: bool = False
     closed: threading.Event = attrs.field(factory=threading.Event)
     _cannot_be_stopped: bool = False
