@@ -35,13 +35,25 @@ from anyio_workflows import (
 )
 from anyio_workflows._drawing.dot import dot
 from anyio_workflows._drawing.mermaid import mermaid
-from anyio_workflows._drawing.picture import Node, Picture, picture_of
+from anyio_workflows._drawing.picture import Node, Picture, RunFacts, picture_of
 from anyio_workflows._drawing.plain import plain
+from anyio_workflows._ledger.work import StepStatistics
 from anyio_workflows.drawing import DrawingFormat, draw
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowValidationError
 from anyio_workflows.graph import Graph
 
-from .drawn import HERE, PICTURES, RUNS, SUFFIXES, Faulty, Slow, Surveying, draw_run, failed
+from .drawn import (
+    HERE,
+    PICTURES,
+    RUNS,
+    SUFFIXES,
+    Failing,
+    Faulty,
+    Slow,
+    Surveying,
+    draw_run,
+    failed,
+)
 from .ledger_graphs import POLICIES, TAKES, kitchen
 from .running import on_each_backend
 
@@ -412,6 +424,18 @@ def test_docstrings_of_the_program_are_the_tips():
     assert docs["search"] == "Find the pages about a topic."
     assert docs["(Topic)"] == "What to look for."
     assert docs["(Survey)"] == docs["read"] == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0002, "under 1 ms"), (0.0123, "12.3 ms"), (1.756, "1.76 s"), (7384.2, "7384 s")],
+)
+def test_i5_how_long_a_step_took(seconds: float, shown: str):
+    counts = {"start": StepStatistics(done=1, seconds=seconds), "read": StepStatistics()}
+    picture = picture_of(Failing._readable_graph(), RunFacts(Failing().graph, "running", counts))
+    notes = {node.id: node.notes for node in picture.nodes}
+    assert notes["start"] == ("1 done", f"{shown} in all")
+    assert notes["read"] == ("1 worker",)
 
 
 # --- Every format has everything --------------------------------------------------------------------

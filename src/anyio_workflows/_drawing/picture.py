@@ -467,6 +467,12 @@ def _event_state(event_type: EventType, kind: NodeKind, run: RunFacts | None) ->
     return "done" if type(run.end) is event_type else ""
 
 
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms" if seconds >= 0.001 else "under 1 ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+
+
 def _run_notes(spec: StepSpec, run: RunFacts | None) -> Iterator[str]:
     """Yield what a run did with a step."""
     if run is None or (counts := run.steps.get(spec.name)) is None:
@@ -484,8 +490,8 @@ def _run_notes(spec: StepSpec, run: RunFacts | None) -> Iterator[str]:
     }
     if said := ", ".join(f"{number} {what}" for what, number in numbers.items() if number > 0):
         yield said
-    if seconds := getattr(counts, "seconds", 0.0):
-        yield f"{seconds:.3g} s"
+    if counts.seconds:
+        yield f"{_duration(counts.seconds)} in all"
     if _was_interrupted(spec, run):
         yield "active when the run timed out"
     for wait in run.open_waits:
