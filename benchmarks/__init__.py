@@ -21,6 +21,7 @@ count.
 #               memory       what a waiting run holds, and whether a long-running program grows
 #               fairness     how long other tasks wait next to a run that never awaits
 #               drawing      how long the picture of a graph takes
+#               instruments  what a step costs that instruments are told about
 #
 #   showing     tables       a table as text and as Markdown
 #               report       the main table, and the file with all tables

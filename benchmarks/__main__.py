@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from . import backends, drawing, fairness, growth, imports, machine, memory, report
+from . import backends, drawing, fairness, growth, imports, instruments, machine, memory, report
 from .measuring import Result, measure
 from .rows import make_rows
 from .tables import Table
@@ -41,7 +41,15 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line as a namespace with `backends`, `rounds`, `quick` and `only`."""
     rows = [row.name for row in make_rows(backends.ASYNCIO, quick=True)]
-    names = [*rows, imports.NAME, growth.NAME, memory.NAME, fairness.NAME, drawing.NAME]
+    names = [
+        *rows,
+        imports.NAME,
+        growth.NAME,
+        memory.NAME,
+        fairness.NAME,
+        drawing.NAME,
+        instruments.NAME,
+    ]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     found = backends.installed()
     parser.add_argument(
@@ -110,6 +118,9 @@ def measure_more(arguments: argparse.Namespace) -> list[Table]:
     if only in (None, drawing.NAME):
         tell(drawing.NAME)
         tables.append(drawing.measure_drawing(arguments.rounds, quick=quick))
+    if only in (None, instruments.NAME):
+        tell(instruments.NAME)
+        tables.append(instruments.measure_instruments(names, arguments.rounds, quick=quick))
     return tables
 
 

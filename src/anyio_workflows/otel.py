@@ -428,9 +428,10 @@ class OpenTelemetryInstrument(Instrument):
 def _returned(returned: Event | list[Event] | None) -> dict[str, list[str] | int]:
     if returned is None:
         return {}
-    events = returned if isinstance(returned, list) else [returned]
-    names = list(dict.fromkeys(type(event).__name__ for event in events))
-    return {_RETURNED: names, _RETURNED_COUNT: len(events)}
+    if not isinstance(returned, list):
+        return {_RETURNED: [type(returned).__name__]}
+    names = list(dict.fromkeys(type(event).__name__ for event in returned))
+    return {_RETURNED: names, _RETURNED_COUNT: len(returned)}
 
 
 def _set_error(span: Span, error: BaseException, recorded: bool = False) -> None:
