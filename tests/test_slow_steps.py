@@ -257,6 +257,24 @@ async def test_i4_one_warning_per_step_whatever_the_run_and_the_instance(
     assert sorted(warnings(caplog)) == [held("0.5", "another"), held("0.75")]
 
 
+async def test_i4_a_step_does_not_answer_for_another_one_in_the_same_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Line(Workflow[Any]):
+        @step
+        async def first(self, ev: StartEvent) -> Item:
+            hog(2**-12)  # too short for a checkpoint after it
+            return Item()
+
+        @step
+        async def second(self, ev: Item) -> StopEvent:
+            hog(0.5 - 2**-13)
+            return StopEvent()
+
+    await Line().run()
+    assert warnings(caplog) == []
+
+
 async def test_i4_each_step_answers_for_its_own_time(caplog: pytest.LogCaptureFixture) -> None:
     class Line(Workflow[Any]):
         @step
@@ -425,7 +443,12 @@ async def test_t2_a_late_timeout_names_the_three_that_held_the_loop_longest() ->
 
 
 async def test_t2_a_step_is_not_accused_of_what_it_does_not_explain() -> None:
-    handler = make_neighbour(forever, 0.25)(timeout=2).run()
+    async def hold_and_fail(ctx: Context) -> None:
+        await anyio.sleep(1)
+        hog(1)
+        raise ValueError
+
+    handler = make_step(hold_and_fail)(timeout=2).run()
     await anyio.sleep(0.5)
     hog(4)  # both the step and the timeout are late now
     await read(handler)
@@ -434,6 +457,25 @@ async def test_t2_a_step_is_not_accused_of_what_it_does_not_explain() -> None:
     assert error.late >= 2.5
     assert error.holders == {}
     assert "because something blocked the event loop until then" in str(error)
+
+
+async def test_t2_a_step_is_not_accused_of_what_its_tasks_do() -> None:
+    async def start_task(ctx: Context) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(hold_and_send, ctx)
+
+    async def hold_and_send(ctx: Context) -> None:
+        await anyio.sleep(1)
+        hog(3)
+        ctx.send_event(StopEvent())
+
+    error = await timeout_of(make_step(start_task)(timeout=2))
+    assert (error.late, error.holders, error.suspects) == (2, {}, ["work"])
+
+
+async def test_t2_a_timeout_that_is_noticed_in_time_names_no_step() -> None:
+    error = await timeout_of(make_neighbour(forever, 1.03125)(timeout=2))
+    assert (error.late, error.holders) == (0.03125, {})
 
 
 async def test_t4_a_step_that_sends_the_stop_event_too_late_is_named() -> None:
@@ -482,7 +524,11 @@ async def test_r8_a_timeout_in_time_or_late_for_another_reason_accuses_none() ->
                 await anyio.sleep(10)
                 hog(0.25)
 
-    for act in (forever, clean_up):
+    async def hold_a_moment(ctx: Context) -> None:
+        await anyio.sleep(1)
+        hog(1.03125)
+
+    for act in (forever, clean_up, hold_a_moment):
         handler = make_step(act, timeout=2)().run()
         await read(handler)
         assert not [note for note in notes(error_of(handler)) if "late" in note]
@@ -510,6 +556,12 @@ async def test_i4_a_cancellation_that_came_in_time_names_no_step() -> None:
         assert notes(await cancelled_after(seconds)) == []
     for bound in (8, None):
         assert notes(await cancelled_after(2, slow_step_warning=bound)) == []
+
+
+async def test_i4_a_failure_never_comes_late() -> None:
+    handler = make_step(before_an_error)().run()
+    await read(handler)
+    assert not [note for note in notes(error_of(handler)) if "late" in note]
 
 
 async def test_i4_a_cancellation_says_which_step_held_the_loop_while_it_was_cleaning_up() -> None:
@@ -657,3 +709,18 @@ def trio_token() -> Any:
     import trio
 
     return trio.lowlevel.current_trio_token()
+
+
+@on_asyncio
+async def test_t8_what_is_thrown_into_a_worker_arrives_in_its_step() -> None:
+    """A native cancellation that meets no future but a bare `yield`."""
+
+    async def be_cancelled(ctx: Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await asyncio.sleep(0)
+
+    handler = make_step(be_cancelled)().run()
+    await read(handler)
+    assert isinstance(error_of(handler).__cause__, asyncio.CancelledError)

@@ -159,10 +159,6 @@ class _Watched(Generator[Any, Any, None]):
         """Resume the coroutine with an exception, until it suspends again."""
         return self.send(typ if val is None else val, self._coroutine.throw)
 
-    def close(self) -> None:
-        """End the coroutine."""
-        self._coroutine.close()
-
     def __getattr__(self, name: str) -> Any:
         """Look like the coroutine (`cr_frame`, `cr_await`) to what prints the stacks of tasks."""
         return getattr(self._coroutine, name)
