@@ -375,19 +375,22 @@ class Run:
                         await self._pool.wait_until_gone()
                     if timeout_scope.cancel_called:
                         break
-        if self._pool.size:
-            held = holds_of(self.loop).seen(cancelled_at, self.loop.current_time(), self)
-            logger.warning(
-                "%s: gave up waiting for steps that are still running %g seconds after being cancelled: "
-                "%s%s",
-                self,
-                self._settings.cleanup_timeout,
-                ", ".join(self.ledger.queues.active_steps()),
-                f"; {held_by(held)}" if held else "",
-            )
+            if self._pool.size:
+                self._report_given_up(cancelled_at)
         while self._children:  # each ends within its own cleanup timeout
             with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
                 await next(iter(self._children)).wait_until_ended()
+
+    def _report_given_up(self, cancelled_at: float) -> None:
+        """Log which steps have not ended in their time, and which ones held the event loop meanwhile."""
+        held = holds_of(self.loop).seen(cancelled_at, self.loop.current_time(), self)
+        logger.warning(
+            "%s: gave up waiting for steps that are still running %g seconds after being cancelled: %s%s",
+            self,
+            self._settings.cleanup_timeout,
+            ", ".join(self.ledger.queues.active_steps()),
+            f"; {held_by(held)}" if held else "",
+        )
 
     async def _close_resources(self, resources: ResourceManager) -> None:
         """Close what the steps used; what fails there fails a run that went well (P5)."""
