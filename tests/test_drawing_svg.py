@@ -75,6 +75,14 @@ def test_every_target_has_an_arrow_head_for_each_kind_of_edge(picture: Picture) 
 
 @given(pictures())
 @example(EVERY_FORM)
+def test_where_an_edge_joins_another_there_is_no_arrow_head(picture: Picture) -> None:
+    edges = [e for e in with_class(parsed(svg(picture)), "aw-edge") if e.get("data-source")]
+    heads = [bool(with_class(edge, "aw-tip")) for edge in edges]
+    assert heads == [route.joins is None for route in layout(picture).routes]
+
+
+@given(pictures())
+@example(EVERY_FORM)
 def test_nothing_leaks_to_the_page_or_collides_with_another_picture(picture: Picture) -> None:
     text = svg(picture)
     root = parsed(text)
@@ -175,6 +183,12 @@ def test_the_legend_shows_the_forms_that_occur() -> None:
     one = Picture("One", (Node("a", "a", "step", state="done"),), (Edge("a", "a", "wait"),))
     assert legend(one) == ["step", "asked or awaited inside a step", "done"]
     assert len(legend(EVERY_FORM)) == len(NODE_KINDS) + len(EDGE_KINDS) + len(STATES) - 1
+
+
+def test_the_legend_of_a_small_picture_has_several_rows() -> None:
+    nodes = tuple(Node(kind, "a", kind) for kind in NODE_KINDS[:3])
+    edges = tuple(Edge("step", "step", kind) for kind in EDGE_KINDS)
+    assert int(parsed(svg(Picture("Small", nodes, edges))).get("width", "")) <= 480
 
 
 def heading(picture: Picture) -> list[str]:
