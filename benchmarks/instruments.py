@@ -57,7 +57,7 @@ def measure_instruments(backend_names: list[str], rounds: int, *, quick: bool) -
             added = Spread.of([told - alone for told, alone in pairs]).median
             times = Spread.of([told / alone for told, alone in pairs]).median
             cost = Spread.of(each).median
-            table.add(name, backend, f"{cost:.1f}", f"{added:+.1f}", f"x{times:.1f}")
+            table.add(name, backend, f"{cost:.2f}", f"{added:+.2f}", f"x{times:.1f}")
     return table
 
 
@@ -71,7 +71,11 @@ def _cost(instruments: list[Instrument], steps: int) -> Measure:
 @contextmanager
 def listeners() -> Iterator[dict[str, list[Instrument]]]:
     """Make what is compared, by its name; OpenTelemetry only as far as it is installed."""
-    found: dict[str, list[Instrument]] = {ALONE: [], "one that does nothing": [Silent()]}
+    found: dict[str, list[Instrument]] = {
+        ALONE: [],
+        "one that asks for nothing": [Instrument()],
+        "one that does nothing": [Silent()],
+    }
     if not find_spec("opentelemetry"):
         yield found
         return

@@ -569,8 +569,8 @@ async def test_s5_input_that_nobody_accepts_is_no_unhandled_event(
     assert kinds(events) == [
         StepStateChanged,
         StepStateChanged,
-        Question,
         StepStateChanged,
+        Question,
         WorkflowIdleEvent,
         WorkflowTimedOutEvent,
     ]
