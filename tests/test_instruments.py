@@ -468,6 +468,16 @@ async def test_i1_restored_work_is_told_when_the_run_starts() -> None:
     assert [record.seq for _, record in tape.named("event_written")] == [1, 2]
 
 
+async def test_i1_an_instrument_that_is_given_twice_is_told_once() -> None:
+    async def act(ctx: Context) -> Event:
+        return StopEvent()
+
+    tape, other = Tape(), Tape()
+    await Works(act, instruments=[tape, tape]).run(instruments=[other, tape])
+    assert len(tape.named("run_started")) == len(tape.named("execution_queued")) == 1
+    assert tape.names() == other.names()
+
+
 async def test_i1_a_child_run_names_its_parent() -> None:
     tape = Tape()
 

@@ -95,7 +95,8 @@ class Instruments:
             None if run.parent is None or work is None else work.id,
         )
         self._own = list(own)
-        self._told = [*self.shared, *self._own]
+        told = {id(one): one for one in (*self.shared, *self._own)}  # each is told once
+        self._told = list(told.values())
         self._hooks, self._executions, self._written = {}, {}, 0
         self._find_hooks()
 
