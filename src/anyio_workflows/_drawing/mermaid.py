@@ -30,7 +30,7 @@ _SHAPES: Mapping[NodeKind, tuple[str, str]] = {
 }
 _ARROWS: Mapping[EdgeKind, str] = {"event": "-->", "list": "==>", "failure": "-.->", "wait": "-.->"}
 
-_STYLES: Mapping[NodeKind | NodeState, str] = {
+_STYLES: Mapping[NodeKind, str] = {
     "start": "fill:#ddf4ff,stroke:#57606a,color:#1f2328",
     "stop": "fill:#ddf4ff,stroke:#57606a,color:#1f2328,stroke-width:3px",
     "step": "fill:#f6f8fa,stroke:#57606a,color:#1f2328",
@@ -40,12 +40,15 @@ _STYLES: Mapping[NodeKind | NodeState, str] = {
     "answer": "fill:#fff8c5,stroke:#9a6700,color:#1f2328",
     "outside": "fill:#fff8c5,stroke:#9a6700,color:#1f2328,stroke-dasharray:5 3",
     "unhandled": "fill:#ffebe9,stroke:#cf222e,color:#1f2328,stroke-dasharray:5 3",
+}
+"""Both colours are given of each box, so that it can be read on a light and on a dark page."""
+
+_STATES: Mapping[NodeState, str] = {
     "running": "stroke:#0969da,stroke-width:3px",
     "waiting": "stroke:#9a6700,stroke-width:3px",
     "done": "stroke:#1a7f37,stroke-width:3px",
     "failed": "stroke:#cf222e,stroke-width:3px",
 }
-"""Both colours are given of each box, so that it can be read on a light and on a dark page."""
 
 _EDGE_STYLES: Mapping[EdgeKind, str] = {
     "failure": "stroke:#e5534b,stroke-width:2px",
@@ -66,9 +69,9 @@ def mermaid(picture: Picture) -> str:
     lines += _legend(picture, kinds)
     for kind in node_legend(picture):
         lines.append(f"    classDef {kind} {_STYLES[kind]}")
-    for state in dict.fromkeys(node.state for node in picture.nodes if node.state):
-        names = ",".join(ids[node.id] for node in picture.nodes if node.state == state)
-        lines += [f"    classDef {state} {_STYLES[state]}", f"    class {names} {state}"]
+    for state, style in _STATES.items():
+        if names := ",".join(ids[node.id] for node in picture.nodes if node.state == state):
+            lines += [f"    classDef {state} {style}", f"    class {names} {state}"]
     for edge_kind, style in _EDGE_STYLES.items():
         if numbers := ",".join(str(n) for n, each in enumerate(kinds) if each == edge_kind):
             lines.append(f"    linkStyle {numbers} {style}")

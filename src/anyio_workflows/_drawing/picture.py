@@ -281,21 +281,25 @@ class _Painter:
                 self._add_edge(node, self.step_ids[spec.name])
 
     def _add_outputs(self, spec: StepSpec) -> None:
-        ways: list[tuple[EventType, EdgeKind]] = [(one, "event") for one in spec.returns]
-        ways += [(one, "list") for one in spec.returns_list]
-        for returned, kind in ways:
-            takers = [self.step_ids[taker.name] for taker in self.graph.takers(returned)]
-            waiters = self._waiters(returned)
-            if issubclass(returned, _ALWAYS_DRAWN) or not (takers or waiters):
-                node = self._event_node(returned, _kind_of(returned, "unhandled"))
-                self._add_edge(self.step_ids[spec.name], node, kind)
-                for taker in takers:
-                    self._add_edge(node, taker)
-                continue
+        for returned in spec.returns:
+            self._add_output(spec, returned, "event")
+        for returned in spec.returns_list:
+            self._add_output(spec, returned, "list")
+
+    def _add_output(self, spec: StepSpec, returned: EventType, kind: EdgeKind) -> None:
+        step = self.step_ids[spec.name]
+        takers = [self.step_ids[taker.name] for taker in self.graph.takers(returned)]
+        waiters = self._waiters(returned)
+        if issubclass(returned, _ALWAYS_DRAWN) or not (takers or waiters):
+            node = self._event_node(returned, _kind_of(returned, "unhandled"))
+            self._add_edge(step, node, kind)
             for taker in takers:
-                self._add_edge(self.step_ids[spec.name], taker, kind, returned.__name__)
-            for waiter in waiters:
-                self._add_edge(self.step_ids[spec.name], waiter, "wait", returned.__name__)
+                self._add_edge(node, taker)
+            return
+        for taker in takers:
+            self._add_edge(step, taker, kind, returned.__name__)
+        for waiter in waiters:
+            self._add_edge(step, waiter, "wait", returned.__name__)
 
     def _add_waits(self, spec: StepSpec) -> None:
         waits = self.waits[spec.name]
@@ -348,7 +352,10 @@ def _kind_of(event_type: EventType, otherwise: NodeKind) -> NodeKind:
         (InputRequiredEvent, "question"),
         (HumanResponseEvent, "answer"),
     ]
-    return next((kind for cls, kind in kinds if issubclass(event_type, cls)), otherwise)
+    for cls, kind in kinds:
+        if issubclass(event_type, cls):
+            return kind
+    return otherwise
 
 
 def _doc_of(documented: object) -> str:

@@ -86,9 +86,9 @@ def _legend(picture: Picture) -> Iterator[str]:
     for kind, words in node_legend(picture).items():
         if kind in _SIGNS:
             yield f"{_SIGNS[kind]} {words}"
-    for state in dict.fromkeys(node.state for node in picture.nodes if node.kind in _SIGNS):
-        if state:
-            yield f"{_STATE_SIGNS[state]} {state}"
+    for state, sign in _STATE_SIGNS.items():
+        if any(node.state == state for node in picture.nodes if node.kind in _SIGNS):
+            yield f"{sign} {state}"
     for edge_kind, words in edge_legend(picture).items():
         yield f"{_OUT_OF[edge_kind]} {words}"
 
