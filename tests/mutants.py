@@ -369,14 +369,14 @@ MUTANTS = [
     Mutant(
         "swallow a stray cancellation",
         "WorkerPool._settle_exception",
-        "dispatch.settle_error(work, _stray_cancellation(work, exc), now)",
+        "dispatch.settle_error(work, stray_cancellation(work, exc), now)",
         'dispatch._finish(work, "returned")',
         "T8: a step that leaks a cancellation ends without a word",
     ),
     Mutant(
         "raise a failure in a group",
         "WorkerPool._settle_exception",
-        "_name_stop_iteration(exc)",
+        "name_stop_iteration(exc)",
         'BaseExceptionGroup("unhandled", [exc])',
         "T5: `await handler` raises another object than the step did",
     ),

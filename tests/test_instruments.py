@@ -245,6 +245,7 @@ async def test_i1_a_wait_is_told_around_the_time_without_a_worker() -> None:
         "outcome": "answered",
         "answer": Answer(text="!"),
         "time": began + 2,
+        "source": None,
     }
     [(run, sent)] = tape.named("event_sent")
     assert attrs.asdict(sent, recurse=False) == {
@@ -383,6 +384,35 @@ async def test_i1_sources_of_a_set_and_of_sent_events() -> None:
         (type(sent.event), sent.sender, sent.taken_by) for _, sent in tape.named("event_sent")
     ]
     assert senders == [(Other, 1, ("both",)), (Answer, None, ("both",))]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_i1_the_source_of_an_answer_is_the_execution_that_gave_it(sends: bool) -> None:
+    class Asks(Workflow[Any]):
+        @step
+        async def begin(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=0), Item(n=1)]
+
+        @step
+        async def work(self, ctx: Context, ev: Item) -> Other | Done:
+            if ev.n == 0:
+                await ctx.wait_for_event(Other)
+                return Done()
+            await anyio.sleep(1)
+            if sends:
+                ctx.send_event(Other())
+            return Done() if sends else Other()
+
+        @step
+        async def join(self, evs: list[Done]) -> StopEvent:
+            return StopEvent()
+
+    tape = Tape()
+    await Asks(disable_validation=True).run(instruments=[tape])
+    [(_, _, result)] = tape.named("wait_ended")
+    executions = [one for (one,) in tape.named("execution_queued")]
+    [sender] = [one.id for one in executions if one.event == Item(n=1)]
+    assert (result.outcome, result.source) == ("answered", sender)
 
 
 async def test_i1_what_a_batch_drops_is_cancelled_after_its_cause() -> None:

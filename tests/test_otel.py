@@ -362,7 +362,7 @@ async def test_i1_a_repeated_attempt_does_not_wait_again_for_what_it_has_got(
     )
 
 
-async def test_i1_an_answer_that_a_step_returns_is_linked_to_no_sender(
+async def test_i1_an_answer_that_a_step_returns_is_linked_to_that_step(
     telemetry: Telemetry,
 ) -> None:
     class Inside(Workflow[str]):
@@ -384,7 +384,8 @@ async def test_i1_an_answer_that_a_step_returns_is_linked_to_no_sender(
     with telemetry.tracer.start_as_current_span("request 1"):
         handler = Inside(instruments=[telemetry.instrument], disable_validation=True).run()
     await handler
-    assert links(telemetry.one("wait for Joined")) == []
+    [reply] = telemetry.named("execute reply")
+    assert links(telemetry.one("wait for Joined")) == [("source", reply.context.span_id)]
 
 
 # --- Errors and endings -------------------------------------------------------------------------------

@@ -187,11 +187,13 @@ class WaitResult:
         outcome: `"answered"`, `"timed_out"`, or `"cancelled"` if the attempt ended or gave up waiting.
         answer: The event that answered it.
         time: When it ended.
+        source: The id of the execution that returned or sent the answer; `None` if it came from outside.
     """
 
     outcome: Literal["answered", "timed_out", "cancelled"]
     answer: Event | None
     time: float
+    source: int | None = None
 
 
 # --- The port ----------------------------------------------------------------------------------------

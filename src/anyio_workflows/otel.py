@@ -397,7 +397,10 @@ class OpenTelemetryInstrument(Instrument):
         if (span := attempt.waits.pop(wait.id, None)) is None:
             return
         span.set_attribute(_WAIT_OUTCOME, result.outcome)
-        if result.outcome == "answered" and (sender := self._sender(state)) is not None:
+        if result.source is not None:
+            if (link := state.link_to(result.source)) is not None:
+                span.add_link(link.context, _SOURCE)
+        elif result.outcome == "answered" and (sender := self._sender(state)) is not None:
             span.add_link(sender, _SENDER)
         span.end()
 

@@ -22,6 +22,7 @@
 #               to the stream
 #   resources   the task that opens and closes what steps are given
 #   block       the `async with workflow:` block, which owns runs and what they share
+#   faults      the failures of steps that misbehave
 #   workers     the tasks that call steps, and what becomes of results and errors
 #   run         the run: start, host, end
 #

@@ -243,7 +243,8 @@ class Instruments:
             outcome: Literal["answered", "timed_out", "cancelled"] = "cancelled"
             if wait.over:
                 outcome = "timed_out" if wait.timed_out else "answered"
-            result = WaitResult(outcome, wait.answer, self._current_time())
+            source = self._ledger.source if outcome == "answered" else None
+            result = WaitResult(outcome, wait.answer, self._current_time(), source)
             self._tell("wait_ended", record, wait.as_open(), result)
 
     # --- Events, and the run ----------------------------------------------------------------------

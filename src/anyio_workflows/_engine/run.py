@@ -259,9 +259,10 @@ class Run:
         if not isinstance(wait_id, str):
             what = short_repr(wait_id)
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
-        taken_by = (self.ledger.answer(event, wait_id, step),)
         if self._instruments.active:
             self._instruments.sending(None)
+        taken_by = (self.ledger.answer(event, wait_id, step),)
+        if self._instruments.active:
             self._instruments.event_sent(event, taken_by, step, wait_id)
         self._pool.spawn_worker()
         return taken_by

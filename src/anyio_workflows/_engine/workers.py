@@ -44,6 +44,7 @@ from .describing import (
     describe_result,
     describe_unhandled,
 )
+from .faults import name_stop_iteration, policy_error, scope_left_open, stray_cancellation
 from .instruments import Instruments
 from .outcome import Decision, Outcome
 from .resources import ResourceManager, SharedValues
@@ -311,7 +312,7 @@ class WorkerPool:
         if now - work.started > _SECONDS_PER_CHECKPOINT:
             look_at(self._run.loop, now, self._slow_step_warning)
             if self._scope_left_open(result):
-                self._dispatch.fail(work, _scope_error(work), now)
+                self._dispatch.fail(work, scope_left_open(work), now)
                 return
         self._dispatch.settle_result(work, result, now)
 
@@ -321,11 +322,11 @@ class WorkerPool:
         if now >= decision.deadline:
             decision.decide_cancellation()
         if not is_cancellation(exc):
-            dispatch.settle_error(work, _name_stop_iteration(exc), now)
+            dispatch.settle_error(work, name_stop_iteration(exc), now)
         elif work.dropped or decision.is_being_cancelled():
             dispatch.settle_cancellation(work, now)
         else:
-            dispatch.settle_error(work, _stray_cancellation(work, exc), now)
+            dispatch.settle_error(work, stray_cancellation(work, exc), now)
         if work.due is not None:  # it is retried after a delay
             self.watch_delays()
 
@@ -400,36 +401,6 @@ class WorkerPool:
             context._give_up()  # the thread may still run
             raise
         return result
-
-
-def _stray_cancellation(work: Work, exc: BaseException) -> BaseException:
-    """Return the failure for a cancellation that was not requested (T8)."""
-    error = WorkflowRuntimeError(
-        f"step {work.step} raised a cancellation, although it had not been cancelled; a cancel "
-        "scope, task or timeout inside the step leaks its own"
-    )
-    error.__cause__ = exc
-    return error
-
-
-def _scope_error(work: Work) -> BaseException:
-    return WorkflowRuntimeError(
-        f"step {work.step}, or one before it in the same task, left a cancel scope open, as "
-        "an async generator does that is not exhausted; close it, with contextlib.aclosing()"
-    )
-
-
-def _name_stop_iteration(exc: BaseException) -> BaseException:
-    """Name a `StopIteration`, which Python turns into a `RuntimeError` on its own (T5)."""
-    if (
-        type(exc) is RuntimeError
-        and isinstance(exc.__cause__, StopIteration)
-        and exc.args == ("coroutine raised StopIteration",)
-    ):
-        error = WorkflowRuntimeError("the step raised StopIteration")
-        error.__cause__ = exc.__cause__
-        return error
-    return exc
 
 
 # --- What steps returned or raised ----------------------------------------------------------------
@@ -596,7 +567,7 @@ class Dispatch:
             try:
                 delay = _ask_policy(work, error, now)
             except BaseException as exc:
-                self.fail(work, _policy_error(work, exc, error), now)
+                self.fail(work, policy_error(work, exc, error), now)
                 return
             if delay is not None:
                 self._retry(work, error, now, delay)
@@ -701,16 +672,6 @@ def _ask_policy(work: Work, error: Exception, now: float) -> float | None:
             "number of seconds, 0 or more, or None"
         )
     return delay
-
-
-def _policy_error(work: Work, raised: BaseException, error: Exception) -> BaseException:
-    """Return what a policy raised, with the step's error as its cause."""
-    if isinstance(raised, StopIteration) or is_cancellation(raised):  # would be misunderstood (T5)
-        what = f"the retry policy of step {work.step} raised {type(raised).__name__}"
-        raised = WorkflowRuntimeError(what)
-    if raised is not error and raised.__cause__ is None:
-        raised.__cause__ = error
-    return raised
 
 
 def _elapsed(work: Work, now: float) -> float:
