@@ -515,24 +515,27 @@ EXECUTED = "executions so far: begin 1"
 
 
 @pytest.mark.parametrize(
-    ("events", "lines"),
+    ("events", "lines", "failed"),
     [
-        ([Item()], ["step run_long: running for 28 s"]),
-        ([Item()] * 4, ["step run_long: running for 28 s, 3 queued"]),
-        ([Answer()], ["step ask: waiting for Answer"]),
-        ([Answer()] * 3, ["step ask: waiting for Answer (3 times)"]),
-        ([Answer(n=1)] * 2, ["step ask: running for 28 s (2 times)"]),
+        ([Item()], ["step run_long: running for 28 s"], 0),
+        ([Item()] * 4, ["step run_long: running for 28 s, 3 queued"], 0),
+        ([Answer()], ["step ask: waiting for Answer"], 0),
+        ([Answer()] * 3, ["step ask: waiting for Answer (3 times)"], 0),
+        ([Answer(n=1)] * 2, ["step ask: running for 28 s (2 times)"], 0),
         (
             [Other(n=3)],
             ["step fail: in a retry delay, attempt 2 is due in 75 s"],
+            1,
         ),
         (
             [Other(n=3), Other(n=5)],
             ["step fail: in a retry delay (2 times), attempt 2 is due in 75 s"],
+            2,
         ),
         (
             [Other(n=3), Other(n=1000), Other()],
             ["step fail: running for 25 s, in a retry delay, attempt 2 is due in 75 s, 1 queued"],
+            1,
         ),
         (
             [Item(), Other(), Answer(), Answer(n=1)],
@@ -541,6 +544,7 @@ EXECUTED = "executions so far: begin 1"
                 "step fail: in a retry delay, attempt 2 is due in 72 s",
                 "step run_long: running for 28 s",
             ],
+            1,
         ),
     ],
     ids=[
@@ -556,10 +560,11 @@ EXECUTED = "executions so far: begin 1"
     ],
 )
 async def test_t2_a_timeout_says_what_each_step_was_doing(
-    events: list[Event], lines: list[str]
+    events: list[Event], lines: list[str], failed: int
 ) -> None:
     error = await timed_out(Busy(skip_graph_checks=["reachability"]).run(events=events))
-    assert str(error) == "\n  ".join([DEADLINE + "at that time:", *lines, EXECUTED])
+    executed = f"{EXECUTED}, fail {failed}" if failed else EXECUTED  # attempts count, too
+    assert str(error) == "\n  ".join([DEADLINE + "at that time:", *lines, executed])
     assert error.active_steps == [line.split(":")[0].split()[1] for line in lines]
 
 

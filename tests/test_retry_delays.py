@@ -48,7 +48,8 @@ async def test_x1_timeout_names_the_delay() -> None:
         await handler
     assert str(caught.value) == (
         "the run did not end within 10 s; at that time:\n"
-        "  step work: in a retry delay, attempt 2 is due in 991 s"
+        "  step work: in a retry delay, attempt 2 is due in 991 s\n"
+        "  executions so far: work 1"
     )
 
 
