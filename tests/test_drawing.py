@@ -30,6 +30,7 @@ from anyio_workflows import (
     StepFailedEvent,
     StopEvent,
     Workflow,
+    WorkflowCancelledEvent,
     catch_error,
     step,
 )
@@ -95,7 +96,12 @@ def test_a_workflow_its_class_and_its_graph_are_the_same_picture():
 
 @pytest.mark.parametrize(
     ("given", "hint"),
-    [("mermaids", "did you mean 'mermaid'?"), ("png", "known: dot, "), (None, "use a name")],
+    [
+        ("mermaids", "did you mean 'mermaid'?"),
+        ("SVG", "did you mean 'svg'?"),
+        ("png", "use one of these (formats: svg, mermaid, dot, text)"),
+        (None, "use one of these (formats: svg, mermaid, dot, text)"),
+    ],
 )
 def test_an_unknown_format(given: Any, hint: str):
     with pytest.raises(WorkflowConfigurationError, match=re.escape(hint)) as caught:
@@ -120,6 +126,8 @@ async def test_what_is_no_handler_is_refused():
     handler = await failed()
     with pytest.raises(WorkflowConfigurationError, match=r"draw\(workflow, run=handler\)"):
         draw(handler, "text")  # type: ignore[arg-type]
+    with pytest.raises(WorkflowConfigurationError, match=r"draw\(workflow, run=handler\)"):
+        draw(Surveying, handler)  # type: ignore[arg-type]
 
 
 @pytest.mark.anyio
@@ -436,6 +444,17 @@ def test_i5_how_long_a_step_took(seconds: float, shown: str):
     notes = {node.id: node.notes for node in picture.nodes}
     assert notes["start"] == ("1 done", f"{shown} in all")
     assert notes["read"] == ("1 worker",)
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [(None, "running"), (WorkflowCancelledEvent(), "")], ids=["running", "ended"]
+)
+def test_i5_work_that_a_run_has_left_is_not_running(end: StopEvent | None, state: str):
+    counts = {"start": StepStatistics(done=2, queued=1), "read": StepStatistics(delayed=1)}
+    facts = RunFacts(Failing().graph, "ended" if end else "running", counts, end=end)
+    picture = picture_of(Failing._readable_graph(), facts)
+    states = {node.id: node.state for node in picture.nodes}
+    assert (states["start"], states["read"]) == (state, state)
 
 
 # --- Every format has everything --------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -681,6 +682,26 @@ async def test_i1_what_is_no_instrument_is_refused(given: Any) -> None:
         Works(act, instruments=given)
     with pytest.raises(WorkflowConfigurationError, match="instrument"):
         Works(act).run(instruments=given)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_i1_an_async_method_is_refused_when_the_class_is_defined(hook: str) -> None:
+    async def method(self: Instrument, *args: Any) -> None: ...
+
+    with pytest.raises(WorkflowConfigurationError, match=rf"^Slow\.{hook}\(\) is async, .* 'def'"):
+        type("Slow", (Instrument,), {hook: method})
+    assert type("Fine", (Instrument,), {"flush": method, hook: print})
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [("mine", "logging.getLogger('mine')"), (3, "logging.getLogger('my_program')")],
+)
+def test_i1_a_logging_instrument_takes_a_logger(given: Any, remedy: str) -> None:
+    with pytest.raises(
+        WorkflowConfigurationError, match=re.escape(f"not {given!r}; give it {remedy}")
+    ):
+        LoggingInstrument(given)
 
 
 async def test_i1_a_logging_instrument_logs_where_it_is_told(

@@ -107,7 +107,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "state": {"InMemoryStateStore": _STORE},
     "workflow": {
         "WorkflowMeta": "Workflow has no metaclass; write type[Workflow]",
-        "dispatcher": "handler.stream_events(expose_internal=True) shows what happens in a run",
+        "dispatcher": "an anyio_workflows.instrument.Instrument is told what happens in runs",
     },
 }
 """Module, "" for the package -> name in the same module of the reference -> what to use instead."""

@@ -14,7 +14,7 @@ from ._drawing.page import notebook_part
 from ._drawing.picture import Picture, RunFacts, picture_of
 from ._drawing.plain import plain
 from ._drawing.svg import svg
-from ._messages import namesakes, nearest, short_repr
+from ._messages import closest, namesakes, short_repr
 from .errors import WorkflowConfigurationError
 from .graph import Graph
 from .handler import WorkflowHandler
@@ -77,12 +77,15 @@ def draw(
             or that of another workflow.
     """
     if format not in get_args(DrawingFormat):  # a tuple, which anything can be looked up in
-        hint = nearest(format, _WRITERS) if isinstance(format, str) else "use a name"
+        hint = closest(format.lower(), _WRITERS) if isinstance(format, str) else ""
+        if isinstance(format, WorkflowHandler):
+            hint = "a run is drawn with draw(workflow, run=handler)"
         raise WorkflowConfigurationError(
-            f"draw() has no format {short_repr(format)}; {hint} (formats: {', '.join(_WRITERS)})"
+            f"draw() has no format {short_repr(format)}; {hint or 'use one of these'} "
+            f"(formats: {', '.join(_WRITERS)})"
         )
     write_as = _WRITERS[format]
-    graph = _graph_of(workflow)
+    graph = _graph_of(workflow, "draw")
     if run is None:
         return write_as(picture_of(graph))
     facts = _facts_of(run, graph)
@@ -112,7 +115,9 @@ def draw_all_possible_flows(
             the suffix is another one.
         OSError: If the file cannot be written.
     """
-    write(filename, picture_of(_graph_of(workflow)), (), max_label_length)
+    write(
+        filename, picture_of(_graph_of(workflow, "draw_all_possible_flows")), (), max_label_length
+    )
 
 
 def draw_most_recent_execution(
@@ -149,16 +154,17 @@ def draw_most_recent_execution(
     write(filename, picture, handler._summary(facts), max_label_length)
 
 
-def _graph_of(workflow: object) -> Graph:
+def _graph_of(workflow: object, function: str) -> Graph:
     if isinstance(workflow, Graph):
         return workflow
     if isinstance(workflow, Workflow):
         return type(workflow)._readable_graph()
     if isinstance(workflow, type) and issubclass(workflow, Workflow):
         return workflow._readable_graph()
-    remedy = "draw(workflow, run=handler)" if isinstance(workflow, WorkflowHandler) else "use one"
-    problem = f"draw() takes a workflow, its class or its graph, not {short_repr(workflow)}"
-    raise WorkflowConfigurationError(f"{problem}; {remedy}")
+    problem = f"{function}() takes a workflow, its class or its graph, not {short_repr(workflow)}"
+    if isinstance(workflow, WorkflowHandler):
+        problem += "; a run is drawn with draw(workflow, run=handler)"
+    raise WorkflowConfigurationError(problem)
 
 
 def _facts_of(run: object, graph: Graph) -> RunFacts:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
 from ._ledger.work import OpenWait
-from ._messages import describe_type, format_seconds
+from ._messages import describe_type, format_seconds, short_repr
+from .errors import WorkflowConfigurationError
 from .events import Event, ExecutionOutcome, StepFailedEvent, StopEvent
 
 __all__ = [
@@ -207,56 +209,65 @@ class Instrument:
 
     All methods are called in the event loop, in the order in which things happen. They are plain functions,
     and should be quick: the run waits for them. They cannot change the run. One that raises is logged, and
-    its instrument is taken off.
+    its instrument is taken off. A class with an `async def` in the place of one is refused.
 
     For each run, `run_started` comes first and `run_ended` last. `execution_queued` is followed by
     `execution_ended`, once, with `execution_started` in between unless the work was cancelled before it
     began. A wait that has started ends once, before its execution.
     """
 
-    def run_started(self, run: RunRecord) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, method in vars(cls).items():
+            if name in vars(Instrument) and inspect.iscoroutinefunction(method):
+                raise WorkflowConfigurationError(
+                    f"{cls.__name__}.{name}() is async, and nothing would await it; write a plain 'def', "
+                    "and put what has to be awaited into a queue"
+                )
+
+    def run_started(self, run: RunRecord, /) -> None:
         """A run was started. Called inside `Workflow.run()`, with the caller's context variables."""
 
-    def run_ended(self, run: RunRecord, result: RunResult) -> None:
+    def run_ended(self, run: RunRecord, result: RunResult, /) -> None:
         """A run has ended. Called before `await handler` returns or raises."""
 
-    def event_written(self, run: RunRecord, record: EventRecord) -> None:
+    def event_written(self, run: RunRecord, record: EventRecord, /) -> None:
         """An event was written to the public stream; the terminal event is the last one."""
 
-    def event_sent(self, run: RunRecord, sent: SentRecord) -> None:
+    def event_sent(self, run: RunRecord, sent: SentRecord, /) -> None:
         """An event was sent with `send_event()`. The executions that it starts are queued before that."""
 
-    def event_unhandled(self, run: RunRecord, event: Event, idle: bool, time: float) -> None:
+    def event_unhandled(self, run: RunRecord, event: Event, idle: bool, time: float, /) -> None:
         """No step takes an event that was returned or sent (R3).
 
         `idle` says that nothing else is in progress.
         """
 
-    def execution_queued(self, execution: ExecutionRecord) -> None:
+    def execution_queued(self, execution: ExecutionRecord, /) -> None:
         """An attempt is queued. Called in the task that returned or sent the event."""
 
-    def execution_started(self, execution: ExecutionRecord, time: float) -> None:
+    def execution_started(self, execution: ExecutionRecord, time: float, /) -> None:
         """An attempt begins. Called in the task that executes the step, with its context variables."""
 
-    def execution_suspended(self, execution: ExecutionRecord, time: float) -> None:
+    def execution_suspended(self, execution: ExecutionRecord, time: float, /) -> None:
         """An attempt waits for an event, and has given its worker back."""
 
-    def execution_resumed(self, execution: ExecutionRecord, time: float) -> None:
+    def execution_resumed(self, execution: ExecutionRecord, time: float, /) -> None:
         """An attempt that was suspended has a worker again."""
 
-    def execution_ended(self, execution: ExecutionRecord, result: ExecutionResult) -> None:
+    def execution_ended(self, execution: ExecutionRecord, result: ExecutionResult, /) -> None:
         """An attempt is over. Called before what it returned is queued.
 
         Called in the task that executed the step, except for attempts that the run gave up.
         """
 
-    def wait_started(self, execution: ExecutionRecord, wait: OpenWait, time: float) -> None:
+    def wait_started(self, execution: ExecutionRecord, wait: OpenWait, time: float, /) -> None:
         """An attempt begins to wait for an event. A repeated attempt tells its waits anew."""
 
-    def wait_ended(self, execution: ExecutionRecord, wait: OpenWait, result: WaitResult) -> None:
+    def wait_ended(self, execution: ExecutionRecord, wait: OpenWait, result: WaitResult, /) -> None:
         """A wait is over."""
 
-    def idle(self, run: RunRecord, time: float) -> None:
+    def idle(self, run: RunRecord, time: float, /) -> None:
         """Nothing is in progress, and the run waits for an event from outside (T9)."""
 
 
@@ -268,9 +279,18 @@ class LoggingInstrument(Instrument):
     Args:
         logger: Where to log, at level INFO. By default to `anyio_workflows.verbose` if that is enabled
             for INFO; otherwise the lines are printed.
+
+    Raises:
+        WorkflowConfigurationError: If `logger` is none.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
+        if not isinstance(logger, logging.Logger | logging.LoggerAdapter | None):
+            example = logger if isinstance(logger, str) else "my_program"
+            raise WorkflowConfigurationError(
+                f"LoggingInstrument() takes a logger, not {short_repr(logger)}; give it "
+                f"logging.getLogger({short_repr(example)})"
+            )
         self._logger = logger
 
     def run_ended(self, run: RunRecord, result: RunResult) -> None:

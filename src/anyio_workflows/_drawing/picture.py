@@ -459,7 +459,9 @@ def _state_of(spec: StepSpec, run: RunFacts | None) -> NodeState:
     if counts.failed or _was_interrupted(spec, run):
         return "failed"
     if counts.queued or counts.delayed:
-        return "running"
+        return (
+            "running" if run.end is None else ""
+        )  # left for a run that continues from the context
     return "done" if counts.done else ""
 
 
