@@ -40,7 +40,11 @@ from anyio_workflows._drawing.picture import Node, Picture, RunFacts, picture_of
 from anyio_workflows._drawing.plain import plain
 from anyio_workflows._ledger.work import StepStatistics
 from anyio_workflows.drawing import DrawingFormat, draw
-from anyio_workflows.errors import WorkflowConfigurationError, WorkflowValidationError
+from anyio_workflows.errors import (
+    WorkflowCancelledByUser,
+    WorkflowConfigurationError,
+    WorkflowValidationError,
+)
 from anyio_workflows.graph import Graph
 
 from .drawn import (
@@ -455,6 +459,30 @@ def test_i5_work_that_a_run_has_left_is_not_running(end: StopEvent | None, state
     picture = picture_of(Failing._readable_graph(), facts)
     states = {node.id: node.state for node in picture.nodes}
     assert (states["start"], states["read"]) == (state, state)
+
+
+@pytest.mark.anyio
+async def test_i5_what_was_cancelled_is_not_done():
+    class Endless(Workflow):
+        @step
+        async def begin(self, ev: StartEvent) -> Go:
+            return Go()
+
+        @step
+        async def wait(self, ev: Go) -> StopEvent:
+            await anyio.sleep_forever()
+            return StopEvent()
+
+    handler = Endless().run()
+    await anyio.wait_all_tasks_blocked()
+    await handler.cancel_run()
+    with pytest.raises(WorkflowCancelledByUser):
+        await handler
+    begin, wait = handler.statistics().steps.values()
+    assert (begin.done, begin.cancelled, wait.done, wait.cancelled) == (1, 0, 1, 1)
+    text = draw(Endless, "text", run=handler)
+    assert "✓ begin; 1 done" in text
+    assert "□ wait; 1 cancelled" in text
 
 
 # --- Every format has everything --------------------------------------------------------------------

@@ -72,6 +72,7 @@ class ModelStep:
     running: list[Event] = attrs.Factory(list)
     delayed: list[Event] = attrs.Factory(list)
     done: list[Event] = attrs.Factory(list)
+    cancelled: int = 0
     retried: int = 0
 
     @property
@@ -138,9 +139,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(choice=st.integers(0))
     def finish(self, choice: int) -> None:
         work = self.running.pop(choice % len(self.running))
-        assert self.ledger.finish(work) == []
+        cancelled = choice % 2 == 1
+        assert self.ledger.finish(work, None if cancelled else Stone) == []
         self.last_finished = work.queue.spec.name
         found = self.model[work.queue.spec.name]
+        found.cancelled += cancelled
         found.done.append(found.running.pop(index_of(work.payload, found.running)))
         self.grant_slots()
 
@@ -213,6 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 running=len(found.running),
                 delayed=len(found.delayed),
                 done=len(found.done),
+                cancelled=found.cancelled,
                 retried=found.retried,
             )
             for name, found in self.model.items()

@@ -88,6 +88,7 @@ class NaiveStep:
     resuming: list[NaiveWork] = attrs.Factory(list)
     delayed: list[tuple[float, NaiveWork]] = attrs.Factory(list)
     done: int = 0
+    cancelled: int = 0
     retried: int = 0
 
 
@@ -142,12 +143,13 @@ class NaiveBooks:
         here.running.append(here.queued.pop(0))
         return here.running[-1]
 
-    def finish(self, work: NaiveWork) -> list[NaiveWork]:
+    def finish(self, work: NaiveWork, cancelled: bool) -> list[NaiveWork]:
         here = self.steps[work.step]
         self.pending.remove(work)
         self.leave(work)
         self.waits = [wait for wait in self.waits if wait not in work.earlier]
         here.done += 1
+        here.cancelled += cancelled
         self.grant(work.step)
         return self.settle()
 
@@ -528,7 +530,7 @@ class KitchenMachine(RuleBasedStateMachine):
         elif kind == "list":
             made = data.draw(st.lists(st.sampled_from(spec.returns_list), max_size=5))
             self.emit_list(work, [event_type() for event_type in made])
-        self.end(work)
+        self.end(work, cancelled=work.dropped)
 
     def emit_list(self, work: NaiveWork, events: list[Event]) -> None:
         work.real.cancel = None
@@ -542,10 +544,11 @@ class KitchenMachine(RuleBasedStateMachine):
             self.carry(self.ledger.seal_branch(branch), self.books.seal(naive))
         self.carry(self.ledger.seal_batch(batch), self.books.seal(naive_batch))
 
-    def end(self, work: NaiveWork) -> None:
+    def end(self, work: NaiveWork, cancelled: bool = False) -> None:
         left = list(work.waits)
         self.last_finished = work.step
-        self.carry(self.ledger.finish(work.real), self.books.finish(work))
+        result = None if cancelled else Berry
+        self.carry(self.ledger.finish(work.real, result), self.books.finish(work, cancelled))
         assert all(wait.refused and wait.answer is None for wait in left)
 
     @precondition(lambda self: self.started())
@@ -667,6 +670,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 waiting=len(s.waiting),
                 delayed=len(s.delayed),
                 done=s.done,
+                cancelled=s.cancelled,
                 retried=s.retried,
             )
             for name, s in steps.items()
@@ -694,7 +698,7 @@ class KitchenMachine(RuleBasedStateMachine):
             else:
                 work = next(work for work in self.started() if not work.answered)
                 work.real.cancel = None
-                self.end(work)
+                self.end(work, cancelled=True)
             self.no_slot_is_free_while_it_is_wanted()
         assert self.ledger.idle
         assert not self.ledger.queues.granted

@@ -459,10 +459,9 @@ def _state_of(spec: StepSpec, run: RunFacts | None) -> NodeState:
     if counts.failed or _was_interrupted(spec, run):
         return "failed"
     if counts.queued or counts.delayed:
-        return (
-            "running" if run.end is None else ""
-        )  # left for a run that continues from the context
-    return "done" if counts.done else ""
+        # What an ended run has left waits for one that continues from its context.
+        return "running" if run.end is None else ""
+    return "done" if counts.done > counts.cancelled else ""
 
 
 def _was_interrupted(spec: StepSpec, run: RunFacts) -> bool:
@@ -486,11 +485,10 @@ def _run_notes(spec: StepSpec, run: RunFacts | None) -> Iterator[str]:
     """Yield what a run did with a step."""
     if run is None or (counts := run.steps.get(spec.name)) is None:
         return
-    # An execution that was interrupted has ended, too.
-    ended = "ended" if _was_interrupted(spec, run) else "done"
     numbers = {
-        ended: counts.done - counts.failed,
+        "done": counts.done - counts.failed - counts.cancelled,
         "failed": counts.failed,
+        "cancelled": counts.cancelled,
         "running": counts.running,
         "waiting": counts.waiting,
         "queued": counts.queued,

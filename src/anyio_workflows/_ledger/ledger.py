@@ -342,6 +342,8 @@ class Ledger:
         work.started = None
         queue.done += 1
         queue.failed += failed
+        if result_type is None:
+            queue.cancelled += 1
         queue.seconds += seconds
         queue.last_result_type = result_type
         self.last_finished = queue.spec.name

@@ -34,8 +34,9 @@ class StepStatistics:
         running: Executions in progress.
         waiting: Executions that wait for an event, or for a worker to continue.
         delayed: Failed executions that wait for their next attempt.
-        done: Executions that ended, those that failed for good included.
+        done: Executions that ended, those that failed for good or were cancelled included.
         failed: Executions that failed for good.
+        cancelled: Executions that were cancelled, with the run or with their batch.
         retried: Attempts that failed and were followed, or are to be followed, by another.
         seconds: How long the attempts that have ended took in all, waits included; not compared by `==`.
     """
@@ -46,6 +47,7 @@ class StepStatistics:
     delayed: int = 0
     done: int = 0
     failed: int = 0
+    cancelled: int = 0
     retried: int = 0
     seconds: float = attrs.field(default=0.0, eq=False)
 
@@ -352,8 +354,9 @@ class StepQueue:
             `granted + running` is above `limit` only by those that were cancelled while they waited.
         waiting: Suspended executions, those in `resuming` included.
         delayed: Pending work in a retry delay.
-        done: Executions that have ended, those that failed for good included; never falls.
+        done: Executions that have ended, those that failed for good or were cancelled included; never falls.
         failed: Executions that failed for good; never falls.
+        cancelled: Executions that were cancelled; never falls.
         retried: Failed attempts that another one follows; never falls.
         seconds: How long the attempts that have ended took in all; never falls.
         resuming: The suspended executions that request a slot to continue, in order; not empty only
@@ -371,6 +374,7 @@ class StepQueue:
     delayed: int = 0
     done: int = 0
     failed: int = 0
+    cancelled: int = 0
     retried: int = 0
     seconds: float = 0.0
     resuming: deque[Work] | None = None
