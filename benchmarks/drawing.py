@@ -30,7 +30,7 @@ def measure_drawing(rounds: int, *, quick: bool) -> Table:
         ["graph", *(f"{size:,} steps" for size in sizes)],
         note=f"Milliseconds for the layout and the SVG of a graph; at most {AIM} are aimed at for 200 steps.",
     )
-    for name, make in (("a chain", chain), ("in parallel", parallel), ("a tree with loops", tree)):
+    for name, make in GRAPHS.items():
         table.add(name, *(f"{_milliseconds(make(size), rounds):.0f}" for size in sizes))
     return table
 
@@ -48,6 +48,18 @@ def chain(steps: int) -> Picture:
     """Return steps one after the other, each of which may also end the run or fail."""
     ways = [(n, n + 1) for n in range(steps - 1)]
     return _picture(steps, ways)
+
+
+def asking(steps: int) -> Picture:
+    """Return a chain each of whose steps may also ask a question and wait for its answer."""
+    made = chain(steps)
+    nodes = (Node("(Question)", "Question", "question"), Node("(Answer)", "Answer", "answer"))
+    names = [node.id for node in made.nodes if node.kind == "step"]
+    edges = (
+        *(Edge(name, "(Question)", "wait") for name in names),
+        *(Edge("(Answer)", name, "wait") for name in names),
+    )
+    return Picture(made.title, made.nodes + nodes, made.edges + edges)
 
 
 def parallel(steps: int) -> Picture:
@@ -79,3 +91,11 @@ def _picture(steps: int, ways: list[tuple[int, int]]) -> Picture:
         Edge("on_error", "(StopEvent)"),
     ]
     return Picture("Measured", tuple(nodes), tuple(edges))
+
+
+GRAPHS = {
+    "a chain": chain,
+    "a chain that asks everywhere": asking,
+    "in parallel": parallel,
+    "a tree with loops": tree,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -68,6 +68,25 @@ def ladder(steps: int) -> Picture:
         edges.append(Edge(f"step_{n}", "on_error", "failure"))
     edges.append(Edge(f"step_{steps - 1}", "(StopEvent)"))
     return Picture("Ladder", tuple(nodes), tuple(edges))
+
+
+def asking(steps: int) -> Picture:
+    """Return a chain in which every step may also stop the run, ask a question, wait for an answer."""
+    names = [f"step_{n}" for n in range(steps)]
+    nodes = (
+        Node("(StartEvent)", "StartEvent", "start"),
+        *(Node(name, name, "step") for name in names),
+        Node("(StopEvent)", "StopEvent", "stop"),
+        Node("(Question)", "Question", "question"),
+        Node("(Answer)", "Answer", "answer"),
+    )
+    edges = [Edge("(StartEvent)", names[0])]
+    edges += [Edge(one, other, labels=("Next",)) for one, other in pairwise(names)]
+    for name in names:
+        edges.append(Edge(name, "(StopEvent)"))
+        edges.append(Edge(name, "(Question)", "wait"))
+        edges.append(Edge("(Answer)", name, "wait"))
+    return Picture("Asking", nodes, tuple(edges))
 
 
 EVERY_FORM = Picture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from anyio_workflows._drawing.measure import columns, prose_width, shorten, shor
 from anyio_workflows._drawing.picture import Edge, Node, Picture
 from anyio_workflows._drawing.svg import svg
 
-from .pictures import EDGE_KINDS, EVERY_FORM, PAIRS, ladder, pictures
+from .pictures import EDGE_KINDS, EVERY_FORM, PAIRS, asking, ladder, pictures
 from .running import run_script
 
 
@@ -84,6 +84,19 @@ def last_piece(made: Layout, route: Route) -> tuple[Point, ...]:
     return piece
 
 
+def first_piece(made: Layout, route: Route) -> tuple[Point, ...]:
+    """Return the points from the source, those on other routes that it leaves included."""
+    piece = route.pieces[0]
+    while route.leaves is not None:
+        left = made.routes[route.leaves]
+        assert (left.edge.source, left.edge.kind) == (route.edge.source, route.edge.kind)
+        [common] = [other for other in left.pieces if piece[0] in other]
+        assert common is left.pieces[0]
+        piece = common[: common.index(piece[0])] + piece
+        route = left
+    return piece
+
+
 def passed(route: Route) -> Iterator[tuple[float, float]]:
     """Yield points all along an edge, curves as they are drawn."""
     for piece in route.pieces:
@@ -126,7 +139,7 @@ def test_every_edge_leads_from_border_to_border(picture: Picture) -> None:
     assert [place.node for place in made.places] == list(picture.nodes)
     assert [route.edge for route in made.routes] == list(picture.edges)
     for route in made.routes:
-        assert on_border(places[route.edge.source], route.pieces[0][0])
+        assert on_border(places[route.edge.source], first_piece(made, route)[0])
         assert on_border(places[route.edge.target], last_piece(made, route)[-1])
         assert (route.label_box is not None) == bool(route.edge.labels)
         assert len(route.pieces) == 1 + bool(route.edge.labels)
@@ -215,6 +228,16 @@ def test_failures_from_everywhere_join_one_line() -> None:
     assert len(ends) == 2  # that of the last step, and the line of all others
 
 
+def test_an_answer_that_steps_everywhere_wait_for_leads_to_them_by_one_line() -> None:
+    picture = asking(9)
+    made = layout(picture)
+    answers = [route for route in made.routes if route.edge.source == "(Answer)"]
+    starts = {first_piece(made, route)[:2] for route in answers}
+    assert len(starts) == 2  # that to the first step, and the line of all others
+    places = {place.node.id: place for place in made.places}
+    assert all(on_border(places[r.edge.target], r.pieces[-1][-1]) for r in answers)
+
+
 def test_parts_that_are_not_connected_are_apart() -> None:
     made = layout(joined(*((f"a{n}", f"b{n}") for n in range(30))))
     assert made.height < 3 * made.width
@@ -283,6 +306,21 @@ def test_no_two_neighbours_would_cross_less_if_exchanged(pairs: list[tuple[int, 
             one.position, other.position = other.position, one.position
 
 
+@given(pictures())
+@example(PAIRS)
+def test_a_line_never_both_gathers_and_spreads(picture: Picture) -> None:
+    """Else it would show ways that are none: from each that joins it to each that leaves it."""
+    boxes = {node.id: Item(is_box=True) for node in picture.nodes}
+    ways = [
+        Way(boxes[edge.source], boxes[edge.target], edge.kind, Item() if edge.labels else None)
+        for edge in picture.edges
+        if edge.source != edge.target
+    ]
+    for layer in arrange(list(boxes.values()), ways):
+        for item in layer:
+            assert item.is_box or 1 in (len(item.ahead), len(item.behind))
+
+
 # --- Text ------------------------------------------------------------------------------------------
 
 
@@ -313,10 +351,9 @@ def test_a_list_that_is_too_long_says_how_much_is_omitted() -> None:
 # --- Cost ------------------------------------------------------------------------------------------
 
 
-def lines_executed(steps: int) -> int:
+def lines_executed(picture: Picture) -> int:
     """Lay out a picture and count the lines that are executed meanwhile."""
     lines = 0
-    picture = ladder(steps)
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal lines
@@ -332,6 +369,7 @@ def lines_executed(steps: int) -> int:
     return lines
 
 
-def test_the_cost_hardly_grows_faster_than_the_picture() -> None:
-    few, many = lines_executed(100), lines_executed(400)
+@pytest.mark.parametrize("make", [ladder, asking])
+def test_the_cost_hardly_grows_faster_than_the_picture(make: Callable[[int], Picture]) -> None:
+    few, many = lines_executed(make(100)), lines_executed(make(400))
     assert many < 4 * 1.5 * few

@@ -29,5 +29,7 @@
 # 1. The items of a layer are apart from each other, and so are the columns of the layers.
 # 2. Inside a column, edges are level; they bend only in the gaps between columns.
 # 3. From its labels on, an edge is one with all others of its kind to its target: a handler of every
-#    step's failures has one line, not a bundle.
+#    step's failures has one line, not a bundle. If more of them have its source, and it no labels,
+#    it is one with those until it leaves them: an answer that all steps wait for. No line does both,
+#    or there would seem to be an edge from each that joins it to each that leaves it.
 # 4. Coordinates are whole numbers, and nothing depends on hashes: the same picture, the same bytes.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 
@@ -68,6 +68,18 @@ class Link:
     left_port: int = 0
     right_port: int = 0
 
+    @property
+    def left_y(self) -> int:
+        return self.left.y + self.left_port
+
+    @property
+    def right_y(self) -> int:
+        return self.right.y + self.right_port
+
+
+Line = tuple[Item, EdgeKind, bool]
+"""What ways may share: the box that they leave or lead to, their kind, whether they are backwards."""
+
 
 @attrs.define(eq=False)
 class Way:
@@ -79,8 +91,9 @@ class Way:
         kind: That of the edge.
         label: The place of its labels, if it has any.
         backwards: Whether it leads from right to left: it closes a cycle.
+        leaves: The way of which it is part from the source to a point that both pass.
         joins: The way of which it is part from a point that both pass to the target.
-        links: Its pieces, from the source to the target or to where it joins.
+        links: Its own pieces, from the source or where it leaves to the target or where it joins.
     """
 
     source: Item
@@ -88,12 +101,25 @@ class Way:
     kind: EdgeKind
     label: Item | None = None
     backwards: bool = False
+    leaves: Way | None = attrs.field(default=None, repr=False)
     joins: Way | None = attrs.field(default=None, repr=False)
     links: list[Link] = attrs.field(factory=list, repr=False)
 
     @property
     def is_main(self) -> bool:
         return self.kind in ("event", "list") and not self.backwards
+
+    @property
+    def onwards(self) -> int:
+        return -1 if self.backwards else 1
+
+    @property
+    def leaving(self) -> Line:
+        return self.source, self.kind, self.backwards
+
+    @property
+    def joining(self) -> Line:
+        return self.target, self.kind, self.backwards
 
     @property
     def left(self) -> Item:
@@ -116,7 +142,7 @@ class Way:
 def arrange(boxes: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     """Put the boxes, the labels and the points that edges pass into layers; return them.
 
-    Sets `backwards` and `links` of the ways, and everything but the coordinates and ports of items.
+    Sets what the ways do not know yet, and everything but the coordinates and ports of items.
     """
     ordered = _break_cycles(boxes, ways)
     _choose_layers(ordered, ways)
@@ -179,12 +205,13 @@ def _choose_layers(ordered: Sequence[Item], ways: Sequence[Way]) -> None:
 def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     """Lead each way through all layers between its ends; return the layers, those without use omitted.
 
-    The labels stand next to the source. From there on, ways of one kind to one target are one: the
-    number of points does not grow with the square of the number of boxes.
+    The labels stand next to the source. From there on, ways of one kind to one target are one; and
+    without labels, those from one source are, where that is more of them. So the number of points
+    does not grow with the square of the number of boxes if a few of these have most of the ways.
     """
     for way in ways:
         if way.label is not None:
-            way.label.layer = way.source.layer + (-1 if way.backwards else 1)
+            way.label.layer = way.source.layer + way.onwards
     labels = [way.label for way in ways if way.label is not None]
     used = sorted({item.layer for item in (*ordered, *labels)})
     number = {layer: n for n, layer in enumerate(used)}
@@ -192,22 +219,27 @@ def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     for item in (*ordered, *labels):
         item.layer = number[item.layer]
         layers[item.layer].append(item)
-    passing: dict[tuple[Item, EdgeKind, int], tuple[Item, Way]] = {}
+    leaving = Counter(way.leaving for way in ways if way.label is None)
+    joining = Counter(way.joining for way in ways)
+    lines: dict[Line, dict[int, tuple[Item, Way]]] = {line: {} for line in (*leaving, *joining)}
     for way in ways:
-        onwards = -1 if way.backwards else 1
+        leaves = way.label is None and leaving[way.leaving] > joining[way.joining]
+        line = lines[way.leaving if leaves else way.joining]
         here = way.source
-        for layer in range(way.source.layer + onwards, way.target.layer, onwards):
+        for layer in range(way.source.layer + way.onwards, way.target.layer, way.onwards):
             if way.label is not None and way.label.layer == layer:
                 here = way.lead(here, way.label)
-                continue
-            point, way.joins = passing.get((way.target, way.kind, layer), (None, None))
-            if point is not None:
+            elif layer not in line:
+                point = Item(layer=layer)
+                layers[layer].append(point)
+                line[layer] = point, way
+                here = way.lead(here, point)
+            elif leaves:
+                here, way.leaves = line[layer]
+            else:
+                point, way.joins = line[layer]
                 way.lead(here, point)
                 break
-            point = Item(layer=layer)
-            layers[layer].append(point)
-            passing[way.target, way.kind, layer] = point, way
-            here = way.lead(here, point)
         else:
             way.lead(here, way.target)
     return layers
@@ -258,49 +290,41 @@ def _sort(layer: list[Item], forward: bool) -> None:
 def _switch(layer: list[Item]) -> bool:
     """Exchange two items, one below the other, wherever fewer links cross then; return whether any did."""
     switched = False
+    near = [(sorted(item.ahead_positions()), sorted(item.behind_positions())) for item in layer]
     for n in range(len(layer) - 1):
-        one, other = layer[n], layer[n + 1]
-        ahead = _compare(one.ahead_positions(), other.ahead_positions())
-        behind = _compare(one.behind_positions(), other.behind_positions())
-        if ahead + behind > 0:
-            layer[n], layer[n + 1] = other, one
+        (ahead, behind), (next_ahead, next_behind) = near[n : n + 2]
+        if _compare(ahead, next_ahead) + _compare(behind, next_behind) > 0:
+            layer[n], layer[n + 1] = layer[n + 1], layer[n]
+            near[n], near[n + 1] = near[n + 1], near[n]
             switched = True
     _number(layer)
     return switched
 
 
-def _compare(upper: list[int], lower: list[int]) -> int:
-    """Return how many links cross, less how many would if the items were exchanged."""
-    lower.sort()
+def _compare(upper: Sequence[int], lower: Sequence[int]) -> int:
+    """Return how many links cross, less how many would if the items were exchanged.
+
+    Args:
+        upper: The positions in the other layer that the links of the upper item lead to, in order.
+        lower: Those of the lower item.
+    """
+    if len(upper) == len(lower) == 1:
+        return (upper[0] > lower[0]) - (upper[0] < lower[0])
     end = len(lower)
     return sum(bisect_left(lower, at) - (end - bisect_right(lower, at)) for at in upper)
 
 
 def count_crossings(layers: Sequence[Sequence[Item]]) -> int:
     """Return how many pairs of links cross."""
-    return sum(_inversions(list(_ends(layer)), len(after)) for layer, after in pairwise(layers))
+    return sum(map(_crossings_ahead, layers))
 
 
-def _ends(layer: Sequence[Item]) -> Iterator[int]:
+def _crossings_ahead(layer: Sequence[Item]) -> int:
+    crossings = 0
+    seen: list[int] = []  # where the links of the items above lead to, in order
     for item in layer:
-        yield from sorted(item.ahead_positions())
-
-
-def _inversions(numbers: Sequence[int], size: int) -> int:
-    """Return how many pairs of numbers, all below `size`, are in descending order.
-
-    A Fenwick tree holds how often each number has come: it takes `log(size)` steps for each number.
-    """
-    tree = [0] * (size + 1)
-    found = 0
-    for seen, number in enumerate(numbers):
-        found += seen
-        at = number + 1
-        while at:
-            found -= tree[at]
-            at &= at - 1
-        at = number + 1
-        while at <= size:
-            tree[at] += 1
-            at += at & -at
-    return found
+        for end in sorted([link.right.position for link in item.ahead]):
+            at = bisect_right(seen, end)
+            crossings += len(seen) - at
+            seen.insert(at, end)
+    return crossings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
 from math import isqrt, sqrt
 
 import attrs
@@ -33,7 +34,6 @@ _PAD_X = 14
 _BADGE = 8
 _COLUMN_GAP = 36
 _PORT_GAP = 12
-_SWEEPS = 24
 _STIFF = 1000
 """Weight of what should stay straight: what else wants to be there moves it by less than a pixel."""
 
@@ -81,11 +81,14 @@ class Route:
 
     Attributes:
         edge: The edge.
-        pieces: Points from the border of its source to the border of its target, or to where it
-            joins another edge; one list, or two with the labels in between. Two points of one height
-            or one column are joined by a straight line, all others by a curve that is horizontal at both.
+        pieces: Points from the border of its source, or from where it leaves another edge, to the
+            border of its target, or to where it joins another edge; one list, or two with the labels
+            in between. Two points of one height or one column are joined by a straight line, all
+            others by a curve that is horizontal at both.
         label_box: The place of the labels.
         labels: The labels, shortened to fit.
+        leaves: The number of the route, of one kind and from one source, that it is part of up to its
+            first point, which is a point of that one too.
         joins: The number of the route, of one kind and to one target, that it is part of from its last
             point on, which is a point of that one too.
     """
@@ -94,6 +97,7 @@ class Route:
     pieces: tuple[tuple[Point, ...], ...]
     label_box: Box | None = None
     labels: tuple[str, ...] = ()
+    leaves: int | None = None
     joins: int | None = None
 
 
@@ -126,7 +130,8 @@ def layout(picture: Picture) -> Layout:
             loops[edge.source].append(edge)
     drafts = {node.id: _Draft.of(node, loops[node.id]) for node in picture.nodes}
     routes = [_RouteDraft.of(edge, drafts) for edge in picture.edges]
-    numbers = {route.way: n for n, route in enumerate(routes) if route.way is not None}
+    numbers: dict[Way | None, int | None] = {route.way: n for n, route in enumerate(routes)}
+    numbers[None] = None
     width, height = _pack([_Part.of(*part) for part in _parts(list(drafts.values()), routes)])
     return Layout(
         width,
@@ -188,11 +193,11 @@ class _Draft:
     def place(self) -> Place:
         return Place(self.node, self.box, self.label, self.notes)
 
-    def border(self, port: int, *, right: bool) -> Point:
-        """Return the point of the border at a port on one side."""
-        depth = _inset(self.node.kind, self.height / 2, abs(port), right=right)
+    def border(self, y: int, *, right: bool) -> Point:
+        """Return the point of the border at a height, on one side."""
+        depth = _inset(self.node.kind, self.height / 2, abs(y - self.item.y), right=right)
         x = self.item.x + self.item.width - depth if right else self.item.x + depth
-        return x, self.item.y + port
+        return x, y
 
     def loop(self, edge: Edge) -> Route:
         """Return the way from the node over itself back to it, from the right to the left."""
@@ -260,36 +265,37 @@ class _RouteDraft:
             way = Way(source.item, target.item, edge.kind, label)
         return cls(edge, source, target, labels, way)
 
-    def route(self, numbers: Mapping[Way, int]) -> Route:
+    def route(self, numbers: Mapping[Way | None, int | None]) -> Route:
         """Return where the edge goes, given the numbers of all ways."""
         way = self.way
         if way is None:
             return self.source.loop(self.edge)
         back = way.backwards
-        first, last = way.links[0], way.links[-1]
-        port = first.right_port if back else first.left_port
-        pieces: list[list[Point]] = [[self.source.border(port, right=not back)]]
-        for link in way.links:
-            ends = [
-                (link.left, link.left.y + link.left_port, 1),
-                (link.right, link.right.y + link.right_port, 0),
-            ]
-            for item, y, side in reversed(ends) if back else ends:
-                pieces[-1].append((self.columns[item.layer][side], y))
-            if way.label is not None and item is way.label:
-                sides = (item.x, item.x + item.width)
-                pieces[-1].append((sides[back], y))
-                pieces.append([(sides[not back], y)])
+        points = [point for link in way.links for point in self._ends(link, back=back)]
+        if way.leaves is None:
+            points.insert(0, self.source.border(points[0][1], right=not back))
         if way.joins is None:
-            port = last.left_port if back else last.right_port
-            pieces[-1].append(self.target.border(port, right=back))
+            points.append(self.target.border(points[-1][1], right=back))
+        pieces = [points]
         box = None
-        if way.label is not None:
-            item = way.label
+        if (item := way.label) is not None:  # the first item on the way
+            sides = (item.x, item.y), (item.x + item.width, item.y)
+            pieces = [[*points[:3], sides[back]], [sides[not back], *points[3:]]]
             box = Box(item.x, item.y - item.above, item.width, item.above + item.below)
-        joins = None if way.joins is None else numbers[way.joins]
-        clean = tuple(tuple(dict.fromkeys(piece)) for piece in pieces)
-        return Route(self.edge, clean, box, self.labels, joins)
+        return Route(
+            self.edge,
+            tuple(tuple(dict.fromkeys(piece)) for piece in pieces),
+            box,
+            self.labels,
+            leaves=numbers[way.leaves],
+            joins=numbers[way.joins],
+        )
+
+    def _ends(self, link: Link, *, back: bool) -> tuple[Point, Point]:
+        """Return where the link leaves one column, and where it reaches the next."""
+        left = self.columns[link.left.layer][1], link.left_y
+        right = self.columns[link.right.layer][0], link.right_y
+        return (right, left) if back else (left, right)
 
 
 def _parts(
@@ -394,83 +400,109 @@ def _ports(links: Sequence[Link], half: int) -> list[int]:
     return [step * (2 * n - middle) // 2 for n in range(len(links))]
 
 
+_Pull = tuple[list[tuple[Item, int]], int]
+"""What decides where an item is wanted: how far below which others, and how much that matters."""
+
+
 def _choose_heights(layers: Sequence[Sequence[Item]]) -> None:
     """Let items be as straight ahead of their neighbours as the order within the layers allows.
 
     First all of them, back and forth; then what is between the boxes.
     """
-    for layer in layers:
-        _settle(layer, [(0, 1)] * len(layer))
-    for sweep in range(_SWEEPS):
-        forward = sweep % 2 == 0
-        for layer in layers if forward else reversed(layers):
-            _settle(layer, [_wanted(item, forward) for item in layer])
-    for sweep in range(4):
-        forward = sweep % 2 == 0
-        for layer in layers if forward else reversed(layers):
-            _settle(layer, [_wanted_between(item, forward) for item in layer])
+    stacks = [_Stack.of(layer) for layer in layers]
+    for stack in stacks:
+        stack.settle([([(item, 0)], 1) for item in stack.items])
+    _sweep(stacks)
+    _sweep([stack.between() for stack in stacks])
 
 
-def _wanted(item: Item, forward: bool) -> tuple[float, int]:
-    """Return the height at which the main links on one side would be straight, and how much it matters."""
-    links = item.behind if forward else item.ahead
-    main = [link for link in links if link.is_main]
-    if not links:
-        return item.y, 1
-    return _straight(main or links, forward), _STIFF if main else 1
+def _sweep(stacks: Sequence[_Stack]) -> None:
+    """Go back and forth twice: more often, the boxes would only move all together."""
+    for _ in range(2):
+        for stack in stacks:
+            stack.settle(stack.forth)
+        for stack in reversed(stacks):
+            stack.settle(stack.back)
 
 
-def _wanted_between(item: Item, forward: bool) -> tuple[float, int]:
-    """Return the same for labels and points, which are straight ahead of the less crowded side."""
-    if item.is_box:
-        return item.y, _STIFF
-    left = min(len(link.left.ahead) for link in item.behind)
-    right = min(len(link.right.behind) for link in item.ahead)
-    forward = left < right or (left == right and forward)
-    return _straight(item.behind if forward else item.ahead, forward), 1
+@attrs.frozen(eq=False)
+class _Stack:
+    """A layer, and what decides the heights of its items.
 
-
-def _straight(links: Sequence[Link], forward: bool) -> float:
-    """Return the height at which the middle one of the links would be straight."""
-    if forward:
-        heights = [link.left.y + link.left_port - link.right_port for link in links]
-    else:
-        heights = [link.right.y + link.right_port - link.left_port for link in links]
-    heights.sort()
-    half = len(heights) // 2
-    return (heights[half] + heights[~half]) / 2
-
-
-def _settle(layer: Sequence[Item], wanted: Sequence[tuple[float, int]]) -> None:
-    """Place the items of a layer as near as possible to where they are wanted, without overlap.
-
-    This minimises the weighted sum of the squares of the distances. Items that would overlap are
-    joined to blocks: a block is where its items are wanted on average.
-
-    Args:
-        layer: The items, in order.
-        wanted: Where each of them is wanted, and its weight.
+    Attributes:
+        items: The items, in order.
+        offsets: How far each of them is below the first, at least.
+        forth: What decides where each is wanted, seen from the layer before.
+        back: The same, seen from the next layer.
     """
-    blocks: list[tuple[float, int, int]] = []  # sum of heights of the first item, weight, number
-    offsets: list[int] = []
-    offset = 0
-    for n, item in enumerate(layer):
-        if n:
-            above = layer[n - 1]
-            offset += above.below + above.gap + item.gap + item.above
-        offsets.append(offset)
-        height, weight = wanted[n]
-        total, count = (height - offset) * weight, 1
-        while blocks and blocks[-1][0] * weight >= total * blocks[-1][1]:
-            more = blocks.pop()
-            total, weight, count = total + more[0], weight + more[1], count + more[2]
-        blocks.append((total, weight, count))
-    n = 0
-    for total, weight, count in blocks:
-        start = round(total / weight)
-        for item in layer[n : n + count]:
-            item.y = start + offsets[n]
-            n += 1
+
+    items: Sequence[Item]
+    offsets: Sequence[int]
+    forth: Sequence[_Pull]
+    back: Sequence[_Pull]
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> _Stack:
+        offsets = [0]
+        for above, item in pairwise(items):
+            offsets.append(offsets[-1] + above.below + above.gap + item.gap + item.above)
+        forth = [_pull(item, forward=True) for item in items]
+        back = [_pull(item, forward=False) for item in items]
+        return cls(items, offsets, forth, back)
+
+    def between(self) -> _Stack:
+        """Return it with boxes at rest, labels and points straight ahead of the less crowded side."""
+        forth, back = list(self.forth), list(self.back)
+        for n, item in enumerate(self.items):
+            if item.is_box:
+                forth[n] = back[n] = [(item, 0)], _STIFF
+                continue
+            left = min([len(link.left.ahead) for link in item.behind])
+            right = min([len(link.right.behind) for link in item.ahead])
+            before, after = (forth[n][0], 1), (back[n][0], 1)
+            forth[n] = before if left <= right else after
+            back[n] = after if right <= left else before
+        return _Stack(self.items, self.offsets, forth, back)
+
+    def settle(self, pulls: Sequence[_Pull]) -> None:
+        """Place the items as near as possible to where they are wanted, without overlap.
+
+        This minimises the weighted sum of the squares of the distances. Items that would overlap
+        are joined to blocks: a block is where its items are wanted on average.
+        """
+        blocks: list[
+            tuple[float, int, int]
+        ] = []  # sum of heights of the first item, weight, number
+        for offset, (ends, weight) in zip(self.offsets, pulls, strict=True):
+            if len(ends) == 1:
+                [(other, shift)] = ends
+                height: float = other.y + shift
+            else:  # the middle one of the links is straight
+                heights = sorted([other.y + shift for other, shift in ends])
+                half = len(heights) // 2
+                height = (heights[half] + heights[~half]) / 2
+            total, count = (height - offset) * weight, 1
+            while blocks and blocks[-1][0] * weight >= total * blocks[-1][1]:
+                more = blocks.pop()
+                total, weight, count = total + more[0], weight + more[1], count + more[2]
+            blocks.append((total, weight, count))
+        placed = zip(self.items, self.offsets, strict=True)
+        for total, weight, count in blocks:
+            start = round(total / weight)
+            for item, offset in islice(placed, count):
+                item.y = start + offset
+
+
+def _pull(item: Item, *, forward: bool) -> _Pull:
+    """Return where the main links on one side would be straight, and how much it matters."""
+    links = item.behind if forward else item.ahead
+    if not links:
+        return [(item, 0)], 1
+    main = [link for link in links if link.is_main]
+    weight = _STIFF if main else 1
+    if forward:
+        return [(link.left, link.left_port - link.right_port) for link in main or links], weight
+    return [(link.right, link.right_port - link.left_port) for link in main or links], weight
 
 
 def _choose_columns(layers: Sequence[Sequence[Item]]) -> list[tuple[int, int]]:
@@ -483,12 +515,8 @@ def _choose_columns(layers: Sequence[Sequence[Item]]) -> list[tuple[int, int]]:
             item.x = x + (width - item.width) // 2
         columns.append((x, x + width))
         steepest = max(
-            (abs(_rise(link)) for item in layer for link in item.ahead),
+            (abs(link.right_y - link.left_y) for item in layer for link in item.ahead),
             default=0,
         )
         x += width + min(_COLUMN_GAP + steepest // 6, 4 * _COLUMN_GAP)
     return columns
-
-
-def _rise(link: Link) -> int:
-    return link.right.y + link.right_port - link.left.y - link.left_port
