@@ -13,7 +13,11 @@ import pytest
 
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, catch_error, step
 from anyio_workflows.collect import Collect, Take
-from anyio_workflows.errors import WorkflowStalledError, WorkflowTimeoutError
+from anyio_workflows.errors import (
+    WorkflowConfigurationError,
+    WorkflowStalledError,
+    WorkflowTimeoutError,
+)
 from anyio_workflows.events import StepFailedEvent
 from anyio_workflows.instrument import Instrument, RunRecord
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt
@@ -40,6 +44,8 @@ from .samples import (
 from .tracing import (
     ALWAYS_OFF,
     ALWAYS_ON,
+    InMemorySpanExporter,
+    OpenTelemetryInstrument,
     ParentBased,
     Sampler,
     SpanLimits,
@@ -601,6 +607,18 @@ async def test_i1_an_instrument_of_a_run_and_one_of_the_workflow(telemetry: Tele
     assert sorted(other.tree().splitlines()) == sorted(tree(NESTED).splitlines())
     assert sorted(telemetry.tree().splitlines()) == sorted(2 * tree(NESTED).splitlines())
     assert not {span_id(span) for span in other.spans} & {span_id(span) for span in telemetry.spans}
+
+
+@pytest.mark.parametrize("given", [InMemorySpanExporter(), "http://localhost:4317", 3])
+def test_i1_what_is_no_provider_is_refused(given: Any) -> None:
+    with pytest.raises(
+        WorkflowConfigurationError, match=r"takes a TracerProvider, not .*BatchSpanProcessor\("
+    ):
+        OpenTelemetryInstrument(given)
+    with pytest.raises(
+        WorkflowConfigurationError, match=r"takes a MeterProvider, not .*MeterProvider\("
+    ):
+        OpenTelemetryInstrument(meter_provider=given)
 
 
 async def test_i1_what_is_not_sampled_is_not_traced(telemetry: Telemetry) -> None:

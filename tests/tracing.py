@@ -21,7 +21,9 @@ from opentelemetry.sdk.trace import ReadableSpan as ReadableSpan
 from opentelemetry.sdk.trace import SpanLimits as SpanLimits
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+    InMemorySpanExporter as InMemorySpanExporter,
+)
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF as ALWAYS_OFF
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON as ALWAYS_ON
 from opentelemetry.sdk.trace.sampling import ParentBased as ParentBased
@@ -31,7 +33,7 @@ from opentelemetry.trace import StatusCode as StatusCode
 from opentelemetry.trace import get_current_span as get_current_span
 from opentelemetry.trace import set_span_in_context as set_span_in_context
 
-from anyio_workflows.otel import OpenTelemetryInstrument
+from anyio_workflows.otel import OpenTelemetryInstrument as OpenTelemetryInstrument
 
 PREFIX = "anyio_workflows."
 

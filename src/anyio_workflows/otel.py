@@ -38,7 +38,8 @@ except ImportError as exc:
     raise
 
 from . import __version__
-from ._messages import shortened, text_of
+from ._messages import short_repr, shortened, text_of
+from .errors import WorkflowConfigurationError
 from .events import Event
 from .handler import OpenWait
 from .instrument import (
@@ -178,6 +179,9 @@ class OpenTelemetryInstrument(Instrument):
     Args:
         tracer_provider: Makes the spans; the global one if not given, as it is set when a run starts.
         meter_provider: Keeps the metrics; the global one if not given.
+
+    Raises:
+        WorkflowConfigurationError: If one of them is none; an exporter, say.
     """
 
     def __init__(
@@ -185,6 +189,12 @@ class OpenTelemetryInstrument(Instrument):
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
+        _check_provider(
+            tracer_provider, "tracer", "provider.add_span_processor(BatchSpanProcessor(exporter))"
+        )
+        _check_provider(
+            meter_provider, "meter", "MeterProvider([PeriodicExportingMetricReader(exporter)])"
+        )
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         # Weakly: no end is told to an instrument that was taken off for an error of a sampler.
         self._runs: WeakKeyDictionary[RunRecord, _Run] = WeakKeyDictionary()
@@ -435,6 +445,15 @@ def _returned(returned: Event | list[Event] | None) -> dict[str, list[str] | int
         return {_RETURNED: [type(returned).__name__]}
     names = list(dict.fromkeys(type(event).__name__ for event in returned))
     return {_RETURNED: names, _RETURNED_COUNT: len(returned)}
+
+
+def _check_provider(given: object, kind: str, remedy: str) -> None:
+    """Refuse what makes no tracers or meters, such as an exporter."""
+    if given is not None and not hasattr(given, f"get_{kind}"):
+        raise WorkflowConfigurationError(
+            f"OpenTelemetryInstrument({kind}_provider=...) takes a {kind.title()}Provider, not "
+            f"{short_repr(given)}; an exporter belongs to the provider: {remedy}"
+        )
 
 
 def _set_error(span: Span, error: BaseException, recorded: bool = False) -> None:
