@@ -265,8 +265,14 @@ def _order(layers: list[list[Item]]) -> None:
     for layer, order in zip(layers, kept, strict=True):
         layer[:] = order
         _number(layer)
+    changed = set(range(len(layers)))  # those that are new, or next to a new order
     for _ in range(max(4, 60_000 // (links + 1))):
-        if not sum(map(_switch, layers)):
+        for n, layer in enumerate(layers):
+            if n in changed:
+                changed.discard(n)
+                if _switch(layer):
+                    changed.update(range(max(0, n - 1), min(n + 2, len(layers))))
+        if not changed:
             break
 
 

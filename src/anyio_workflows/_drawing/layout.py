@@ -470,9 +470,7 @@ class _Stack:
         This minimises the weighted sum of the squares of the distances. Items that would overlap
         are joined to blocks: a block is where its items are wanted on average.
         """
-        blocks: list[
-            tuple[float, int, int]
-        ] = []  # sum of heights of the first item, weight, number
+        blocks: list[tuple[float, int, int]] = []  # height of the first by weight, weight, number
         for offset, (ends, weight) in zip(self.offsets, pulls, strict=True):
             if len(ends) == 1:
                 [(other, shift)] = ends
