@@ -193,6 +193,13 @@ def test_a_failure_does_not_bend_the_main_way() -> None:
     assert len(heights) == 1
 
 
+def test_what_every_step_may_do_as_well_does_not_bend_the_main_way() -> None:
+    made = layout(asking(9))
+    steps = [place.box for place in made.places if place.node.kind == "step"]
+    labels = [route.label_box for route in made.routes if route.label_box is not None]
+    assert len({box.y + box.height // 2 for box in steps + labels}) == 1
+
+
 def test_a_cycle_is_drawn_with_one_edge_back() -> None:
     made = layout(joined(("a", "b"), ("b", "c"), ("c", "a"), ("b", "a")))
     back = [route.pieces[0][0][0] > route.pieces[-1][-1][0] for route in made.routes]

@@ -57,7 +57,7 @@ class Link:
     Attributes:
         left: Where it begins.
         right: Where it ends.
-        is_main: Whether its edges show where the work goes if nothing fails, and from left to right.
+        is_main: Whether its way is a main one, which should be straight.
         left_port: How far below the line of `left`.
         right_port: How far below the line of `right`.
     """
@@ -91,6 +91,8 @@ class Way:
         kind: That of the edge.
         label: The place of its labels, if it has any.
         backwards: Whether it leads from right to left: it closes a cycle.
+        is_main: Whether it shows where the work goes if nothing fails, from left to right; not what
+            others may do as well, such as to stop the run.
         leaves: The way of which it is part from the source to a point that both pass.
         joins: The way of which it is part from a point that both pass to the target.
         links: Its own pieces, from the source or where it leaves to the target or where it joins.
@@ -101,13 +103,10 @@ class Way:
     kind: EdgeKind
     label: Item | None = None
     backwards: bool = False
+    is_main: bool = False
     leaves: Way | None = attrs.field(default=None, repr=False)
     joins: Way | None = attrs.field(default=None, repr=False)
     links: list[Link] = attrs.field(factory=list, repr=False)
-
-    @property
-    def is_main(self) -> bool:
-        return self.kind in ("event", "list") and not self.backwards
 
     @property
     def onwards(self) -> int:
@@ -225,6 +224,8 @@ def _link(ordered: Sequence[Item], ways: Sequence[Way]) -> list[list[Item]]:
     for way in ways:
         leaves = way.label is None and leaving[way.leaving] > joining[way.joining]
         line = lines[way.leaving if leaves else way.joining]
+        alone = way.label is not None or leaving[way.leaving] == joining[way.joining] == 1
+        way.is_main = alone and way.kind in ("event", "list") and not way.backwards
         here = way.source
         for layer in range(way.source.layer + way.onwards, way.target.layer, way.onwards):
             if way.label is not None and way.label.layer == layer:
