@@ -699,9 +699,23 @@ MUTANTS = [
     Mutant(
         "tell the end of a left-behind wait after its execution",
         "Instruments.execution_ended",
-        "for wait in work.waits:\n    self.wait_ended(wait)",
+        "for wait in work.waits:\n    self._end_wait(wait, now)",
         "pass",
         "I1: a wait that has started never ends",
+    ),
+    Mutant(
+        "let what was dropped in the queue be a source",
+        "Instruments._state_changed",
+        "self._ledger.source = source",
+        "pass",
+        "I1: a join is said to come from a step that never began",
+    ),
+    Mutant(
+        "let instruments act while they are told",
+        "Run.check_not_telling",
+        "self._instruments.telling",
+        "False",
+        "I2: an answer that is sent while another one is told is lost",
     ),
     Mutant(
         "go on telling what has raised",

@@ -27,6 +27,7 @@ from anyio_workflows import (
 )
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.errors import WorkflowRuntimeError
+from anyio_workflows.instrument import Instrument
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 
@@ -265,9 +266,12 @@ class Line:
     asked: list[str] = attrs.field(factory=list)
     replied: list[str] = attrs.field(factory=list)
     result: int | None = None
+    instruments: Sequence[Instrument] = ()
+    """Told about each of the runs."""
 
     def copy(self) -> Line:
-        return Line([*self.finished], [*self.asked], [*self.replied], self.result)
+        done = [*self.finished], [*self.asked], [*self.replied]
+        return Line(*done, self.result, self.instruments)
 
 
 class Leg:
@@ -276,7 +280,7 @@ class Leg:
     def __init__(self, line: Line, context: Any, delay: float, todo: list[Any]) -> None:
         self.line, self.delay = line, delay
         self.killed = False
-        self.workflow = Machine(line.finished)
+        self.workflow = Machine(line.finished, instruments=line.instruments)
         if context is None:
             self.handler = self.workflow.run(todo=todo)
         elif isinstance(context, Context):
@@ -330,9 +334,14 @@ class Leg:
                 self.line.replied.append(label)
 
 
-async def play(todo: list[Any], moments: Sequence[Moment], twice: bool) -> list[Line]:
+async def play(
+    todo: list[Any],
+    moments: Sequence[Moment],
+    twice: bool,
+    instruments: Sequence[Instrument] = (),
+) -> list[Line]:
     """Play a program, interrupted at these moments; `twice` also plays on without the others."""
-    line, left, others = Line(), None, []
+    line, left, others = Line(instruments=instruments), None, []
     for n, moment in enumerate([*moments, None]):
         delay = moments[n - 1].delay if n else 0.5
         leg = Leg(line, left, delay, todo)

@@ -208,8 +208,9 @@ class Instrument:
     a workflow is told about all runs of the instance, and may belong to any number of workflows.
 
     All methods are called in the event loop, in the order in which things happen. They are plain functions,
-    and should be quick: the run waits for them. They cannot change the run. One that raises is logged, and
-    its instrument is taken off. A class with an `async def` in the place of one is refused.
+    and should be quick: the run waits for them. They cannot change the run: sending, writing, cancelling and
+    snapshots are refused in them, and left to tasks. One that raises is logged, and its instrument is taken
+    off. A class with an `async def` in the place of one, or a generator, is refused.
 
     For each run, `run_started` comes first and `run_ended` last. `execution_queued` is followed by
     `execution_ended`, once, with `execution_started` in between unless the work was cancelled before it
@@ -218,12 +219,18 @@ class Instrument:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in vars(cls).items():
-            if name in vars(Instrument) and inspect.iscoroutinefunction(method):
-                raise WorkflowConfigurationError(
-                    f"{cls.__name__}.{name}() is async, and nothing would await it; write a plain 'def', "
-                    "and put what has to be awaited into a queue"
-                )
+        for name in vars(Instrument):
+            method = None if name.startswith("_") else getattr(cls, name)
+            if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+                fault = "is async, and nothing would await it"
+            elif inspect.isgeneratorfunction(method):
+                fault = "is a generator, and nothing would iterate over it"
+            else:
+                continue
+            raise WorkflowConfigurationError(
+                f"{cls.__name__}.{name}() {fault}; write a plain 'def', "
+                "and put what has to be awaited into a queue"
+            )
 
     def run_started(self, run: RunRecord, /) -> None:
         """A run was started. Called inside `Workflow.run()`, with the caller's context variables."""

@@ -310,7 +310,7 @@ class OpenTelemetryInstrument(Instrument):
         attempt.resumed = time
         labels = attempt.labels
         self._queue_length.add(-1, labels)
-        queued = max(0.0, time - execution.queued)  # a worker reads the clock when a step has ended
+        queued = time - execution.queued
         self._queue_duration.record(queued, labels)
         if not state.traced:
             return

@@ -11,6 +11,7 @@ import attrs
 from .._ledger.ledger import Ledger
 from .._ledger.pending import RunPort
 from .._ledger.work import OVER, QUEUED, RUNNING, WAITING, Wait, Work
+from .._messages import short_repr
 from ..context import _current_step
 from ..events import Event, ExecutionOutcome, StepState
 from ..instrument import (
@@ -37,6 +38,16 @@ _HOOKS = [name for name in vars(Instrument) if not name.startswith("_")]
 _ABOUT_EXECUTIONS = [name for name in _HOOKS if name.startswith(("execution_", "wait_"))]
 
 
+def _methods_of(instrument: Instrument) -> dict[str, Callable[..., None]]:
+    """Return the methods that an instrument overrides, by name."""
+    methods = {name: getattr(instrument, name) for name in _HOOKS}
+    return {
+        name: method
+        for name, method in methods.items()
+        if getattr(method, "__func__", None) is not getattr(Instrument, name)
+    }
+
+
 @attrs.define(eq=False, repr=False)
 class Instruments:
     """The instruments of one run.
@@ -47,12 +58,15 @@ class Instruments:
         shared: Those of the workflow, for all of its runs; one that raises is removed from it.
         active: Whether any of them wants to be told anything. The engine looks at it before each call: a run
             without instruments pays one attribute.
+        telling: Whether one of them is being told something: the ledger is between two states then, and
+            nothing may change or save it (I2).
     """
 
     run: RunPort
     name: str
     shared: list[Instrument]
     active: bool = attrs.field(default=False, init=False)
+    telling: bool = attrs.field(default=False, init=False)
 
     # What follows is there from `_begin()` on, that is, while `active` is or has been true.
 
@@ -134,11 +148,10 @@ class Instruments:
         return present
 
     def _find_hooks(self) -> None:
+        overridden = [(each, _methods_of(each)) for each in self._told]
         for name in _HOOKS:
-            default = getattr(Instrument, name)
-            methods = [(each, getattr(each, name)) for each in self._told]
             self._hooks[name] = tuple(
-                pair for pair in methods if getattr(pair[1], "__func__", None) is not default
+                (each, methods[name]) for each, methods in overridden if name in methods
             )
         self.active = any(self._hooks.values())
         self._queued = self._hooks["execution_queued"]
@@ -146,14 +159,16 @@ class Instruments:
         self._ended = self._hooks["execution_ended"]
         executions = any(self._hooks[name] for name in _ABOUT_EXECUTIONS)
         self._ledger.queues.on_change = self._state_changed if executions else None
-        self._ledger.waits.on_end = self.wait_ended if executions else None
+        self._ledger.waits.on_end = self._wait_ended if executions else None
 
     def _tell(self, hook: str, *args: Any) -> None:
+        self.telling = True
         for instrument, method in self._hooks[hook]:
             try:
                 method(*args)
             except BaseException as exc:  # it must not change the run, whatever it raises (I2)
                 self._take_off(instrument, hook, exc)
+        self.telling = False
 
     def _take_off(self, instrument: Instrument, hook: str, error: BaseException) -> None:
         """Tell an instrument nothing any more, in this run and in later ones of the workflow (I2)."""
@@ -163,7 +178,9 @@ class Instruments:
         self._find_hooks()
         if first:  # else it has raised in another run of the workflow
             what = f"raised {type(error).__name__} in {hook}() and has been taken off"
-            logger.error("%s: instrument %r %s", self.run, instrument, what, exc_info=error)
+            logger.error(
+                "%s: instrument %s %s", self.run, short_repr(instrument), what, exc_info=error
+            )
 
     # --- Executions -----------------------------------------------------------------------------
 
@@ -179,13 +196,17 @@ class Instruments:
     def _state_changed(self, work: Work, state: StepState) -> None:
         if state is QUEUED:
             record = self._new_record(work)
+            self.telling = True
             for instrument, told in self._queued:
                 try:
                     told(record)
                 except BaseException as exc:
                     self._take_off(instrument, "execution_queued", exc)
-        elif state is OVER:  # dropped with its batch
+            self.telling = False
+        elif state is OVER:  # dropped with its batch: nothing comes from it
+            source = self._ledger.source
             self.execution_ended(work, "cancelled", None, self._current_time())
+            self._ledger.source = source
         else:
             hook = "execution_suspended" if state is WAITING else "execution_resumed"
             self._tell(hook, self._executions[work.id], self._current_time())
@@ -193,11 +214,13 @@ class Instruments:
     def execution_started(self, work: Work, now: float) -> None:
         """Tell that an attempt begins."""
         if (record := self._executions.get(work.id)) is not None:
+            self.telling = True
             for instrument, told in self._started:
                 try:
                     told(record, now)
                 except BaseException as exc:
                     self._take_off(instrument, "execution_started", exc)
+            self.telling = False
 
     def execution_ended(
         self,
@@ -219,32 +242,37 @@ class Instruments:
         self._ledger.source = work.id
         if work.waits:  # of tasks that it leaves behind
             for wait in work.waits:
-                self.wait_ended(wait)
+                self._end_wait(wait, now)
         if (record := self._executions.pop(work.id, None)) is None:
             return
         error = None
         if outcome != "returned":
             result, error = None, result
         end = _make(ExecutionResult, (outcome, result, error, work.started, now, retry_at))
+        self.telling = True
         for instrument, told in self._ended:
             try:
                 told(record, end)
             except BaseException as exc:
                 self._take_off(instrument, "execution_ended", exc)
+        self.telling = False
 
     def wait_started(self, wait: Wait) -> None:
         """Tell that an attempt begins to wait."""
         if record := self._executions.get(wait.work.id):
             self._tell("wait_started", record, wait.as_open(), self._current_time())
 
-    def wait_ended(self, wait: Wait) -> None:
+    def _wait_ended(self, wait: Wait) -> None:
+        self._end_wait(wait, self._current_time())
+
+    def _end_wait(self, wait: Wait, now: float) -> None:
         """Tell that a wait is over, unless its attempt has been told to be over."""
         if record := self._executions.get(wait.work.id):
             outcome: Literal["answered", "timed_out", "cancelled"] = "cancelled"
             if wait.over:
                 outcome = "timed_out" if wait.timed_out else "answered"
             source = self._ledger.source if outcome == "answered" else None
-            result = WaitResult(outcome, wait.answer, self._current_time(), source)
+            result = WaitResult(outcome, wait.answer, now, source)
             self._tell("wait_ended", record, wait.as_open(), result)
 
     # --- Events, and the run ----------------------------------------------------------------------
@@ -283,8 +311,8 @@ class Instruments:
 
     def end_run(self, outcome: Outcome) -> None:
         """Tell that the run has ended, and nothing after that."""
-        now = self._current_time()
         self.event_written(outcome.event)
+        now = self._current_time()
         result = RunResult(outcome.kind, outcome.event, outcome.error, outcome.summary, now)
         self._tell("run_ended", self._record, result)
         # A step that outlasted the cleanup may still end.

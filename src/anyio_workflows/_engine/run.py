@@ -155,6 +155,8 @@ class Run:
             instruments: The instruments of this run alone.
         """
         try:
+            if self.parent is not None:  # first, since a parent that is ending refuses it
+                self.parent.adopt(self)
             if instruments or self._shared_instruments:
                 self._instruments.start(instruments, event)
             for _, question in self.ledger.questions or ():
@@ -163,8 +165,6 @@ class Run:
                 self._slot = limiter.request(self.loop.token)
             if event is not None:
                 self._dispatch.emit(event)
-            if self.parent is not None:
-                self.parent.adopt(self)
             if self._block is not None:
                 self._block.runs[self] = None
             self.loop.start(self._host, self.close)
@@ -191,9 +191,12 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether the outcome is still open."""
-        if self.loop.is_here():  # else in the thread of a sync step
+        if self.outcome is not None:
+            return False
+        # Else in the thread of a sync step, or in a method of an instrument, which must change nothing.
+        if self.loop.is_here() and not self._instruments.telling:
             self._decision.check_cancellation()
-        return self._decision.outcome is None
+        return self.outcome is None
 
     def check_cancellation(self) -> None:
         """Decide the outcome if the run is being cancelled and the host has not noticed yet."""
@@ -219,6 +222,8 @@ class Run:
         """Write to the public stream, also while steps are cleaning up (T7)."""
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be written to the stream")
+        if self._instruments.telling:
+            self.check_not_telling(f"{type(event).__name__} cannot be written to the stream")
         if isinstance(event, InputRequiredEvent):
             self.ledger.input_asked = True
         self._publish(event)
@@ -235,6 +240,7 @@ class Run:
         _check_event(event, "sent")
         if self.ended:
             raise self._refusal(f"{type(event).__name__} cannot be sent")
+        self.check_not_telling(f"{type(event).__name__} cannot be sent")
         target = self.ledger.check_target(event, step)
         if not self.is_running:
             logger.info(
@@ -256,6 +262,7 @@ class Run:
         """Answer one open wait; returns the name of the step that waits (W5)."""
         _check_event(event, "sent")
         self.check_open(f"{type(event).__name__} cannot be sent")
+        self.check_not_telling(f"{type(event).__name__} cannot be sent")
         if not isinstance(wait_id, str):
             what = short_repr(wait_id)
             raise WorkflowRuntimeError(f"wait is the id of an open wait, a str, not {what}")
@@ -271,6 +278,7 @@ class Run:
         """Publish the internal events as well, from now on (S4)."""
         if self.ended or self.stream.internal_wanted:
             return
+        self.check_not_telling("internal events cannot be asked for")
         self.stream.internal_wanted = True
         internal_events = InternalEvents(self.stream)
         internal_events.write_states(self._instruments.join(internal_events))
@@ -279,6 +287,13 @@ class Run:
         """Raise if the outcome is decided; `what` begins the message."""
         if not self.is_running:
             raise self._refusal(what)
+
+    def check_not_telling(self, what: str) -> None:
+        """Raise in a method of an instrument, which only listens (I2); `what` begins the message."""
+        if self._instruments.telling:
+            raise WorkflowRuntimeError(
+                f"{what} by an instrument while it is told what happens: it only listens; let a task do it"
+            )
 
     def note_wait(self, wait: Wait) -> None:
         """Use the slot of an execution that waits now, and see whether the run is idle."""
@@ -296,6 +311,7 @@ class Run:
     def cancel(self, reason: str) -> None:
         """Decide that the run is cancelled, unless its outcome is decided already (T10)."""
         if self.outcome is None:
+            self.check_not_telling("the run cannot be cancelled")
             self._decision.decide(Outcome.cancelled(reason))
 
     async def wait_until_ended(self) -> None:

@@ -287,6 +287,10 @@ class WorkerPool:
             else:
                 now = current_time()
                 self._settle_result(work, result, now)
+                if type(result) is list:  # to queue a long one takes a while
+                    now = current_time()
+            if instruments.active:  # and so do they
+                now = current_time()
             # A native cancellation that the step swallowed or requested must not hit the next one.
             if native_cancellations() and not decision.is_being_cancelled():
                 await loop.uncancel_current_task()

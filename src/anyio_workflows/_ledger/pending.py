@@ -518,6 +518,10 @@ class RunPort(Protocol):
         """Raise if the outcome is decided."""
         ...
 
+    def check_not_telling(self, what: str) -> None:
+        """Raise if an instrument is being told something."""
+        ...
+
     def note_wait(self, wait: Wait) -> None:
         """Take note that an execution waits."""
         ...
@@ -582,6 +586,7 @@ class SavedState:
         """Record what is pending now; `None` if nothing is left to continue with."""
         run = self.run
         if run is not None and run.is_running:
+            run.check_not_telling("a snapshot cannot be taken")
             return _record_of(run)
         return self._up_to_date(self.pending)
 
