@@ -86,6 +86,7 @@ SUITE = [
     "test_resource_manager.py",
     "test_resource_manager_end.py",
     "test_instruments.py",
+    "test_instruments_listen.py",
     "test_reporting.py",
     "test_snapshot_file.py",
     "test_checkpoint.py",
