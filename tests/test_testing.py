@@ -539,7 +539,8 @@ def test_v2_no_false_alarms(name: str, backend: str) -> None:
 def test_v2_every_place_is_found(name: str, backend: str) -> None:
     left_out = ("max_examples", "completes")
     options = {key: value for key, value in FINE[name].items() if key not in left_out}
-    assert cancel_everywhere(**options, backends=[backend]) > 10
+    # How many places there are depends on the order in which trio runs tasks, which is random.
+    assert cancel_everywhere(**options, backends=[backend]) > 5
 
 
 @on_each_backend
