@@ -517,8 +517,8 @@ MUTANTS = [
     Mutant(
         "keep returned questions out of snapshots",
         "Dispatch._ask",
-        "self._ledger.ask(question, self.stream.written, self.stream.delivered)",
-        "self._ledger.input_asked = True",
+        "self._ledger.ask(question, self.run.ask(question), self.run.events_read)",
+        "self.run.ask(question)",
         "W4: the same, when a step returned the question",
     ),
     Mutant(

@@ -25,7 +25,7 @@ from anyio_workflows import (
     catch_error,
     step,
 )
-from anyio_workflows._engine import internal_events
+from anyio_workflows._engine import instruments
 from anyio_workflows._engine.stream import EventStream
 from anyio_workflows.collect import Collect, Take
 from anyio_workflows.events import (
@@ -595,7 +595,7 @@ async def test_s4_they_cost_nothing_while_nobody_asks(
 
     made: Counter[str] = Counter()
     for cls in (StepStateChanged, UnhandledEvent, WorkflowIdleEvent):
-        monkeypatch.setattr(internal_events, cls.__name__, counting(cls))
+        monkeypatch.setattr(instruments, cls.__name__, counting(cls))
     handler = AsksByReturning(verbose=verbose).run()
     handler.stream_events(expose_internal=asked)
     await anyio.sleep(1)

@@ -48,6 +48,12 @@ def text_of(error: BaseException) -> str:
         return "(it has no text)"
 
 
+def last_line_of(error: BaseException) -> str:
+    """Return the last line of the traceback of an exception: its type and its message."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 _LONGEST_NAME = 200
 _MOST_NAMES = 20
 

@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from .picture import (
+    EDGE_COLOURS,
     LEGEND_COLUMNS,
+    NODE_COLOURS,
+    STATE_COLOURS,
     Edge,
     EdgeKind,
     Node,
     NodeKind,
-    NodeState,
     Picture,
     edge_labels,
     edge_legend,
     node_legend,
+    quoted,
 )
 
-_NODES: Mapping[NodeKind, str] = {
-    "start": 'shape=box style="rounded,filled" fillcolor="#ddf4ff" color="#57606a"',
-    "stop": 'shape=box style="rounded,filled" fillcolor="#ddf4ff" color="#57606a" peripheries=2',
-    "step": 'shape=box style="filled" fillcolor="#f6f8fa" color="#57606a"',
-    "join": 'shape=box3d style="filled" fillcolor="#f6f8fa" color="#57606a"',
-    "error_handler": 'shape=octagon style="filled" fillcolor="#ffebe9" color="#cf222e"',
-    "question": 'shape=cds margin="0.2,0.15" style="filled" fillcolor="#fff8c5" color="#9a6700"',
-    "answer": 'shape=parallelogram style="filled" fillcolor="#fff8c5" color="#9a6700"',
-    "outside": 'shape=parallelogram style="filled,dashed" fillcolor="#fff8c5" color="#9a6700"',
-    "unhandled": 'shape=box style="rounded,filled,dashed" fillcolor="#ffebe9" color="#cf222e"',
+_SHAPES: Mapping[NodeKind, str] = {
+    "start": 'shape=box style="rounded,filled"',
+    "stop": 'shape=box peripheries=2 style="rounded,filled"',
+    "step": 'shape=box style="filled"',
+    "join": 'shape=box3d style="filled"',
+    "error_handler": 'shape=octagon style="filled"',
+    "question": 'shape=cds margin="0.2,0.15" style="filled"',
+    "answer": 'shape=parallelogram style="filled"',
+    "outside": 'shape=parallelogram style="filled,dashed"',
+    "unhandled": 'shape=box style="rounded,filled,dashed"',
 }
-_EDGES: Mapping[EdgeKind, str] = {
-    "event": "",
+_LINES: Mapping[EdgeKind, str] = {
     "list": "penwidth=3",
-    "failure": 'style=dashed color="#e5534b" penwidth=2',
-    "wait": 'style=dotted color="#bf8700" penwidth=2',
-}
-_STATES: Mapping[NodeState, str] = {
-    "running": 'color="#0969da" penwidth=3',
-    "waiting": 'color="#9a6700" penwidth=3',
-    "done": 'color="#1a7f37" penwidth=3',
-    "failed": 'color="#cf222e" penwidth=3',
+    "failure": "style=dashed penwidth=2",
+    "wait": "style=dotted penwidth=2",
 }
 
 
 def dot(picture: Picture) -> str:
     """Return a picture as a digraph; names may contain anything."""
     lines = [
-        f"digraph {_quoted(picture.title)} {{",
+        f"digraph {quoted(picture.title)} {{",
         f'    graph [label={_text(picture.title)} labelloc=t rankdir=LR bgcolor=transparent fontname="sans-serif" fontcolor="#6e7781"]',
         '    node [fontname="sans-serif" fontcolor="#1f2328"]',
         '    edge [fontname="sans-serif" fontcolor="#6e7781" color="#6e7781"]',
@@ -60,20 +56,31 @@ def dot(picture: Picture) -> str:
 
 def _dot_id(number: int, node: Node) -> str:
     """Return the id of a node, or one like no other if Graphviz could read something else in it (`%1`)."""
-    return _quoted(node.id if re.fullmatch(r"\w+|\(\w+\)", node.id) else f"#{number}")
+    return quoted(node.id if re.fullmatch(r"\w+|\(\w+\)", node.id) else f"#{number}")
 
 
 def _node(name: str, node: Node) -> str:
-    looks = " ".join(filter(None, [_NODES[node.kind], _STATES.get(node.state)]))
+    fill, outline = NODE_COLOURS[node.kind]
+    width = ""
+    if node.state:
+        outline, width = STATE_COLOURS[node.state], " penwidth=3"
+    looks = f'{_SHAPES[node.kind]} fillcolor="{fill}" color="{outline}"{width}'
     tip = f" tooltip={_text(node.doc)}" if node.doc else ""
     return f"{name} [label={_text(node.label, *node.notes)} {looks}{tip}]"
 
 
 def _edge(source: str, target: str, edge: Edge) -> str:
-    labels = edge_labels(edge)
-    label = f"label={_text(*labels)}" if labels else ""
-    looks = " ".join(filter(None, [label, _EDGES[edge.kind]]))
+    looks = _edge_looks(edge.kind, edge_labels(edge))
     return f"{source} -> {target}" + (f" [{looks}]" if looks else "")
+
+
+def _edge_looks(kind: EdgeKind, labels: Sequence[str]) -> str:
+    looks = [f"label={_text(*labels)}"] if labels else []
+    if kind in _LINES:
+        looks.append(_LINES[kind])
+    if kind in EDGE_COLOURS:
+        looks.append(f'color="{EDGE_COLOURS[kind]}"')
+    return " ".join(looks)
 
 
 def _legend(picture: Picture) -> Iterator[str]:
@@ -93,18 +100,13 @@ def _legend(picture: Picture) -> Iterator[str]:
         looks = '[label="" shape=circle width=0.1 color="#8c959f"]'
         yield f"        {_legend_id(number, 'end')} {looks}"
     for number, (edge_kind, words) in enumerate(edges.items()):
-        looks = " ".join(filter(None, [f"label={_text(words)}", _EDGES[edge_kind]]))
         source, target = _legend_id(number, "end"), _legend_id(number + 1, "end")
-        yield f"        {source} -> {target} [{looks}]"
+        yield f"        {source} -> {target} [{_edge_looks(edge_kind, [words])}]"
     yield "    }"
 
 
 def _legend_id(number: int, what: str = "form") -> str:
-    return _quoted(f"legend {what} {number}")  # with a space, as in no other id
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return quoted(f"legend {what} {number}")  # with a space, as in no other id
 
 
 def _text(*lines: str) -> str:
@@ -112,4 +114,4 @@ def _text(*lines: str) -> str:
 
     Graphviz reads `&name;` as in HTML.
     """
-    return '"' + "\\n".join(_quoted(line.replace("&", "&amp;"))[1:-1] for line in lines) + '"'
+    return '"' + "\\n".join(quoted(line.replace("&", "&amp;"))[1:-1] for line in lines) + '"'

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from .picture import (
+    EDGE_COLOURS,
     LEGEND_COLUMNS,
+    NODE_COLOURS,
+    STATE_COLOURS,
     Edge,
     EdgeKind,
     Node,
     NodeKind,
-    NodeState,
     Picture,
     edge_labels,
     edge_legend,
     node_legend,
+    quoted,
 )
 
 _SHAPES: Mapping[NodeKind, tuple[str, str]] = {
@@ -30,29 +33,10 @@ _SHAPES: Mapping[NodeKind, tuple[str, str]] = {
 }
 _ARROWS: Mapping[EdgeKind, str] = {"event": "-->", "list": "==>", "failure": "-.->", "wait": "-.->"}
 
-_STYLES: Mapping[NodeKind, str] = {
-    "start": "fill:#ddf4ff,stroke:#57606a,color:#1f2328",
-    "stop": "fill:#ddf4ff,stroke:#57606a,color:#1f2328,stroke-width:3px",
-    "step": "fill:#f6f8fa,stroke:#57606a,color:#1f2328",
-    "join": "fill:#f6f8fa,stroke:#57606a,color:#1f2328",
-    "error_handler": "fill:#ffebe9,stroke:#cf222e,color:#1f2328",
-    "question": "fill:#fff8c5,stroke:#9a6700,color:#1f2328",
-    "answer": "fill:#fff8c5,stroke:#9a6700,color:#1f2328",
-    "outside": "fill:#fff8c5,stroke:#9a6700,color:#1f2328,stroke-dasharray:5 3",
-    "unhandled": "fill:#ffebe9,stroke:#cf222e,color:#1f2328,stroke-dasharray:5 3",
-}
-"""Both colours are given of each box, so that it can be read on a light and on a dark page."""
-
-_STATES: Mapping[NodeState, str] = {
-    "running": "stroke:#0969da,stroke-width:3px",
-    "waiting": "stroke:#9a6700,stroke-width:3px",
-    "done": "stroke:#1a7f37,stroke-width:3px",
-    "failed": "stroke:#cf222e,stroke-width:3px",
-}
-
-_EDGE_STYLES: Mapping[EdgeKind, str] = {
-    "failure": "stroke:#e5534b,stroke-width:2px",
-    "wait": "stroke:#bf8700,stroke-width:2px",
+_OUTLINES: Mapping[NodeKind, str] = {
+    "stop": ",stroke-width:3px",
+    "outside": ",stroke-dasharray:5 3",
+    "unhandled": ",stroke-dasharray:5 3",
 }
 
 
@@ -60,7 +44,7 @@ def mermaid(picture: Picture) -> str:
     """Return a picture as a flowchart; names may contain anything."""
     # Mermaid has reserved words (`end`, `default`, `style`) that cannot be ids: so numbers are.
     ids = {node.id: f"n{number}" for number, node in enumerate(picture.nodes)}
-    lines = ["---", f"title: {_yaml(picture.title)}", "---", "flowchart LR"]
+    lines = ["---", f"title: {quoted(picture.title)}", "---", "flowchart LR"]
     lines += [f"    {_node(ids[node.id], node)}" for node in picture.nodes]
     kinds: list[EdgeKind | None] = []
     for edge in picture.edges:
@@ -68,13 +52,16 @@ def mermaid(picture: Picture) -> str:
         kinds.append(edge.kind)
     lines += _legend(picture, kinds)
     for kind in node_legend(picture):
-        lines.append(f"    classDef {kind} {_STYLES[kind]}")
-    for state, style in _STATES.items():
+        fill, stroke = NODE_COLOURS[kind]
+        colours = f"fill:{fill},stroke:{stroke},color:#1f2328"
+        lines.append(f"    classDef {kind} {colours}{_OUTLINES.get(kind, '')}")
+    for state, stroke in STATE_COLOURS.items():
         if names := ",".join(ids[node.id] for node in picture.nodes if node.state == state):
-            lines += [f"    classDef {state} {style}", f"    class {names} {state}"]
-    for edge_kind, style in _EDGE_STYLES.items():
+            lines.append(f"    classDef {state} stroke:{stroke},stroke-width:3px")
+            lines.append(f"    class {names} {state}")
+    for edge_kind, stroke in EDGE_COLOURS.items():
         if numbers := ",".join(str(n) for n, each in enumerate(kinds) if each == edge_kind):
-            lines.append(f"    linkStyle {numbers} {style}")
+            lines.append(f"    linkStyle {numbers} stroke:{stroke},stroke-width:2px")
     return "\n".join(lines) + "\n"
 
 
@@ -116,8 +103,3 @@ def _legend(picture: Picture, kinds: list[EdgeKind | None]) -> Iterator[str]:
 def _escaped(text: str) -> str:
     """Write a text so that neither Mermaid, nor Markdown, nor HTML finds anything in it."""
     return "".join(one if one.isalnum() or one in " _,.+-=()" else f"#{ord(one)};" for one in text)
-
-
-def _yaml(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

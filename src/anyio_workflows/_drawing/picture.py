@@ -116,6 +116,33 @@ def picture_of(graph: Graph, run: RunFacts | None = None) -> Picture:
     return _Painter(graph, run).paint()
 
 
+# --- Colours, for formats whose pictures have the same ones on light and on dark pages -----------------
+
+NODE_COLOURS: Mapping[NodeKind, tuple[str, str]] = {
+    "start": ("#ddf4ff", "#57606a"),
+    "stop": ("#ddf4ff", "#57606a"),
+    "step": ("#f6f8fa", "#57606a"),
+    "join": ("#f6f8fa", "#57606a"),
+    "error_handler": ("#ffebe9", "#cf222e"),
+    "question": ("#fff8c5", "#9a6700"),
+    "answer": ("#fff8c5", "#9a6700"),
+    "outside": ("#fff8c5", "#9a6700"),
+    "unhandled": ("#ffebe9", "#cf222e"),
+}
+"""The colours of the inside and of the outline."""
+
+STATE_COLOURS: Mapping[NodeState, str] = {
+    "running": "#0969da",
+    "waiting": "#9a6700",
+    "done": "#1a7f37",
+    "failed": "#cf222e",
+}
+"""The colours of the outline of nodes in a run."""
+
+EDGE_COLOURS: Mapping[EdgeKind, str] = {"failure": "#e5534b", "wait": "#bf8700"}
+"""The colours of edges that are not only lines."""
+
+
 # --- The legend -------------------------------------------------------------------------------------
 
 NODE_LEGEND: Mapping[NodeKind, str] = {
@@ -177,6 +204,11 @@ def printable(text: str, longest: int) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def quoted(text: str) -> str:
+    """Return a text in double quotes, as DOT and YAML read it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @attrs.define(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .._ledger.work import OpenWait
-from .._messages import short_repr, shortened, text_of
+from .._messages import last_line_of, short_repr, shortened
 
 _LONGEST = 500
 _MOST_WAITS = 10
@@ -21,8 +21,7 @@ def result_row(result: object) -> Row:
 
 def error_rows(error: BaseException) -> Iterator[Row]:
     """Say with what a run has failed, and its notes, which tell in what step."""
-    text = shortened(text_of(error), _LONGEST)
-    yield "Error", f"{type(error).__name__}: {text}" if text else type(error).__name__
+    yield "Error", shortened(last_line_of(error), _LONGEST)
     notes = getattr(error, "__notes__", None)  # anything, if a program has set it
     for note in notes[:3] if isinstance(notes, list) else ():
         yield "Note", shortened(str(note), _LONGEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -113,7 +114,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def svg(picture: Picture) -> str:
     """Return the picture as an SVG element that needs nothing else.
 
-    It follows the light or dark mode of whoever looks at it. Its classes and CSS variables begin
+    It follows the light or dark mode of the page or program that shows it. Its classes and CSS variables begin
     with `aw-`; it has no ids, so that any number of pictures may be on one page.
     """
     made = layout(picture)
@@ -166,6 +167,7 @@ def _text(text: str, most: int = 4000) -> str:
     return escape(_FORBIDDEN.sub("\ufffd", text))
 
 
+@functools.cache
 def _style() -> str:
     """Return the style sheet; each colour once more by itself, for programs that know no variables."""
     light, dark = (

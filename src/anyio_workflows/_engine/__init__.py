@@ -18,8 +18,7 @@
 #   blocking    which steps held the event loop, and for how long
 #   limiter     how many runs of a workflow are in progress at once
 #   describing  what happens in a run, in words: for messages, notes and logs
-#   instruments telling instruments what happens, and internal_events, the instrument that writes some of it
-#               to the stream
+#   instruments telling instruments what happens, and the one that writes internal events to the stream
 #   resources   the task that opens and closes what steps are given
 #   block       the `async with workflow:` block, which owns runs and what they share
 #   faults      the failures of steps that misbehave

@@ -31,6 +31,16 @@ def describe_failure(work: Work, elapsed: float) -> str:
     )
 
 
+def describe_unhandled(ledger: Ledger, event: Event) -> str:
+    """Say what becomes of an event that no step takes, and why none does."""
+    remark = namesakes([type(event)], ledger.wanted()) or "it is dropped"
+    waits = (one for one in ledger.waits.open if isinstance(event, one.event_type))
+    if wait := next(waits, None):  # what would fit it has been its answer
+        wanted = short_repr(dict(wait.requirements))
+        remark = f"step {wait.work.step} waits for one with {wanted}; {remark}"
+    return remark
+
+
 def describe_last_results(ledger: Ledger) -> dict[str, str]:
     """Describe the last result of each step."""
     queues = {name: ledger.queues.by_step.get(name) for name in ledger.graph.steps}
@@ -97,13 +107,3 @@ def _describe_activities(queue: StepQueue, pending: list[Work], now: float) -> I
 
 def _times(number: int) -> str:
     return "" if number == 1 else f" ({number} times)"
-
-
-def describe_unhandled(ledger: Ledger, event: Event) -> str:
-    """Say what becomes of an event that no step takes, and why none does."""
-    remark = namesakes([type(event)], ledger.wanted()) or "it is dropped"
-    waits = (one for one in ledger.waits.open if isinstance(event, one.event_type))
-    if wait := next(waits, None):  # what would fit it has been its answer
-        wanted = short_repr(dict(wait.requirements))
-        remark = f"step {wait.work.step} waits for one with {wanted}; {remark}"
-    return remark

@@ -25,6 +25,14 @@ def scope_left_open(work: Work) -> BaseException:
     )
 
 
+def group_broken(step: str) -> BaseException:
+    """Return the failure of a run whose task group a step has broken; `step` is the one that ended last (T8)."""
+    return WorkflowRuntimeError(
+        f"a step, probably {step}, left a cancel scope or task group open, which broke the run's "
+        "task group; leave them where you entered them, with 'with'"
+    )
+
+
 def name_stop_iteration(exc: BaseException) -> BaseException:
     """Name a `StopIteration`, which Python turns into a `RuntimeError` on its own (T5)."""
     if (

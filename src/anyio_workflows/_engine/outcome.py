@@ -16,7 +16,6 @@ from .._messages import add_note, held_by, text_of
 from ..errors import (
     _NOTICEABLE,
     WorkflowCancelledByUser,
-    WorkflowRuntimeError,
     WorkflowStalledError,
     WorkflowTimeoutError,
 )
@@ -30,6 +29,7 @@ from ..events import (
 from ..instrument import RunOutcome
 from .blocking import holds_of
 from .describing import busy_steps, count_executions, describe_activities
+from .faults import group_broken
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +185,7 @@ class Decision:
         if self.outcome is not None:
             return
         step = self.run.ledger.last_finished or "?"
-        error = WorkflowRuntimeError(
-            f"a step, probably {step}, left a cancel scope or task group open, which broke the run's "
-            "task group; leave them where you entered them, with 'with'"
-        )
-        self._settle(self._earlier_cause() or Outcome.failed(step, error))
+        self._settle(self._earlier_cause() or Outcome.failed(step, group_broken(step)))
 
     def check_cancellation(self) -> None:
         """Settle the outcome if the run is being cancelled and the host has not noticed yet."""

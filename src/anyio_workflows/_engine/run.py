@@ -24,8 +24,7 @@ from ..events import Event, InputRequiredEvent
 from ..instrument import Instrument
 from .block import WorkflowBlock
 from .blocking import holds_of
-from .instruments import Instruments
-from .internal_events import InternalEvents
+from .instruments import Instruments, InternalEvents
 from .limiter import RunLimiter, RunSlot
 from .outcome import Decision, Outcome
 from .resources import ResourceManager, SharedValues
@@ -123,7 +122,6 @@ class Run:
         self._dispatch = Dispatch(
             self,
             self._decision,
-            self.stream,
             self._inboxes,
             self._instruments,
             settings.stall_check,

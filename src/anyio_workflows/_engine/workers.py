@@ -48,7 +48,6 @@ from .faults import name_stop_iteration, policy_error, scope_left_open, stray_ca
 from .instruments import Instruments
 from .outcome import Decision, Outcome
 from .resources import ResourceManager, SharedValues
-from .stream import EventStream
 
 logger = logging.getLogger(__name__)
 
@@ -420,7 +419,6 @@ class Dispatch:
     Attributes:
         run: The run.
         decision: How it ends.
-        stream: Where questions are published.
         inboxes: Where work goes.
         instruments: Told what happens.
         stall_check: Whether to fail when nothing can happen any more (T9).
@@ -428,7 +426,6 @@ class Dispatch:
 
     run: RunPort
     decision: Decision
-    stream: EventStream
     inboxes: Inboxes
     instruments: Instruments
     stall_check: bool
@@ -488,10 +485,7 @@ class Dispatch:
 
     def _ask(self, question: Event) -> None:
         """Publish a question (S5), which is asked again after a restore if it was not read (W4)."""
-        self.stream.write(question)
-        if self.instruments.active:
-            self.instruments.event_written(question)
-        self._ledger.ask(question, self.stream.written, self.stream.delivered)
+        self._ledger.ask(question, self.run.ask(question), self.run.events_read)
 
     def _note_unhandled(self, event: Event, idle: bool) -> None:
         """Tell that no step takes an event (R3)."""
