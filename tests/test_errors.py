@@ -13,6 +13,9 @@ from anyio_workflows.errors import (
     ContextSerdeError,
     ContextStateError,
     EventValidationError,
+    HostLostError,
+    StoreError,
+    UnknownRunError,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
     WorkflowError,
@@ -31,6 +34,21 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         ContextSerdeError("$.state.items[3]", "a Client cannot be written as JSON"),
         {"path": "$.state.items[3]", "problem": "a Client cannot be written as JSON"},
         "$.state.items[3]: a Client cannot be written as JSON",
+    ),
+    (
+        StoreError("runs.db", "the disk is full; the runs continue once there is room"),
+        {"store": "runs.db", "problem": "the disk is full; the runs continue once there is room"},
+        "runs.db: the disk is full; the runs continue once there is room",
+    ),
+    (
+        HostLostError("runs.db", "another process executes its runs"),
+        {"store": "runs.db", "problem": "another process executes its runs"},
+        "runs.db: another process executes its runs",
+    ),
+    (
+        UnknownRunError("order-17"),
+        {"run_id": "order-17"},
+        "there is no run 'order-17': it was never started here, or it ended long ago and has been removed",
     ),
     (
         WorkflowValidationError("Tea", ["no steps"]),

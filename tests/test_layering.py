@@ -36,7 +36,8 @@ LAYERS = [
     "_engine",
     "handler",
     "workflow",
-    "checkpoint _snapshot_file testing drawing",
+    "checkpoint _snapshot_file drawing runtime",
+    "testing",
     "__init__",
     "otel _demo __main__",
 ]
@@ -47,8 +48,8 @@ LAYER = {name: n for n, names in enumerate(LAYERS) for name in names.split()}
 PURE = LAYERS[1].split() + LAYERS[3].split() + LAYERS[4].split()
 """Declaring and deciding: they need no event loop."""
 
-ENGINE_USERS = {"_engine", "handler", "workflow"}
-"""What may import from `_engine/`: the doors to a run, and nothing else."""
+ENGINE_USERS = {"_engine", "handler", "workflow", "runtime"}
+"""What may import from `_engine/`: the doors to a run, what keeps runs, and nothing else."""
 
 PUBLIC_ONLY = {"testing", "_demo", "__main__"}
 """What uses the library as anybody would."""

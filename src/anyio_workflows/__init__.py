@@ -22,9 +22,9 @@
 #               Worker tasks call the steps, which see their `context`, and settle what they did. The
 #               `handler` is the caller's side of a run, and `workflow` starts one.
 #
-#   keep        state, _json/ -> _snapshot -> checkpoint (_snapshot_file)
-#               The state that steps share; pending work as JSON and back; snapshots in a file, which is
-#               the only storage there is.
+#   keep        state, _json/ -> _snapshot -> checkpoint (_snapshot_file), runtime/
+#               The state that steps share; pending work as JSON and back; snapshots in a file; and runs
+#               with a name and many readers, in memory or in a database.
 #
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.

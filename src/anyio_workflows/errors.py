@@ -14,6 +14,9 @@ __all__ = [
     "ContextSerdeError",
     "ContextStateError",
     "EventValidationError",
+    "HostLostError",
+    "StoreError",
+    "UnknownRunError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
     "WorkflowError",
@@ -201,6 +204,47 @@ class CheckpointInUseError(WorkflowError):
         return (
             f"{self.path} is in use by a run in {who}; wait until that run has ended, or give "
             "this run a file of its own"
+        )
+
+
+class StoreError(WorkflowError):
+    """The place where a runtime keeps its runs cannot be used (D10).
+
+    Nothing that was not written before has been shown to anybody.
+
+    Attributes:
+        store: The file or the address, as it was given, without a password.
+        problem: What is wrong, and what to do about it.
+    """
+
+    def __init__(self, store: str, problem: str) -> None:
+        self.store = store
+        self.problem = problem
+        super().__init__(store, problem)
+
+    def __str__(self) -> str:
+        return f"{self.store}: {self.problem}"
+
+
+class HostLostError(StoreError):
+    """Others took this process for dead, and execute its runs now: it can write nothing any more (D6)."""
+
+
+class UnknownRunError(WorkflowError, LookupError):
+    """A runtime has no run of this id.
+
+    Attributes:
+        run_id: The id.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(run_id)
+
+    def __str__(self) -> str:
+        return (
+            f"there is no run {shortened(self.run_id, 200)!r}: it was never started here, or it ended long ago and "
+            "has been removed"
         )
 
 

@@ -1,0 +1,17 @@
+"""Runs that have a name, any number of readers, a history, and, with a database, a life beyond the process."""
+
+# What is kept of a run is what it owes: work, batches, waits, state, each as a small row with a key. A change
+# is a set of rows to write and to delete, and the changes of all runs of a process are committed together,
+# in groups. To bring a run back is to read its rows into a ledger. Nothing is replayed, so steps need not
+# be deterministic.
+#
+# In the order of the data's path:
+#
+#   _log        the numbered events of one run, for any number of readers
+#   _store      what a runtime asks of the place where runs are kept: the port, and the records that cross it
+#   _memory     a store in memory, for tests
+#   _sqlite     a store in a file, shared by the processes of one machine
+#
+# Four gates make it write-ahead: an execution begins when the group that owes it is committed; an event is
+# shown after commit; `send_event` returns, and an answered step continues, after commit; and the terminal
+# event, `await run` and the status come after the commit of the end of the deciding work.

@@ -1,0 +1,228 @@
+"""What a runtime asks of the place where its runs are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import attrs
+
+RunStatus = Literal[
+    "queued",
+    "running",
+    "waiting",
+    "completed",
+    "failed",
+    "timed_out",
+    "cancelled",
+    "incompatible",
+    "stuck",
+]
+"""How a run stands. The first three have not ended; the last two are parked until a person mends them."""
+
+ENDED: frozenset[RunStatus] = frozenset({"completed", "failed", "timed_out", "cancelled"})
+"""The statuses of runs that have published their terminal event."""
+
+MailKind = Literal["send", "cancel"]
+
+
+@attrs.frozen
+class StoredRun:
+    """What a store knows about a run, besides its rows and events. Times are those of the wall clock.
+
+    Attributes:
+        id: Identifies the run; unique in the store.
+        workflow: The name under which its workflow is registered.
+        status: How it stands.
+        created: When it was started, in seconds since 1970.
+        ended: When its terminal event was written; `None` before that.
+        last_seq: The number of the last event that is in the store; 0 if there is none.
+        waiting_for: The tags of the event types for which it has open waits.
+        metadata: What the caller said about the run, as JSON.
+        error: Why it failed or was parked, as JSON; `None` if it was not.
+        fingerprint: That of the graph with which its rows were written.
+        deadline: When it times out; `None` if it never does.
+        wake_at: While it is asleep, when it is to be woken at the latest; `None` for never.
+        asleep: Whether it was released from memory: it owes nothing but waits, and only mail or time
+            can make it continue.
+        recoveries: How often it was taken over from a host that died, without progress in between.
+        owner: The id of the host that executes it; `None` if there is none.
+    """
+
+    id: str
+    workflow: str
+    status: RunStatus
+    created: float
+    ended: float | None = None
+    last_seq: int = 0
+    waiting_for: tuple[str, ...] = ()
+    metadata: str = "{}"
+    error: str | None = None
+    fingerprint: str = ""
+    deadline: float | None = None
+    wake_at: float | None = None
+    asleep: bool = False
+    recoveries: int = 0
+    owner: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has published its terminal event."""
+        return self.status in ENDED
+
+
+class StoredEvent(NamedTuple):
+    """An event of the public stream: its number, the wall clock's time, and the event as JSON."""
+
+    seq: int
+    time: float
+    text: str
+
+
+class Mail(NamedTuple):
+    """What another process, or this one while the run slept, has for a run: an event, or a cancellation."""
+
+    id: int
+    run_id: str
+    kind: MailKind
+    data: str
+
+
+@attrs.define
+class RunChange:
+    """What one group changes in one run.
+
+    Attributes:
+        run_id: The run.
+        new: The run, if it is to be inserted. If the store has one of this id already, the whole change
+            is refused.
+        columns: Attributes of `StoredRun` with their new values. `owner` is none of them: a host gives
+            a run up with `released`.
+        wipe: Whether to delete all rows of the run first.
+        rows: The rows to write, by key; `None` deletes one. Keys and values are text.
+        events: What is appended to its log, in order.
+        replies: Answers to mail, by id, as JSON: applied with the rest of the group, or not at all.
+        released: Whether the host stops executing the run.
+    """
+
+    run_id: str
+    new: StoredRun | None = None
+    columns: dict[str, Any] = attrs.field(factory=dict)
+    wipe: bool = False
+    rows: dict[str, str | None] = attrs.field(factory=dict)
+    events: list[StoredEvent] = attrs.field(factory=list)
+    replies: dict[int, str] = attrs.field(factory=dict)
+    released: bool = False
+
+
+@attrs.frozen
+class RunQuery:
+    """Which runs to list, newest first.
+
+    Attributes:
+        status: Only those that stand so.
+        workflow: Only those of this workflow.
+        waiting_for: Only those with an open wait for one of these tags of event types.
+        limit: At most so many.
+        before: Only those created before this one, as `(created, id)`.
+    """
+
+    status: RunStatus | None = None
+    workflow: str | None = None
+    waiting_for: Collection[str] = ()
+    limit: int = 50
+    before: tuple[float, str] | None = None
+
+
+class Store(Protocol):
+    """Where runs are kept: rows, events and mail, by run.
+
+    A store knows nothing about workflows: all that it keeps is text. Each method is one transaction. A method
+    that fails has changed nothing, and raises a `StoreError`. Cancelling a method may leave its
+    transaction done or undone, but never done by half.
+    """
+
+    async def open(self) -> str:
+        """Open the store, as a host; returns the id of the host."""
+        ...
+
+    async def close(self) -> None:
+        """Give up all runs that the host executes, without ending them, and close the store."""
+        ...
+
+    async def commit(self, changes: Sequence[RunChange]) -> set[str]:
+        """Write a group, durably, all of it or nothing.
+
+        Returns:
+            The ids of the runs that were new and existed already. Their changes were not made.
+
+        Raises:
+            HostLostError: If this host was declared dead, and its runs belong to others now (D6).
+            StoreError: If it cannot be written (D10).
+        """
+        ...
+
+    async def find_run(self, run_id: str) -> StoredRun | None:
+        """Return a run; `None` if there is none of this id."""
+        ...
+
+    async def find_runs(self, query: RunQuery) -> list[StoredRun]:
+        """Return the newest runs, by `created` and then by id, in falling order."""
+        ...
+
+    async def rows(self, run_id: str) -> Mapping[str, str]:
+        """Return the rows of a run, by key."""
+        ...
+
+    async def events(self, run_id: str, after: int, limit: int) -> list[StoredEvent]:
+        """Return the events of a run whose numbers are above `after`, in order; at most `limit`."""
+        ...
+
+    async def claim(
+        self, workflows: Collection[str], now: float, max_recoveries: int, limit: int = 100
+    ) -> list[StoredRun]:
+        """Become the owner of runs that have to be continued, and that nobody executes.
+
+        First, hosts that have died are removed: their runs get one more recovery, and no owner. Then runs
+        without an owner are taken, which have not ended and are not parked, and are not asleep, or have mail, or were
+        to be woken by `now`. One with more than `max_recoveries` becomes `"stuck"` instead.
+
+        Args:
+            workflows: The names of the workflows that this host can execute.
+            now: The wall clock's time.
+            max_recoveries: Recoveries without progress until a run counts as stuck.
+            limit: At most so many runs.
+        """
+        ...
+
+    async def post(self, run_id: str, kind: MailKind, data: str) -> int | None:
+        """Leave mail for a run; returns its id, or `None` if the run has ended or there is none."""
+        ...
+
+    async def requeue(self, run_id: str) -> bool:
+        """Have a run that is over or parked claimed: it is `"queued"`, without `ended`, `error`, recoveries.
+
+        Returns:
+            Whether there was such a run, in one of these statuses but `"completed"`.
+        """
+        ...
+
+    async def mail(self) -> Sequence[Mail]:
+        """Return the mail of the runs of this host that has not been replied to, in order."""
+        ...
+
+    async def take_reply(self, mail_id: int) -> str | None:
+        """Return the reply to mail and remove both; `None` if there is no reply yet."""
+        ...
+
+    async def changed(self) -> bool:
+        """Return whether another process may have written since the last call; cheap."""
+        ...
+
+    async def purge(self, ended_before: float, limit: int = 1000) -> int:
+        """Delete runs that ended before a time, with all that belongs to them; returns how many."""
+        ...
+
+    async def delete(self, run_id: str) -> bool:
+        """Delete a run that has ended or is parked; returns whether there was one."""
+        ...
