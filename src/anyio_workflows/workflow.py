@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import attrs
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ._json.hooks import Hooks  # only snapshots need it
 
 __all__ = ["Workflow"]
+
+RunT = TypeVar("RunT", bound=Run)
 
 if not TYPE_CHECKING:
     __getattr__ = absent_names(__name__)
@@ -360,18 +362,43 @@ class Workflow(Generic[ResultT]):
             EventValidationError: If the keywords do not fit the start event.
             WorkflowRuntimeError: If there is no running asyncio or trio event loop.
         """
+        own_instruments = _check_instruments(instruments) if instruments else ()
+        run, event = self._new_run(Run, ctx, start_event, kwargs, run_id)
+        handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
+        run.start(event, self._config.limiter, own_instruments)
+        return handler
+
+    def _new_run(
+        self,
+        kind: Callable[..., RunT],
+        ctx: Context[Any] | None,
+        start_event: StartEvent | None,
+        fields: dict[str, Any],
+        run_id: str | None,
+    ) -> tuple[RunT, Event | None]:
+        """Make a run, to be started; `run()` says what is checked.
+
+        Args:
+            kind: The class of the run, or what makes one with the same arguments.
+            ctx: The context to continue from.
+            start_event: The event to start with, instead of `fields`.
+            fields: The fields of the start event.
+            run_id: Identifies the run.
+
+        Returns:
+            The run, and the event to start it with, if it does not continue from a context.
+        """
         graph = self._compiled()
         if not self._config.disable_validation:
             self._check(graph)
-        own_instruments = _check_instruments(instruments) if instruments else ()
         hooks = self._config.hooks
         saved = SavedState(graph) if ctx is None else _saved_state(ctx, graph)
         if hooks is not None:
             saved.hooks = hooks
         event = None
         if saved.pending is None:
-            event = self._start_event(graph, start_event, kwargs)
-        elif start_event is not None or kwargs:
+            event = self._start_event(graph, start_event, fields)
+        elif start_event is not None or fields:
             raise ContextStateError(
                 "the context has work left to do; call run(ctx=...) without a start event to continue "
                 "it, or ctx.discard_work() to drop it"
@@ -393,7 +420,7 @@ class Workflow(Generic[ResultT]):
                 raise self._needs_block(*graph.closed_with_workflow, shared.block)
         context = _current_step()
         parent = None if context is None or context._run.ended else context._run
-        run = Run(
+        run = kind(
             self,
             saved,
             loop,
@@ -404,9 +431,7 @@ class Workflow(Generic[ResultT]):
             self._config.instruments,
             block,
         )
-        handler: WorkflowHandler[ResultT] = WorkflowHandler(run)
-        run.start(event, self._config.limiter, own_instruments)
-        return handler
+        return run, event
 
     async def __aenter__(self) -> Self:
         """Own the runs that are started from now on, and the resources that they share.

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from .._backend import LoopHandle, is_cancellation
 from .._ledger.fanin import NO_RECOVERIES
 from .._ledger.ledger import Ledger
-from .._ledger.pending import RunPort, SavedState, restore
+from .._ledger.pending import LedgerRecord, Restored, RunPort, SavedState, restore
 from .._ledger.work import Wait, Work
 from .._messages import add_note, held_by, short_repr
 from ..context import _check_event
@@ -111,12 +111,9 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         saved, settings = self.saved, self._settings
-        self.stream = EventStream(self.loop)
-        if (pending := saved.pending_work()) is None:
-            self.ledger = Ledger(saved.graph)
-        else:
-            self.ledger, restored = restore(pending, saved.graph, self.loop.current_time())
-            self._inboxes.deliver(restored)
+        self.stream, self.ledger = self._new_stream(), self._new_ledger()
+        if (pending := saved.pending_work()) is not None:
+            self._restore(pending)
         self._decision = Decision(self, settings.timeout)
         self._instruments = Instruments(self, settings.name, self._shared_instruments)
         self._dispatch = Dispatch(
@@ -136,6 +133,19 @@ class Run:
             settings.slow_step_warning,
         )
         saved.begin(self)
+
+    # What a runtime makes in another way, for the runs that it keeps.
+
+    def _new_stream(self) -> EventStream:
+        return EventStream(self.loop)
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self.saved.graph)
+
+    def _restore(self, pending: LedgerRecord) -> Restored:
+        restored = restore(pending, self.ledger, self.loop.current_time())
+        self._inboxes.deliver(restored.queued)
+        return restored
 
     def start(
         self,

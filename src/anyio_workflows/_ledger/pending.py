@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import attrs
 
@@ -352,13 +352,16 @@ def _take_kept(kept: Buffered) -> KeptRecord:
 # --- Restoring ---------------------------------------------------------------------------------
 
 
-def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, list[Work]]:
-    """Make a ledger in which what was recorded is pending, at the time `now`.
+class Restored(NamedTuple):
+    """What was restored: the work to be carried to its steps now, and the branches by the ids of the record."""
 
-    Returns:
-        The ledger, and the work to be carried to its steps.
-    """
-    ledger = Ledger(graph)
+    queued: list[Work]
+    branches: dict[int, Branch]
+
+
+def restore(record: LedgerRecord, ledger: Ledger, now: float) -> Restored:
+    """Make what was recorded pending in an empty ledger, at the time `now`."""
+    graph = ledger.graph
     ledger.next_id = record.next_id
     ledger.input_asked = record.input_asked
     ledger.last_finished = record.last_finished
@@ -379,7 +382,7 @@ def restore(record: LedgerRecord, graph: Graph, now: float) -> tuple[Ledger, lis
         queued += ledger.enqueue_again(restored, due)
     for branch in branches.values():
         queued += ledger.seal_branch(branch)  # what was being dropped from it is gone
-    return ledger, queued
+    return Restored(queued, branches)
 
 
 def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch]) -> None:
@@ -608,7 +611,8 @@ class SavedState:
         elif self.pending is None:
             return []
         else:
-            ledger, _ = restore(self.pending, self.graph, 0.0)
+            ledger = Ledger(self.graph)
+            restore(self.pending, ledger, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
 
     def keep(self, what: Literal["work", "failed work"], failed: int | None) -> None:

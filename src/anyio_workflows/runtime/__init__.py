@@ -8,6 +8,7 @@
 # In the order of the data's path:
 #
 #   _log        the numbered events of one run, for any number of readers
+#   _runs       the variants of a run of the engine that a runtime makes
 #   _store      what a runtime asks of the place where runs are kept: the port, and the records that cross it
 #   _memory     a store in memory, for tests
 #   _sqlite     a store in a file, shared by the processes of one machine
