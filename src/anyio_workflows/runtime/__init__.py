@@ -7,7 +7,7 @@
 #
 # In the order of the data's path:
 #
-#   _log        the numbered events of one run, for any number of readers
+#   _log        the numbered events of one run, for any number of readers (_sizes: what they take)
 #   _runs       the variants of a run of the engine that a runtime makes
 #   _store      what a runtime asks of the place where runs are kept: the port, and the records that cross it
 #   _memory     a store in memory, for tests
