@@ -20,6 +20,9 @@ RunStatus = Literal[
 ]
 """How a run stands. The first three have not ended; the last two are parked until a person mends them."""
 
+ACTIVE: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
+"""The statuses of runs that have to be continued. Only they have an owner."""
+
 ENDED: frozenset[RunStatus] = frozenset({"completed", "failed", "timed_out", "cancelled"})
 """The statuses of runs that have published their terminal event."""
 
@@ -46,7 +49,8 @@ class StoredRun:
         asleep: Whether it was released from memory: it owes nothing but waits, and only mail or time
             can make it continue.
         recoveries: How often it was taken over from a host that died, without progress in between.
-        owner: The id of the host that executes it; `None` if there is none.
+        owner: The id of the host that executes it; `None` if there is none, as when it has ended or is
+            parked.
     """
 
     id: str
@@ -94,15 +98,17 @@ class RunChange:
 
     Attributes:
         run_id: The run.
-        new: The run, if it is to be inserted. If the store has one of this id already, the whole change
-            is refused.
+        new: The run, if it is to be inserted, with its owner: the host itself, or `None` to let any
+            host claim it. If the store has one of this id already, the whole change is refused.
         columns: Attributes of `StoredRun` with their new values. `owner` is none of them: a host gives
-            a run up with `released`.
+            a run up with `released`. Nor is `last_seq`, which follows from `events`.
         wipe: Whether to delete all rows of the run first.
         rows: The rows to write, by key; `None` deletes one. Keys and values are text.
         events: What is appended to its log, in order.
         replies: Answers to mail, by id, as JSON: applied with the rest of the group, or not at all.
-        released: Whether the host stops executing the run.
+            Those to mail that is gone have no effect.
+        released: Whether the host stops executing the run. It does anyway when the status is one of a run
+            that has ended or is parked.
     """
 
     run_id: str
@@ -151,10 +157,11 @@ class Store(Protocol):
         ...
 
     async def commit(self, changes: Sequence[RunChange]) -> set[str]:
-        """Write a group, durably, all of it or nothing.
+        """Write a group, durably, all of it or nothing: at most one change for each run.
 
         Returns:
-            The ids of the runs that were new and existed already. Their changes were not made.
+            The ids of the runs whose changes were refused: those that were new and existed already, and
+            those that this host does not execute (D6).
 
         Raises:
             HostLostError: If this host was declared dead, and its runs belong to others now (D6).
@@ -185,7 +192,8 @@ class Store(Protocol):
 
         First, hosts that have died are removed: their runs get one more recovery, and no owner. Then runs
         without an owner are taken, which have not ended and are not parked, and are not asleep, or have mail, or were
-        to be woken by `now`. One with more than `max_recoveries` becomes `"stuck"` instead.
+        to be woken by `now`, the oldest first. They are not asleep any more. One with more than
+        `max_recoveries` becomes `"stuck"` instead.
 
         Args:
             workflows: The names of the workflows that this host can execute.
@@ -200,7 +208,7 @@ class Store(Protocol):
         ...
 
     async def requeue(self, run_id: str) -> bool:
-        """Have a run that is over or parked claimed: it is `"queued"`, without `ended`, `error`, recoveries.
+        """Have a run that has ended or is parked claimed: `"queued"`, without `ended`, `error`, recoveries.
 
         Returns:
             Whether there was such a run, in one of these statuses but `"completed"`.
