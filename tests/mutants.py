@@ -748,9 +748,9 @@ MUTANTS = [
     ),
     Mutant(
         "raise the traceback that grew",
-        "WorkflowHandler._raise_failure",
-        "outcome.error.with_traceback(outcome.traceback)",
-        "outcome.error",
+        "Outcome.raise_failure",
+        "self.error.with_traceback(self.traceback)",
+        "self.error",
         "T5: each `await handler` makes the traceback longer",
     ),
     Mutant(

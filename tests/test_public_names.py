@@ -16,11 +16,15 @@ import pytest
 import tenacity
 
 import anyio_workflows
-from anyio_workflows import Context, Workflow, WorkflowHandler
+from anyio_workflows import Context, Runtime, Workflow, WorkflowHandler
+from anyio_workflows.runtime import RunHandle
 from anyio_workflows.state import StateStore
 
 PACKAGE = Path(anyio_workflows.__file__).parent
-NAMES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), "testing"])
+FOLDERS = ["runtime", "testing"]
+"""Public packages: their names come from their own private modules."""
+
+NAMES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), *FOLDERS])
 WITHOUT_EXTRA = {"otel"} if importlib.util.find_spec("opentelemetry") is None else set()
 IMPORTABLE = [name for name in NAMES if name not in {"__init__", "__main__", *WITHOUT_EXTRA}]
 PUBLIC = [name for name in IMPORTABLE if not name.startswith("_")]
@@ -36,6 +40,7 @@ def test_the_face_of_the_package():
         "Event",
         "HumanResponseEvent",
         "InputRequiredEvent",
+        "Runtime",
         "StartEvent",
         "StepFailedEvent",
         "StopEvent",
@@ -120,6 +125,8 @@ MEMBERS = {
     WorkflowHandler: "cancel_run cancelled ctx done exception get_stop_event is_done open_waits result run_id "
     "send_event statistics "
     "stop_event_result stream_events",
+    Runtime: "delete get retry runs start statistics workflows",
+    RunHandle: "cancel id info open_waits records send_event statistics stream_events workflow",
     StateStore: "clear edit_state get get_state set set_state statistics",
 }
 """What users find on the objects that they hold. A method for the library itself has an underscore."""
@@ -172,8 +179,8 @@ def test_no_name_pretends_to_come_from_elsewhere():
         if module == "retry_policy" and getattr(tenacity, public, None) is thing:
             continue
         home = thing.__module__
-        if module == "testing":
-            home = home.partition("._")[0]  # a package: its names come from its own private modules
+        if module in FOLDERS:
+            home = home.partition("._")[0]
         assert home == PASSED_ON.get(name, f"anyio_workflows.{module}")
 
 

@@ -64,6 +64,7 @@ __all__ = [
     "Event",
     "HumanResponseEvent",
     "InputRequiredEvent",
+    "Runtime",
     "StartEvent",
     "StepFailedEvent",
     "StopEvent",
@@ -76,7 +77,9 @@ __all__ = [
     "step",
 ]
 
-if not TYPE_CHECKING:
-    __getattr__ = absent_names(__name__)
+if TYPE_CHECKING:
+    from .runtime import Runtime
+else:  # imported when it is first asked for: most programs keep no runs
+    __getattr__ = absent_names(__name__, {"Runtime": "anyio_workflows.runtime"})
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import importlib
 import inspect
 import reprlib
 import sys
@@ -177,11 +178,18 @@ class Absent:
         raise AttributeError(message, name=self._name, obj=instance)
 
 
-def absent_names(module: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module, which raises an error with what to use instead."""
+def absent_names(module: str, late: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module, which raises an error with what to use instead.
+
+    Args:
+        module: The name of the module.
+        late: Public names that are imported when they are first asked for, each with its module.
+    """
     names = NAMES[module.partition(".")[2]]
 
     def __getattr__(name: str) -> Any:  # noqa: N807
+        if late is not None and name in late:
+            return getattr(importlib.import_module(late[name]), name)
         message = f"module {module!r} has no attribute {name!r}"
         if name in names:
             message = f"{module} has no {name!r}; {names[name]}"

@@ -139,7 +139,7 @@ class WorkflowHandler(Generic[ResultT]):
         """
         outcome = self._outcome("result")
         self._raise_failure()
-        result: ResultT = self._result_in(outcome.event)
+        result: ResultT = outcome.value
         return result
 
     def exception(self) -> BaseException | None:
@@ -174,11 +174,7 @@ class WorkflowHandler(Generic[ResultT]):
         return self._result().__await__()
 
     async def _result(self) -> Any:
-        return self._result_in(await self.stop_event_result())
-
-    @staticmethod
-    def _result_in(event: StopEvent) -> Any:
-        return event.result if type(event) is StopEvent else event
+        return (await self._wait()).value
 
     async def stop_event_result(self) -> StopEvent:
         """Wait for the end of the run and return its stop event.
@@ -186,6 +182,9 @@ class WorkflowHandler(Generic[ResultT]):
         Raises:
             BaseException: As `await handler` does.
         """
+        return (await self._wait()).event
+
+    async def _wait(self) -> Outcome:
         run = self._run
         if not run.ended:
             self._check_loop("waited for")
@@ -193,18 +192,13 @@ class WorkflowHandler(Generic[ResultT]):
         await run.wait_until_ended()
         self._raise_failure()
         assert run.outcome is not None
-        return run.outcome.event
+        return run.outcome
 
     def _raise_failure(self) -> None:
         self._run.observed = True
-        outcome = self._run.outcome
-        assert outcome is not None
-        if outcome.error is not None:
-            self._failure_raised = True
-            try:
-                raise outcome.error.with_traceback(outcome.traceback)
-            finally:
-                del outcome  # the traceback refers to this frame
+        assert self._run.outcome is not None
+        self._failure_raised = self._failure_raised or self._run.outcome.error is not None
+        self._run.outcome.raise_failure()
 
     def get_stop_event(self) -> StopEvent | None:
         """Return the terminal event, of any kind; `None` until the run has ended."""
@@ -306,7 +300,7 @@ class WorkflowHandler(Generic[ResultT]):
         rows = [("Run", run.run_id), ("State", f"{facts.state}{ending}")]
         if run.ended and outcome is not None:
             if outcome.error is None:
-                rows.append(result_row(self._result_in(outcome.event)))
+                rows.append(result_row(outcome.value))
             else:
                 rows += error_rows(outcome.error)
         rows.append(("Unread events", str(run.stream.unread)))

@@ -50,6 +50,7 @@ if not TYPE_CHECKING:
 class _Config:
     """The arguments of `Workflow()` that do not concern single runs."""
 
+    name: str | None = None
     disable_validation: bool = False
     skip_graph_checks: frozenset[str] = frozenset()
     limiter: RunLimiter | None = None
@@ -146,6 +147,7 @@ class Workflow(Generic[ResultT]):
                 f"{num_concurrent_runs!r}"
             )
         self._config = _Config(
+            name=workflow_name,
             disable_validation=disable_validation,
             skip_graph_checks=skipped,
             limiter=None if num_concurrent_runs is None else RunLimiter(num_concurrent_runs),

@@ -32,7 +32,6 @@ from ..instrument import (
     WaitResult,
 )
 from .outcome import Outcome
-from .stream import EventStream
 
 logger = logging.getLogger(__name__)
 
@@ -335,7 +334,7 @@ class Instruments:
 class InternalEvents(Instrument):
     """Writes what it is told to the stream of the run, as events."""
 
-    _stream: EventStream
+    _write_event: Callable[[Event], None]
 
     def write_states(self, present: Iterable[tuple[ExecutionRecord, StepState]]) -> None:
         """Write the states of the executions that are queued or in progress."""
@@ -363,10 +362,10 @@ class InternalEvents(Instrument):
     def event_unhandled(self, run: RunRecord, event: Event, idle: bool, time: float) -> None:
         cls = type(event)
         name = f"{cls.__module__}.{cls.__qualname__}"
-        self._stream.write(UnhandledEvent(event_type=cls.__name__, qualified_name=name, idle=idle))
+        self._write_event(UnhandledEvent(event_type=cls.__name__, qualified_name=name, idle=idle))
 
     def idle(self, run: RunRecord, time: float) -> None:
-        self._stream.write(WorkflowIdleEvent())
+        self._write_event(WorkflowIdleEvent())
 
     def _write(
         self,
@@ -376,7 +375,7 @@ class InternalEvents(Instrument):
         returned: str | None = None,
         error: str | None = None,
     ) -> None:
-        self._stream.write(
+        self._write_event(
             StepStateChanged(
                 name=execution.step,
                 step_state=state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import attrs
@@ -75,6 +75,19 @@ class Outcome:
         if self.error is None:
             return "completed"
         return _KINDS[type(self.event)]
+
+    @property
+    def value(self) -> Any:
+        """What `await handler` returns, if it does."""
+        return self.event.result if type(self.event) is StopEvent else self.event
+
+    def raise_failure(self) -> None:
+        """Raise what `await handler` raises, with the same traceback each time (T5)."""
+        if self.error is not None:
+            try:
+                raise self.error.with_traceback(self.traceback)
+            finally:
+                del self  # the traceback refers to this frame
 
     @classmethod
     def stopped(cls, event: StopEvent) -> Outcome:
@@ -161,6 +174,11 @@ class Decision:
 
     _cancelled_at: float | None = None
     """When the run was cancelled, if it was."""
+
+    @property
+    def clock_started(self) -> bool:
+        """Whether the run has begun: the deadline counts."""
+        return self._group is not None
 
     def start_clock(self, group: TaskGroup) -> None:
         """Note that the task group is open; from now on the deadline counts."""

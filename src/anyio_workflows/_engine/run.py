@@ -206,6 +206,11 @@ class Run:
             self._decision.check_cancellation()
         return self.outcome is None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a slot among the concurrent runs, and its host has begun."""
+        return self._decision.clock_started
+
     def check_cancellation(self) -> None:
         """Decide the outcome if the run is being cancelled and the host has not noticed yet."""
         self._decision.check_cancellation()
@@ -282,13 +287,13 @@ class Run:
         self._pool.spawn_worker()
         return taken_by
 
-    def listen(self) -> None:
-        """Publish the internal events as well, from now on (S4)."""
+    def listen(self, write: Callable[[Event], None] | None = None) -> None:
+        """Publish the internal events as well, from now on (S4): in the public stream, or with `write`."""
         if self.ended or self.stream.internal_wanted:
             return
         self.check_not_telling("internal events cannot be asked for")
         self.stream.internal_wanted = True
-        internal_events = InternalEvents(self.stream)
+        internal_events = InternalEvents(write or self.stream.write)
         internal_events.write_states(self._instruments.join(internal_events))
 
     def check_open(self, what: str) -> None:

@@ -7,6 +7,11 @@
 #
 # In the order of the data's path:
 #
+#   _runtime    the public `Runtime`: starts runs, finds them again, ends them with its block
+#   _handle     the public `RunHandle`
+#   _records    what is said about runs, and the checks of what is given
+#   _kept       the runs that a runtime keeps in memory: found by id, listed, removed when they are old
+#   _live       what is known about one run; and the instrument that writes its events to its log
 #   _log        the numbered events of one run, for any number of readers (_sizes: what they take)
 #   _runs       the variants of a run of the engine that a runtime makes
 #   _store      what a runtime asks of the place where runs are kept: the port, and the records that cross it
@@ -16,3 +21,25 @@
 # Four gates make it write-ahead: an execution begins when the group that owes it is committed; an event is
 # shown after commit; `send_event` returns, and an answered step continues, after commit; and the terminal
 # event, `await run` and the status come after the commit of the end of the deciding work.
+
+from ._handle import KeptRunStatistics, RunEvents, RunHandle
+from ._log import Gap, LogReader, LogStatistics
+from ._records import RunError, RunInfo, RunPage, RuntimeStatistics
+from ._runtime import Durability, Runtime
+from ._store import RunStatus
+
+__all__ = [
+    "Durability",
+    "Gap",
+    "KeptRunStatistics",
+    "LogReader",
+    "LogStatistics",
+    "RunError",
+    "RunEvents",
+    "RunHandle",
+    "RunInfo",
+    "RunPage",
+    "RunStatus",
+    "Runtime",
+    "RuntimeStatistics",
+]

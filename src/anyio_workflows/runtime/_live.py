@@ -1,0 +1,205 @@
+"""One run of a runtime: what is known about it, and the engine's run while this process executes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import anyio
+import attrs
+
+from .._engine.outcome import Outcome
+from .._engine.run import Run
+from .._ledger.pending import SavedState
+from .._ledger.work import OpenWait, StepStatistics, utc_now
+from ..events import Event
+from ..instrument import EventRecord, Instrument, RunRecord, RunResult
+from ._log import EventLog
+from ._records import RunInfo, describe_error, read_metadata
+from ._store import RunStatus
+
+
+@attrs.define(eq=False, repr=False)
+class Ending:
+    """The end that a run comes to, for any number of tasks. A retry of the run comes to another one.
+
+    Attributes:
+        outcome: How the run ended; `None` before that.
+    """
+
+    outcome: Outcome | None = None
+    _signal: anyio.Event | None = None
+    """Set with the outcome, once a task waits for that."""
+
+    async def wait(self) -> Outcome:
+        """Wait for the end; returns how the run ended."""
+        if self.outcome is None:
+            if self._signal is None:
+                self._signal = anyio.Event()
+            await self._signal.wait()
+            assert self.outcome is not None
+        return self.outcome
+
+    def settle(self, outcome: Outcome) -> None:
+        """Note how the run ended."""
+        self.outcome = outcome
+        if self._signal is not None:
+            self._signal.set()
+
+
+@attrs.define(eq=False, repr=False)
+class KeptRun:
+    """What a runtime knows about one of its runs, in whichever process it is executed.
+
+    Attributes:
+        id: Identifies the run in the runtime.
+        workflow: The name under which its workflow is registered.
+        created: When it was started; later than what was created before it.
+        metadata: What the caller said about it, as JSON.
+        log: Its numbered events. Closed exactly while it has ended.
+        ending: The end that it comes to, or has come to.
+        live: The run of the engine; there exactly while this process executes it.
+        ended: When it ended; set together with the outcome of `ending`.
+        saved: What a retry continues with; there exactly while it has ended and left something.
+        steps: The counts of its steps at the end; empty before that.
+        removed: Whether the runtime has forgotten it; its log and its end are gone then.
+    """
+
+    id: str
+    workflow: str
+    created: datetime
+    metadata: str
+    log: EventLog
+    ending: Ending = attrs.field(factory=Ending)
+    live: LiveRun | None = None
+    ended: datetime | None = None
+    saved: SavedState | None = None
+    steps: Mapping[str, StepStatistics] = attrs.field(factory=dict)
+    removed: bool = False
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands."""
+        if self.ending.outcome is not None:
+            return self.ending.outcome.kind
+        return "queued" if self.live is None else self.live.status
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether it has not ended."""
+        return self.ending.outcome is None
+
+    def info(self) -> RunInfo:
+        """Describe it, as it stands."""
+        outcome = self.ending.outcome
+        error = None if outcome is None else outcome.error
+        return RunInfo(
+            id=self.id,
+            workflow=self.workflow,
+            status=self.status,
+            created=self.created,
+            ended=self.ended,
+            last_seq=self.log.last,
+            open_waits=0 if self.live is None else self.live.number_of_waits,
+            metadata=read_metadata(self.metadata),
+            error=None
+            if outcome is None or error is None
+            else describe_error(error, outcome.event),
+        )
+
+    def step_statistics(self) -> Mapping[str, StepStatistics]:
+        """Return the counts of each step."""
+        return self.steps if self.live is None else self.live.run.ledger.statistics()
+
+    def end(self, outcome: Outcome, saved: SavedState | None) -> None:
+        """Note that its terminal event is in the log."""
+        self.steps = self.step_statistics()
+        self.live, self.saved, self.ended = None, saved, utc_now()
+        self.log.close()
+        self.ending.settle(outcome)
+
+    def begin_again(self) -> SavedState:
+        """Prepare for a retry, which continues the log; returns what to continue with."""
+        assert self.saved is not None
+        saved, self.saved, self.ended, self.steps = self.saved, None, None, {}
+        self.log.reopen()
+        self.ending = Ending()
+        return saved
+
+    def forget(self) -> None:
+        """Let go of everything, because the runtime does not keep it any more."""
+        self.removed, self.saved, self.steps = True, None, {}
+        self.ending, self.log = Ending(), EventLog(1, 1)
+
+    def __repr__(self) -> str:
+        return f"run {self.id} of {self.workflow}"
+
+
+class LiveRun(Instrument):
+    """A run that this process executes. What it publishes is written to its log (L5).
+
+    Attributes:
+        kept: What is known about it.
+        run: The run of the engine.
+    """
+
+    __slots__ = ("_on_end", "kept", "run")
+
+    def __init__(self, kept: KeptRun, run: Run, on_end: Callable[[KeptRun], None]) -> None:
+        self.kept, self.run, self._on_end = kept, run, on_end
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands."""
+        run = self.run
+        if not run.has_begun:
+            return "queued"
+        return "waiting" if run.ledger.is_quiet() and run.outcome is None else "running"
+
+    @property
+    def number_of_waits(self) -> int:
+        """How many waits can be answered now."""
+        return len(self.run.ledger.waits.open) if self.run.is_running else 0
+
+    def open_waits(self) -> list[OpenWait]:
+        """Describe the waits that can be answered now, in the order in which they began."""
+        if not self.run.is_running:
+            return []
+        return [wait.as_open() for wait in self.run.ledger.waits.open]
+
+    def waits_for(self, event_type: type[Event]) -> bool:
+        """Return whether a wait for events of this type, or of a subclass of it, can be answered now."""
+        waits = self.run.ledger.waits.open if self.run.is_running else ()
+        return any(issubclass(wait.event_type, event_type) for wait in waits)
+
+    def listen(self) -> None:
+        """Write the internal events to the log as well, from now on (S4)."""
+        self.run.listen(self._write_internal)
+
+    def _write_internal(self, event: Event) -> None:
+        self.kept.log.append_internal(event, time.time())
+
+    # --- What it is told --------------------------------------------------------------------------
+
+    def event_written(self, run: RunRecord, record: EventRecord) -> None:
+        """Write an event to the log. Its number goes on from those of earlier tries (L1)."""
+        log = self.kept.log
+        log.append(EventRecord(log.last + 1, time.time(), record.event))
+
+    def run_ended(self, run: RunRecord, result: RunResult) -> None:
+        """Note the end of the run. The terminal event has been written."""
+        outcome = self.run.outcome
+        assert outcome is not None
+        self.kept.end(outcome, _what_is_left(self.run.saved))
+        self._on_end(self.kept)
+
+
+def _what_is_left(saved: SavedState) -> SavedState | None:
+    """Return what a retry continues with, without the run that left it; `None` if that is nothing."""
+    pending, failed = saved.pending_work(), saved.failed_work()
+    if pending is None and failed is None:
+        return None
+    changes: dict[str, Any] = {"run": None, "pending": pending, "failed": failed}
+    return attrs.evolve(saved, **changes)
