@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from anyio_workflows.runtime._memory import MemoryData, MemoryStore
+from anyio_workflows.runtime._sqlite import SqliteStore
 from anyio_workflows.runtime._store import RunChange, Store, StoredEvent, StoredRun
 
 
@@ -21,6 +23,20 @@ class MemoryPlace:
 
     def kill(self, store: Any) -> None:
         store.kill()
+
+
+class SqlitePlace:
+    """A database."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def store(self) -> Store:
+        return SqliteStore(self.path)
+
+    def kill(self, store: Any) -> None:
+        """Let a host look dead: its lock can be taken, as after a kill."""
+        store._open.lock.release()
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from anyio_workflows.runtime._store import (
 )
 
 from .conftest import BACKENDS
-from .stores import MemoryPlace, ended_run, event, new_run, opened
+from .stores import MemoryPlace, SqlitePlace, ended_run, event, new_run, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -32,9 +33,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "sqlite"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return MemoryPlace()
+    """A place that outlives the stores which are opened there."""
+    return MemoryPlace() if request.param == "memory" else SqlitePlace(tmp_path / "runs.db")
 
 
 @pytest.fixture
@@ -301,17 +303,17 @@ async def test_mail_that_was_replied_to_wakes_nobody(store: Store):
 async def test_a_run_that_kills_its_hosts_is_stuck_in_the_end(place: Any, store: Store):
     """D9."""
     await store.commit([new_run("a"), new_run("b")])
-    for deaths in range(3):
-        mortal = place.store()
-        await mortal.open()
-        taken = await mortal.claim(["review"], 0, 2)
-        assert [(run.id, run.recoveries) for run in taken] == [("a", deaths), ("b", 0)]
-        await mortal.commit(
-            [RunChange("b", columns={"recoveries": -1})]
-        )  # progress: it counts anew
-        place.kill(mortal)
-        await mortal.close()
-    assert await claim(store, max_recoveries=2) == ["b"]
+    async with AsyncExitStack() as stack:
+        for deaths in range(3):
+            await stack.enter_async_context(opened(mortal := place.store()))
+            taken = await mortal.claim(["review"], 0, 2)
+            assert [(run.id, run.recoveries) for run in taken] == [
+                ("a", deaths),
+                ("b", min(deaths, 1)),
+            ]
+            await mortal.commit([RunChange("b", columns={"recoveries": 0})])  # there was progress
+            place.kill(mortal)
+        assert await claim(store, max_recoveries=2) == ["b"]
     a = await found(store, "a")
     assert (a.status, a.owner, a.recoveries) == ("stuck", None, 3)
     assert await claim(store, max_recoveries=99) == []

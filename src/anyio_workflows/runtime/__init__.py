@@ -16,7 +16,8 @@
 #   _runs       the variants of a run of the engine that a runtime makes
 #   _store      what a runtime asks of the place where runs are kept: the port, and the records that cross it
 #   _memory     a store in memory, for tests
-#   _sqlite     a store in a file, shared by the processes of one machine
+#   _sqlite     a store in a file, shared by the processes of one machine (_sqlite_tables: its tables and
+#               statements; _sqlite_file: where the file may be, whose it is, and which hosts are alive)
 #
 # Four gates make it write-ahead: an execution begins when the group that owes it is committed; an event is
 # shown after commit; `send_event` returns, and an answered step continues, after commit; and the terminal
