@@ -135,8 +135,8 @@ class RunHandle(Generic[ResultT]):
         """
         kept = self._found("read")
         reader = kept.log.reader(after, internal)
-        if internal and kept.live is not None:
-            kept.live.listen()
+        if internal:
+            kept.listen()
         return reader
 
     def stream_events(self, after: int = 0, internal: bool = False) -> RunEvents:
@@ -228,15 +228,15 @@ class RunHandle(Generic[ResultT]):
 
     def _found(self, done: str) -> KeptRun:
         """Return what is known about the run, which is to be used in a way that `done` names."""
-        kept = self._kept
-        if self._runs.loop.is_here():
+        kept, here = self._kept, self._runs.loop.is_here()
+        if here:
             self._runs.remove_old()
-        elif kept.in_progress:
+        if kept.removed:
+            raise UnknownRunError(kept.id)
+        if kept.in_progress and not here:
             raise WorkflowRuntimeError(
                 f"a run can only be {done} in the event loop and thread of its runtime"
             )
-        if kept.removed:
-            raise UnknownRunError(kept.id)
         return kept
 
     def _check_not_own_step(self, kept: KeptRun) -> None:

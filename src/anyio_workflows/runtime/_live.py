@@ -64,6 +64,7 @@ class KeptRun:
         ended: When it ended; set together with the outcome of `ending`.
         saved: What a retry continues with; there exactly while it has ended and left something.
         steps: The counts of its steps at the end; empty before that.
+        internal_wanted: Whether its internal events are written to the log, also those of later tries.
         removed: Whether the runtime has forgotten it; its log and its end are gone then.
     """
 
@@ -77,6 +78,7 @@ class KeptRun:
     ended: datetime | None = None
     saved: SavedState | None = None
     steps: Mapping[str, StepStatistics] = attrs.field(factory=dict)
+    internal_wanted: bool = False
     removed: bool = False
 
     @property
@@ -120,13 +122,17 @@ class KeptRun:
         self.log.close()
         self.ending.settle(outcome)
 
-    def begin_again(self) -> SavedState:
-        """Prepare for a retry, which continues the log; returns what to continue with."""
-        assert self.saved is not None
-        saved, self.saved, self.ended, self.steps = self.saved, None, None, {}
+    def begin_again(self) -> None:
+        """Prepare for a retry, which continues the log."""
+        self.saved, self.ended, self.steps = None, None, {}
         self.log.reopen()
         self.ending = Ending()
-        return saved
+
+    def listen(self) -> None:
+        """Have the internal events written to the log as well, from now on (S4)."""
+        self.internal_wanted = True
+        if self.live is not None:
+            self.live.listen()
 
     def forget(self) -> None:
         """Let go of everything, because the runtime does not keep it any more."""
@@ -175,7 +181,7 @@ class LiveRun(Instrument):
         return any(issubclass(wait.event_type, event_type) for wait in waits)
 
     def listen(self) -> None:
-        """Write the internal events to the log as well, from now on (S4)."""
+        """Write the internal events to the log as well."""
         self.run.listen(self._write_internal)
 
     def _write_internal(self, event: Event) -> None:

@@ -110,6 +110,7 @@ class Runtime:
                 f"durability must be 'strict' or 'eventual', not {short_repr(durability)}"
             )
         _check_types(types)
+        _check_renamed(renamed)
         self._runs: KeptRuns | None = None
         self._state: Literal["new", "open", "leaving", "left"] = "new"
 
@@ -339,6 +340,8 @@ class Runtime:
         """Start a run of the engine, whose events are written to the log."""
         kept.live = live = LiveRun(kept, run, runs.note_end)
         run.start(event, self._workflows[kept.workflow]._config.limiter, [live])
+        if kept.internal_wanted:
+            kept.listen()
         runs.add(kept)
 
     async def _checked(self, what: str) -> KeptRuns:
@@ -506,6 +509,15 @@ def _check_types(types: object) -> None:
     if wrong:
         raise WorkflowConfigurationError(
             f"types must be a list of classes; not {short_repr(wrong[0])}"
+        )
+
+
+def _check_renamed(renamed: object) -> None:
+    pairs = renamed.items() if isinstance(renamed, Mapping) else ()
+    right = all(isinstance(old, str) and isinstance(new, str | None) for old, new in pairs)
+    if renamed is not None and not (right and isinstance(renamed, Mapping)):
+        raise WorkflowConfigurationError(
+            f"renamed must be a dict of old names with new ones, not {short_repr(renamed)}"
         )
 
 
