@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 
 import anyio
@@ -13,9 +13,9 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from .._backend import LoopHandle, is_cancellation
-from .._ledger.fanin import NO_RECOVERIES
+from .._ledger.fanin import NO_RECOVERIES, Branch
 from .._ledger.ledger import Ledger
-from .._ledger.pending import LedgerRecord, Restored, RunPort, SavedState, restore
+from .._ledger.pending import LedgerRecord, RunPort, SavedState, restore
 from .._ledger.work import Wait, Work
 from .._messages import add_note, held_by, short_repr
 from ..context import _check_event
@@ -113,16 +113,10 @@ class Run:
         saved, settings = self.saved, self._settings
         self.stream, self.ledger = self._new_stream(), self._new_ledger()
         if (pending := saved.pending_work()) is not None:
-            self._restore(pending)
-        self._decision = Decision(self, settings.timeout)
+            self._inboxes.deliver(self._restore(pending))
+        self._decision = self._new_decision()
         self._instruments = Instruments(self, settings.name, self._shared_instruments)
-        self._dispatch = Dispatch(
-            self,
-            self._decision,
-            self._inboxes,
-            self._instruments,
-            settings.stall_check,
-        )
+        self._dispatch = self._new_dispatch()
         self._pool = WorkerPool(
             self,
             self.workflow,
@@ -134,7 +128,7 @@ class Run:
         )
         saved.begin(self)
 
-    # What a runtime makes in another way, for the runs that it keeps.
+    # --- Its parts: a runtime makes them in another way -------------------------------------
 
     def _new_stream(self) -> EventStream:
         return EventStream(self.loop)
@@ -142,10 +136,21 @@ class Run:
     def _new_ledger(self) -> Ledger:
         return Ledger(self.saved.graph)
 
-    def _restore(self, pending: LedgerRecord) -> Restored:
-        restored = restore(pending, self.ledger, self.loop.current_time())
-        self._inboxes.deliver(restored.queued)
-        return restored
+    def _new_decision(self) -> Decision:
+        return Decision(self, self._settings.timeout)
+
+    def _new_dispatch(self) -> Dispatch:
+        stall_check = self._settings.stall_check
+        return Dispatch(self, self._decision, self._inboxes, self._instruments, stall_check)
+
+    def _restore(self, pending: LedgerRecord) -> list[Work]:
+        """Make what was recorded pending; returns the work to be carried to its steps."""
+        queued, branches = restore(pending, self.ledger, self.loop.current_time())
+        return queued + self._seal(branches)
+
+    def _seal(self, branches: Mapping[int, Branch]) -> list[Work]:
+        """Seal restored branches, which are given by the ids of the record; returns joins that fire."""
+        return [work for branch in branches.values() for work in self.ledger.seal_branch(branch)]
 
     def start(
         self,

@@ -70,6 +70,11 @@ class JsonCodec:
     def __init__(self, types: Iterable[type] = (), more_types: Iterable[type] = ()) -> None:
         self._registry = Registry(types, more_types)
 
+    @property
+    def types(self) -> list[type]:
+        """The types that data may name."""
+        return list(self._registry.types.values())
+
     def dump(self, value: Any, path: str = "$", hooks: Hooks | None = None) -> Any:
         """Return data for `json.dumps`, of which `load` makes an equal value.
 

@@ -175,7 +175,7 @@ class Ledger:
             buffers = self.param_buffers
         else:
             buffers = branch.param_buffers = branch.param_buffers or ParamBuffers()
-        full = buffers.add(spec, Buffered(event, recoveries, self.source))
+        full = self._add_to_set(buffers, branch, spec, Buffered(event, recoveries, self.source))
         if full is None:
             return []
         payload = tuple(buffered.event for buffered in full)
@@ -193,7 +193,7 @@ class Ledger:
         batch = branch.batch
         if self.source is not None and batch.arrived[queue.spec] is not None:
             batch.sources.setdefault(queue.spec, []).append(self.source)
-        arrived = batch.add(queue.spec, event, recoveries)
+        arrived = self._add_to_join(batch, queue.spec, event, recoveries)
         if arrived is None:
             return []
         fired = self._start_join(queue, arrived, batch)
@@ -377,7 +377,7 @@ class Ledger:
             asked = earlier
         else:
             kept = Buffered(event, work.recoveries)
-            if found := self.buffers.add(work.step, buffer_id, kept, expected):
+            if found := self._add_to_buffer(work.step, buffer_id, kept, expected):
                 work.recoveries = _merged(found)
             asked.events = None if found is None else tuple(one.event for one in found)
         work.past.collected.append(asked)
@@ -429,7 +429,7 @@ class Ledger:
         # part of that branch before it is looked at, so it does not end too early (rule 7).
         while branch is not None and branch.ended and branch in branch.batch.branches:
             batch = branch.batch
-            del batch.branches[branch]
+            self._close_branch(branch)
             if not batch.ended:
                 break
             fired += self._fire(batch)
@@ -468,6 +468,26 @@ class Ledger:
         self.waits.forget(work)
         self.queues.withdraw(work)
         return self._leave(work, branch)
+
+    # --- The records of fan-in change here, and nowhere else ------------------------------------
+
+    def _add_to_set(
+        self, buffers: ParamBuffers, branch: Branch | None, spec: StepSpec, buffered: Buffered
+    ) -> list[Buffered] | None:
+        return buffers.add(spec, buffered)
+
+    def _add_to_buffer(
+        self, step: str, buffer_id: str | None, buffered: Buffered, expected: list[type[Event]]
+    ) -> list[Buffered] | None:
+        return self.buffers.add(step, buffer_id, buffered, expected)
+
+    def _add_to_join(
+        self, batch: Batch, join: StepSpec, event: Event, recoveries: Recoveries
+    ) -> list[Event] | None:
+        return batch.add(join, event, recoveries)
+
+    def _close_branch(self, branch: Branch) -> None:
+        del branch.batch.branches[branch]
 
     # --- Queries -------------------------------------------------------------------
 

@@ -360,7 +360,10 @@ class Restored(NamedTuple):
 
 
 def restore(record: LedgerRecord, ledger: Ledger, now: float) -> Restored:
-    """Make what was recorded pending in an empty ledger, at the time `now`."""
+    """Make what was recorded pending in an empty ledger, at the time `now`.
+
+    The branches are to be sealed next: what was being dropped from one is gone.
+    """
     graph = ledger.graph
     ledger.next_id = record.next_id
     ledger.input_asked = record.input_asked
@@ -380,8 +383,6 @@ def restore(record: LedgerRecord, ledger: Ledger, now: float) -> Restored:
         due = None if work.due_in is None else now + work.due_in
         restored = _restore_work(work, ledger, branches, now, record.events_read)
         queued += ledger.enqueue_again(restored, due)
-    for branch in branches.values():
-        queued += ledger.seal_branch(branch)  # what was being dropped from it is gone
     return Restored(queued, branches)
 
 

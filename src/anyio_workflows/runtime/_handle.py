@@ -16,6 +16,7 @@ from ..context import _check_event, _current_step
 from ..errors import UnknownRunError, WorkflowRuntimeError
 from ..events import Event
 from ..handler import ResultT
+from ._keeper import Keeper
 from ._kept import KeptRuns
 from ._live import KeptRun
 from ._log import Gap, LogReader, LogStatistics
@@ -68,10 +69,10 @@ class RunHandle(Generic[ResultT]):
     be read anywhere.
     """
 
-    __slots__ = ("__weakref__", "_kept", "_runs")
+    __slots__ = ("__weakref__", "_keeper", "_kept", "_runs")
 
-    def __init__(self, runs: KeptRuns, kept: KeptRun) -> None:
-        self._runs, self._kept = runs, kept
+    def __init__(self, runs: KeptRuns, kept: KeptRun, keeper: Keeper | None = None) -> None:
+        self._runs, self._kept, self._keeper = runs, kept, keeper
 
     @property
     def id(self) -> str:
@@ -163,8 +164,10 @@ class RunHandle(Generic[ResultT]):
         """
         self._found("looked at")
         await checkpoint()
-        live = self._found("looked at").live
-        return [] if live is None else live.open_waits()
+        kept = self._found("looked at")
+        if kept.live is not None:
+            return kept.live.open_waits()
+        return [] if self._keeper is None else await self._keeper.open_waits(kept)
 
     async def send_event(
         self, event: Event, step: str | None = None, wait: str | None = None
@@ -191,12 +194,13 @@ class RunHandle(Generic[ResultT]):
         kept = self._found("sent events")
         if kept.live is None:
             _check_event(event, "sent")
+            if self._keeper is not None and kept.in_progress:
+                return await self._keeper.send(kept, event, step, wait)
             assert kept.ending.outcome is not None
             raise WorkflowRuntimeError(
                 f"{type(event).__name__} cannot be sent: the run has ended, {kept.ending.outcome.summary}"
             )
-        run = kept.live.run
-        return run.send(event, step) if wait is None else run.answer(event, wait, step)
+        return await kept.live.send(event, step, wait)
 
     async def cancel(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.
@@ -212,10 +216,14 @@ class RunHandle(Generic[ResultT]):
         """
         kept = self._found("cancelled")
         ending = kept.ending
-        if kept.live is not None:
-            kept.live.run.cancel("cancel() was called")
-            with anyio.move_on_after(timeout):
-                await ending.wait()
+        if not kept.in_progress:
+            return
+        with anyio.move_on_after(timeout):
+            if kept.live is not None:
+                kept.live.run.cancel("cancel() was called")
+            elif self._keeper is not None:
+                await self._keeper.cancel(kept)
+            await ending.wait()
 
     def statistics(self) -> KeptRunStatistics:
         """Return counts of the executions of each step, and of the events and their readers.

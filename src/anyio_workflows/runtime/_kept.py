@@ -28,6 +28,7 @@ class KeptRuns:
 
     Attributes:
         loop: The event loop of the runtime.
+        max_runs: How many may be in progress at once.
         keep_ended: How many ended runs are kept, at most.
         keep_ended_for: How many seconds an ended run is kept, at most.
         by_id: All of them, in the order in which they were created.
@@ -35,6 +36,7 @@ class KeptRuns:
     """
 
     loop: LoopHandle
+    max_runs: int
     keep_ended: int
     keep_ended_for: float
     by_id: dict[str, KeptRun] = attrs.field(factory=dict, init=False)
@@ -44,6 +46,10 @@ class KeptRuns:
     """Those that have ended, in the order in which they did, each with the time on the loop's clock."""
 
     _last_created: datetime = attrs.field(factory=utc_now, init=False)
+
+    def room(self) -> int:
+        """Return how many more runs may be in progress at once."""
+        return self.max_runs - self.number_in_progress
 
     @property
     def number_in_progress(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -14,11 +14,12 @@ from .._engine.outcome import Outcome
 from .._engine.run import Run
 from .._ledger.pending import SavedState
 from .._ledger.work import OpenWait, StepStatistics, utc_now
+from ..errors import WorkflowError, WorkflowRuntimeError
 from ..events import Event
 from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ._log import EventLog
 from ._records import RunInfo, describe_error, read_metadata
-from ._store import RunStatus
+from ._store import RunStatus, StoredRun
 
 
 @attrs.define(eq=False, repr=False)
@@ -27,24 +28,40 @@ class Ending:
 
     Attributes:
         outcome: How the run ended; `None` before that.
+        lost: Why nobody here will be told of the end; `None` unless the runtime has let the run go.
     """
 
     outcome: Outcome | None = None
+    lost: WorkflowError | None = None
     _signal: anyio.Event | None = None
     """Set with the outcome, once a task waits for that."""
 
     async def wait(self) -> Outcome:
-        """Wait for the end; returns how the run ended."""
-        if self.outcome is None:
+        """Wait for the end; returns how the run ended.
+
+        Raises:
+            WorkflowError: If that will not be known here.
+        """
+        if self.outcome is None and self.lost is None:
             if self._signal is None:
                 self._signal = anyio.Event()
             await self._signal.wait()
-            assert self.outcome is not None
+        if self.outcome is None:
+            assert self.lost is not None
+            raise self.lost.with_traceback(None)
         return self.outcome
 
     def settle(self, outcome: Outcome) -> None:
         """Note how the run ended."""
         self.outcome = outcome
+        self._wake()
+
+    def lose(self, why: WorkflowError) -> None:
+        """Note that nobody here will be told of the end."""
+        self.lost = why
+        self._wake()
+
+    def _wake(self) -> None:
         if self._signal is not None:
             self._signal.set()
 
@@ -61,6 +78,7 @@ class KeptRun:
         log: Its numbered events. Closed exactly while it has ended.
         ending: The end that it comes to, or has come to.
         live: The run of the engine; there exactly while this process executes it.
+        stored: What the store says about it, if this process does not execute it.
         ended: When it ended; set together with the outcome of `ending`.
         saved: What a retry continues with; there exactly while it has ended and left something.
         steps: The counts of its steps at the end; empty before that.
@@ -75,6 +93,7 @@ class KeptRun:
     log: EventLog
     ending: Ending = attrs.field(factory=Ending)
     live: LiveRun | None = None
+    stored: StoredRun | None = None
     ended: datetime | None = None
     saved: SavedState | None = None
     steps: Mapping[str, StepStatistics] = attrs.field(factory=dict)
@@ -86,7 +105,9 @@ class KeptRun:
         """How it stands."""
         if self.ending.outcome is not None:
             return self.ending.outcome.kind
-        return "queued" if self.live is None else self.live.status
+        if self.live is not None:
+            return self.live.status
+        return "queued" if self.stored is None else self.stored.status
 
     @property
     def in_progress(self) -> bool:
@@ -115,12 +136,23 @@ class KeptRun:
         """Return the counts of each step."""
         return self.steps if self.live is None else self.live.run.ledger.statistics()
 
-    def end(self, outcome: Outcome, saved: SavedState | None) -> None:
+    def end(self, outcome: Outcome, saved: SavedState | None, ended: float | None = None) -> None:
         """Note that its terminal event is in the log."""
         self.steps = self.step_statistics()
-        self.live, self.saved, self.ended = None, saved, utc_now()
+        self.live, self.saved = None, saved
+        self.ended = utc_now() if ended is None else datetime.fromtimestamp(ended, UTC)
         self.log.close()
         self.ending.settle(outcome)
+
+    def abandon(self) -> None:
+        """Note that the runtime has let the run go, before its end."""
+        why = WorkflowRuntimeError(
+            f"{self!r} was let go, because its runtime was left; it continues in a runtime on the same database"
+        )
+        self.stored = StoredRun(self.id, self.workflow, self.status, self.created.timestamp())
+        self.steps, self.live = self.step_statistics(), None
+        self.log.close(why)
+        self.ending.lose(why)
 
     def begin_again(self) -> None:
         """Prepare for a retry, which continues the log."""
@@ -179,6 +211,11 @@ class LiveRun(Instrument):
         """Return whether a wait for events of this type, or of a subclass of it, can be answered now."""
         waits = self.run.ledger.waits.open if self.run.is_running else ()
         return any(issubclass(wait.event_type, event_type) for wait in waits)
+
+    async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
+        """Send an event; returns the names of the steps that took it."""
+        run = self.run
+        return run.send(event, step) if wait is None else run.answer(event, wait, step)
 
     def listen(self) -> None:
         """Write the internal events to the log as well."""

@@ -21,7 +21,7 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from .._messages import short_repr
-from ..errors import WorkflowRuntimeError
+from ..errors import WorkflowError, WorkflowRuntimeError
 from ..events import Event
 from ..instrument import EventRecord
 from ._sizes import estimate_size
@@ -169,6 +169,7 @@ class EventLog:
 
     Attributes:
         closed: Whether the terminal event has been appended: nothing follows, and readers end behind it.
+        lost: Why the rest is not to be had here, if it is closed without the terminal event.
     """
 
     max_events: int = 10_000
@@ -177,6 +178,7 @@ class EventLog:
     archive: Archive | None = None
 
     closed: bool = attrs.field(default=False, init=False)
+    lost: WorkflowError | None = attrs.field(default=None, init=False)
 
     _records: _Newest = attrs.field(init=False)
     """The public events, at the positions that are their numbers."""
@@ -235,9 +237,14 @@ class EventLog:
         if self._wakeup is not None:
             self._wake()
 
-    def close(self) -> None:
-        """Note that the event that was appended last is the terminal one."""
-        self.closed = True
+    def close(self, lost: WorkflowError | None = None) -> None:
+        """Note that nothing follows.
+
+        Args:
+            lost: Why readers here will not get the rest, if the event that was appended last is not the
+                terminal one; they raise it.
+        """
+        self.closed, self.lost = True, lost
         if self._wakeup is not None:
             self._wake()
 
@@ -246,7 +253,7 @@ class EventLog:
 
         Readers that have not been told of the end follow.
         """
-        self.closed = False
+        self.closed, self.lost = False, None
 
     def _wake(self) -> None:
         """Wake all parked readers: at most once between two turns, as none is parked after that."""
@@ -476,6 +483,8 @@ class LogReader:
             return True
         if self.cursor < log.last or (self._internal and self.next_internal < log._internal.end):
             return True
+        if log.lost is not None:
+            raise log.lost.with_traceback(None)
         if log.closed:
             self._end()
             return False

@@ -6,15 +6,22 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol, get_args
 
 import attrs
 
+from .._engine.outcome import Outcome
 from .._messages import closest, short_repr, shortened, text_of
-from ..errors import WorkflowConfigurationError
-from ..events import WorkflowFailedEvent
-from ._store import RunStatus
+from ..errors import (
+    WorkflowCancelledByUser,
+    WorkflowConfigurationError,
+    WorkflowError,
+    WorkflowStalledError,
+    WorkflowTimeoutError,
+)
+from ..events import StopEvent, WorkflowFailedEvent
+from ._store import RunStatus, StoredRun
 
 
 @attrs.frozen
@@ -65,6 +72,21 @@ class RunInfo:
     error: RunError | None
 
 
+def info_of(stored: StoredRun) -> RunInfo:
+    """Describe a run as a store knows it."""
+    return RunInfo(
+        id=stored.id,
+        workflow=stored.workflow,
+        status=stored.status,
+        created=datetime.fromtimestamp(stored.created, UTC),
+        ended=None if stored.ended is None else datetime.fromtimestamp(stored.ended, UTC),
+        last_seq=stored.last_seq,
+        open_waits=len(stored.waiting_for),
+        metadata=read_metadata(stored.metadata),
+        error=read_error(stored.error),
+    )
+
+
 @attrs.frozen
 class RunPage:
     """A part of the list of runs.
@@ -110,6 +132,52 @@ def describe_error(error: BaseException, event: object) -> RunError:
         None if failed is None else failed.attempts,
         tuple(shortened(str(note), 1000) for note in getattr(error, "__notes__", ())[:100]),
     )
+
+
+_OURS = {
+    cls.__name__: cls
+    for cls in (WorkflowTimeoutError, WorkflowCancelledByUser, WorkflowStalledError)
+}
+"""The exceptions of the library with which runs end: they come back as they were."""
+
+
+def error_text(error: BaseException | None, event: object) -> str | None:
+    """Describe why a run has no result, as JSON; `None` if it has one."""
+    if error is None:
+        return None
+    facts = attrs.asdict(describe_error(error, event))
+    if type(error) in _OURS.values():
+        facts["args"] = error.args
+    return json.dumps(facts)
+
+
+def outcome_of(event: StopEvent, error: str | None) -> Outcome:
+    """Return how a run ended, of which the terminal event was read.
+
+    Args:
+        event: The terminal event.
+        error: What `error_text()` said.
+    """
+    if error is None:
+        return Outcome.stopped(event)
+    facts = json.loads(error)
+    exception: BaseException
+    if facts["type"] in _OURS and "args" in facts:
+        exception = _OURS[facts["type"]](*facts["args"])
+    elif isinstance(event, WorkflowFailedEvent):
+        exception = event.exception
+    else:
+        exception = WorkflowError(facts["message"])
+    return Outcome(event, exception, f"it ended with {facts['type']}")
+
+
+def read_error(text: str | None) -> RunError | None:
+    """Read what `error_text()` wrote."""
+    if text is None:
+        return None
+    facts = json.loads(text)
+    facts.pop("args", None)
+    return RunError(**{**facts, "notes": tuple(facts["notes"])})
 
 
 # --- What is given -----------------------------------------------------------------------------------
@@ -197,8 +265,11 @@ def _json_fault(value: object) -> str | None:
 
 
 class _Created(Protocol):
-    id: str
-    created: datetime
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def created(self) -> datetime: ...
 
 
 def cursor_behind(run: _Created) -> str:

@@ -14,14 +14,16 @@ from .._annotations import is_positive_number
 from .._backend import find_loop
 from .._messages import namesakes, nearest, short_repr
 from ..context import Context, _context_of
-from ..errors import WorkflowConfigurationError, WorkflowRuntimeError
+from ..errors import UnknownRunError, WorkflowConfigurationError, WorkflowRuntimeError
 from ..events import Event, StartEvent
 from ..handler import ResultT
 from ..workflow import Workflow
 from ._handle import RunHandle
+from ._keeper import Keeper
 from ._kept import KeptRuns
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
+from ._memory import MemoryStore
 from ._records import (
     NAME_RULE,
     RunPage,
@@ -33,7 +35,8 @@ from ._records import (
     read_cursor,
 )
 from ._runs import LoggedRun
-from ._store import RunStatus
+from ._sqlite import SqliteStore
+from ._store import RunStatus, Store
 
 Durability = Literal["strict", "eventual"]
 
@@ -82,7 +85,7 @@ class Runtime:
 
     def __init__(
         self,
-        database: str | None = None,
+        database: str | MemoryStore | None = None,
         *,
         workflows: Workflows,
         log_events: int = 10_000,
@@ -96,22 +99,25 @@ class Runtime:
         renamed: Mapping[str, str | None] | None = None,
         types: Collection[type] = (),
     ) -> None:
-        _check_database(database)
+        self._store = _store_of(database)
         self._workflows = _named(workflows)
         self._log_events = _whole("log_events", log_events, 1)
         self._log_bytes = _whole("log_bytes", log_bytes, 1)
         self._max_runs = _whole("max_runs", max_runs, 1)
         self._keep_ended = _whole("keep_ended", keep_ended, 0)
-        self._keep_ended_for = _seconds("keep_ended_for", keep_ended_for) or _DAY
+        default = _DAY if self._store is None else 30 * _DAY
+        self._keep_ended_for = _seconds("keep_ended_for", keep_ended_for) or default
         _seconds("idle_after", idle_after)
-        _whole("max_recoveries", max_recoveries, 0)
+        self._max_recoveries = _whole("max_recoveries", max_recoveries, 0)
         if durability not in get_args(Durability):
             raise WorkflowConfigurationError(
                 f"durability must be 'strict' or 'eventual', not {short_repr(durability)}"
             )
         _check_types(types)
         _check_renamed(renamed)
+        self._durability, self._types = durability, tuple(types)
         self._runs: KeptRuns | None = None
+        self._keeper: Keeper | None = None
         self._state: Literal["new", "open", "leaving", "left"] = "new"
 
     async def __aenter__(self) -> Self:
@@ -129,7 +135,20 @@ class Runtime:
             raise WorkflowRuntimeError(
                 "a Runtime can be entered in a running event loop only, of asyncio or trio"
             )
-        self._runs = KeptRuns(loop, self._keep_ended, self._keep_ended_for)
+        self._runs = KeptRuns(loop, self._max_runs, self._keep_ended, self._keep_ended_for)
+        if self._store is not None:
+            self._keeper = Keeper(
+                self._store,
+                self._runs,
+                self._workflows,
+                self._durability == "strict",
+                self._max_recoveries,
+                self._keep_ended_for,
+                self._types,
+                self._log_events,
+                self._log_bytes,
+            )
+            await self._keeper.open()
         self._state = "open"
         return self
 
@@ -145,6 +164,12 @@ class Runtime:
         """
         runs, self._state = self._runs, "leaving"
         assert runs is not None
+        if self._keeper is not None:
+            try:
+                await self._keeper.leave(exc)
+            finally:
+                self._state = "left"
+            return
         interruption: BaseException | None = None
         in_progress = runs.in_progress()
         for kept in in_progress:
@@ -220,15 +245,18 @@ class Runtime:
         name = self._name_of(workflow)
         if run_id is not None:
             check_run_id(run_id)
-            if (known := runs.find(run_id)) is not None:
+            if (known := await self._find(runs, run_id)) is not None:
                 if known.workflow != name:
                     raise WorkflowRuntimeError(
                         f"there is a run {run_id!r} already, of workflow {known.workflow}, so none of "
                         f"workflow {name} can have this id"
                     )
-                return RunHandle(runs, known)
+                return RunHandle(runs, known, self._keeper)
         text = metadata_text(metadata)
         self._check_room(runs)
+        if self._keeper is not None:
+            kept = await self._keeper.start(name, run_id, start_event, fields, text)
+            return RunHandle(runs, kept, self._keeper)
         run, event = self._workflows[name]._new_run(LoggedRun, None, start_event, fields, run_id)
         log = EventLog(self._log_events, self._log_bytes)
         kept = KeptRun(run.run_id, name, runs.next_created(), text, log)
@@ -244,7 +272,9 @@ class Runtime:
         """
         runs = await self._checked("get()")
         _check_given_id("get()", run_id)
-        return RunHandle(runs, runs.get(run_id))
+        if (kept := await self._find(runs, run_id)) is None:
+            raise UnknownRunError(run_id)
+        return RunHandle(runs, kept, self._keeper)
 
     async def runs(
         self,
@@ -277,7 +307,10 @@ class Runtime:
                 f"waiting_for must be an event class, not {short_repr(waiting_for)}"
             )
         _whole("limit", limit, 1)
-        return runs.page(status, name, waiting_for, limit, read_cursor(before))
+        cursor = read_cursor(before)
+        if self._keeper is not None:
+            return await self._keeper.page(status, name, waiting_for, limit, cursor)
+        return runs.page(status, name, waiting_for, limit, cursor)
 
     async def retry(self, run_id: str) -> RunHandle[Any]:
         """Continue a run that failed with the failed step, or one that timed out or was cancelled (X7).
@@ -292,6 +325,8 @@ class Runtime:
         """
         runs = await self._checked("retry()")
         _check_given_id("retry()", run_id)
+        if self._keeper is not None:
+            return RunHandle(runs, await self._keeper.retry(run_id), self._keeper)
         kept = runs.get(run_id)
         if kept.in_progress or kept.saved is None:
             raise WorkflowRuntimeError(f"run {run_id} cannot be retried: {_why_no_retry(kept)}")
@@ -314,6 +349,9 @@ class Runtime:
         """
         runs = await self._checked("delete()")
         _check_given_id("delete()", run_id)
+        if self._keeper is not None:
+            await self._keeper.delete(run_id)
+            return
         kept = runs.get(run_id)
         if kept.in_progress:
             raise WorkflowRuntimeError(
@@ -343,6 +381,11 @@ class Runtime:
         if kept.internal_wanted:
             kept.listen()
         runs.add(kept)
+
+    async def _find(self, runs: KeptRuns, run_id: str) -> KeptRun | None:
+        if self._keeper is not None:
+            return await self._keeper.find(run_id)
+        return runs.find(run_id)
 
     async def _checked(self, what: str) -> KeptRuns:
         """Let other tasks run, and return the runs, if the call is allowed here."""
@@ -417,9 +460,10 @@ class Runtime:
 # --- Arguments ---------------------------------------------------------------------------------------
 
 
-def _check_database(database: object) -> None:
-    if database is None:
-        return
+def _store_of(database: object) -> Store | None:
+    """Return the store that a URL names; `None` for the memory of this process."""
+    if database is None or isinstance(database, MemoryStore):
+        return database
     known = 'leave it out for the memory of this process, or write "sqlite:///path/to/file.db"'
     if not isinstance(database, str):
         raise WorkflowConfigurationError(
@@ -436,7 +480,11 @@ def _check_database(database: object) -> None:
         )
     if path in ("", "/", "/:memory:"):
         raise WorkflowConfigurationError(f"database {short_repr(database)} names no file; {known}")
-    raise NotImplementedError("runs are kept in memory only so far: leave out the database")
+    if not path.startswith("/"):
+        raise WorkflowConfigurationError(
+            f"database {short_repr(database)} names a host, and SQLite has none; write 'sqlite:///{path}'"
+        )
+    return SqliteStore(path[1:])
 
 
 def _named(given: object) -> dict[str, Workflow[Any]]:

@@ -1,0 +1,172 @@
+"""Group commit: the changes of all runs of a process are written together, and then take effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint
+
+from ..errors import ContextSerdeError, StoreError
+from ._journal import Group, Journal
+from ._store import RunChange, Store
+
+_SECONDS_PER_CHECKPOINT = 0.001
+"""To write the rows of many runs takes a while: so often others may run meanwhile."""
+
+
+@attrs.define(eq=False, repr=False)
+class Kept:
+    """What becomes of a run when a group with its changes has been written.
+
+    Attributes:
+        journal: Its journal.
+        proceed: Called after the commit, with what waited for it.
+        refuse: Called instead if the run is new, and the store had one of its id already.
+        fail: Called if something of it cannot be written, with the error; it ends the run.
+    """
+
+    journal: Journal
+    proceed: Callable[[Group], None]
+    refuse: Callable[[], None]
+    fail: Callable[[ContextSerdeError], None]
+
+
+@attrs.define(eq=False, repr=False)
+class _Turn:
+    """One group: the journals with changes, until they are on the disk."""
+
+    journals: dict[Journal, None] = attrs.field(factory=dict)
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+@attrs.define(eq=False, repr=False)
+class Committer:
+    """Writes what the journals of a runtime mark, in groups, one after the other.
+
+    While a group is being written, the next one collects what changes meanwhile: the more runs there are, the
+    fewer writes each of them needs.
+
+    Attributes:
+        store: Where groups go.
+        commits: How many have been written.
+        problem: Why nothing is written any more; `None` as long as all is well (D10).
+    """
+
+    store: Store
+    commits: int = attrs.field(default=0, init=False)
+    problem: StoreError | None = attrs.field(default=None, init=False)
+    _kept: dict[Journal, Kept] = attrs.field(factory=dict, init=False)
+    _next: _Turn = attrs.field(factory=_Turn, init=False)
+    _current: _Turn | None = attrs.field(default=None, init=False)
+    _wakeup: anyio.Event | None = attrs.field(default=None, init=False)
+    _closing: bool = attrs.field(default=False, init=False)
+
+    def add(self, kept: Kept) -> None:
+        """Write the changes of a run from now on; its journal calls `touch()`."""
+        self._kept[kept.journal] = kept
+
+    def remove(self, journal: Journal) -> None:
+        """Write no changes of a run any more: it has been let go, or has ended."""
+        journal.detached = True
+        self._kept.pop(journal, None)
+        self._next.journals.pop(journal, None)
+
+    def touch(self, journal: Journal) -> None:
+        """Note that a journal has changes."""
+        if journal not in self._next.journals:
+            self._next.journals[journal] = None
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.set()
+
+    async def wait(self, journal: Journal) -> None:
+        """Wait until all that has been marked so far is on the disk.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        if journal in self._next.journals:
+            await self._next.done.wait()
+        elif self._current is not None and journal in self._current.journals:
+            await self._current.done.wait()
+        else:
+            await checkpoint()
+        if self.problem is not None:
+            raise self.problem
+
+    async def flush(self) -> None:
+        """Wait until all that any journal has marked so far is on the disk, or cannot be written."""
+        for turn in (self._current, self._next):
+            if turn is not None and turn.journals:
+                await turn.done.wait()
+
+    async def run(self) -> None:
+        """Write groups until `close()`.
+
+        Raises:
+            StoreError: If one cannot be written. Nothing of it has taken effect, and nothing will.
+        """
+        try:
+            while not (self._closing and not self._next.journals):
+                if not self._next.journals:
+                    self._wakeup = anyio.Event()
+                    await self._wakeup.wait()
+                    self._wakeup = None
+                await checkpoint()  # whatever else runs now joins the group
+                await self._commit_next()
+        except StoreError as problem:
+            self._fail(problem)
+            raise
+
+    def close(self) -> None:
+        """Have `run()` return when everything has been written."""
+        self._closing = True
+        self._wake()
+
+    def _fail(self, problem: StoreError) -> None:
+        self.problem = problem
+        for turn in (self._current, self._next):
+            if turn is not None:
+                turn.done.set()
+
+    async def _commit_next(self) -> None:
+        turn, self._next = self._next, _Turn()
+        self._current = turn
+        changes: list[RunChange] = []
+        groups: list[tuple[Kept, Group]] = []
+        rested = perf_counter()
+        for journal in list(turn.journals):
+            kept = self._kept.get(journal)
+            if kept is None or journal.detached:
+                continue
+            change, group = self._take(kept)
+            changes.append(change)
+            groups.append((kept, group))
+            if perf_counter() - rested > _SECONDS_PER_CHECKPOINT:
+                await checkpoint()
+                rested = perf_counter()
+        refused: set[str] = set()
+        if changes:
+            refused = await self.store.commit(changes)
+            self.commits += 1
+        self._current = None
+        for kept, group in groups:
+            if kept.journal.detached:
+                continue
+            if kept.journal.run_id in refused:
+                kept.refuse()
+            else:
+                kept.proceed(group)
+        turn.done.set()
+
+    def _take(self, kept: Kept) -> tuple[RunChange, Group]:
+        try:
+            return kept.journal.take()
+        except ContextSerdeError as error:
+            kept.fail(error)  # which decides the end of the run: its rows stay as they were
+            return kept.journal.take()

@@ -1,0 +1,621 @@
+"""Keeps the runs of a runtime in a store: starts them, brings them back, and lets them go."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+import attrs
+from anyio.abc import TaskGroup
+
+from .._backend import LoopHandle
+from .._engine.outcome import Outcome
+from .._json.fields import tag_of
+from .._ledger.ledger import Ledger
+from .._ledger.pending import restore
+from .._ledger.work import OpenWait
+from .._messages import text_of
+from .._snapshot import _codec, _ledger_faults
+from ..context import Context, _context_of
+from ..errors import (
+    ContextSerdeError,
+    UnknownRunError,
+    WorkflowConfigurationError,
+    WorkflowError,
+    WorkflowRuntimeError,
+)
+from ..events import Event, StartEvent, StopEvent
+from ..instrument import EventRecord, RunRecord, RunResult
+from ..workflow import Workflow
+from ._committer import Committer, Kept
+from ._journal import Group, Journal
+from ._kept import KeptRuns
+from ._live import KeptRun, LiveRun
+from ._log import EventLog
+from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
+from ._rows import RowReader, RowWriter
+from ._rows import RunRecord as RowRecord
+from ._runs import DurableRun, DurableState, left_row
+from ._store import (
+    ACTIVE,
+    Mail,
+    MailKind,
+    RunChange,
+    RunQuery,
+    RunStatus,
+    Store,
+    StoredEvent,
+    StoredRun,
+)
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 128
+"""How many events are read from the store at once."""
+
+
+class DurableLive(LiveRun):
+    """A run that this process executes, and that is kept in a store.
+
+    What it publishes is in its log, and its end is noted, when that is on the disk (D3, D4).
+
+    Attributes:
+        journal: What changed in it since the last group.
+        outcome: How the engine's run ended; `None` before that.
+    """
+
+    __slots__ = ("_keeper", "journal", "outcome", "run")
+    run: DurableRun
+
+    def __init__(self, keeper: Keeper, kept: KeptRun, run: DurableRun) -> None:
+        super().__init__(kept, run, keeper.note_end)
+        self._keeper, self.journal = keeper, run.journal
+        self.outcome: Outcome | None = None
+
+    def event_written(self, run: RunRecord, record: EventRecord) -> None:
+        """Have an event kept; the log gets it afterwards."""
+        self.journal.add_event(record)
+
+    def run_ended(self, run: RunRecord, result: RunResult) -> None:
+        """Have the end of the run kept."""
+        outcome = self.outcome = self.run.outcome
+        assert outcome is not None
+        error = error_text(outcome.error, outcome.event)
+        self.journal.end(outcome.kind, error, left_row(outcome))
+
+    def proceed(self, group: Group) -> None:
+        """Show what is on the disk now, and let what waited for that continue."""
+        for record, size in group.events:
+            self.kept.log.append(record, size)
+        if group.ended:
+            assert self.outcome is not None
+            self._keeper.committer.remove(self.journal)
+            self.kept.end(self.outcome, None)
+            self._on_end(self.kept)
+        else:
+            self.run.proceed(group)
+
+    async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
+        """Send an event, and return when it is on the disk, with the names of the steps that took it."""
+        taken_by = await super().send(event, step, wait)
+        if self.journal.strict:
+            await self._keeper.committer.wait(self.journal)
+        return taken_by
+
+    def fail(self, error: ContextSerdeError) -> None:
+        """End the run with what cannot be written: it was changed after it had been accepted."""
+        self.run._decision.decide(Outcome.failed(self.run.ledger.last_finished or "?", error))
+
+    def let_go(self) -> None:
+        """Stop recording, and cancel the engine's run: the run itself continues elsewhere, or later (D8)."""
+        self._keeper.committer.remove(self.journal)
+        self.run.cancel("its runtime has let it go")
+
+
+@attrs.define(eq=False, repr=False)
+class Keeper:
+    """The runs of one runtime in its store.
+
+    Attributes:
+        store: Where they are.
+        runs: Those that this process executes or has executed.
+        workflows: The workflows by the names under which they are registered.
+        strict: Whether nothing begins before it is on the disk.
+        max_recoveries: Recoveries without progress until a run counts as stuck.
+        types: Types that events and states may hold, besides those that the workflows name.
+        new_log: Makes the log of a run.
+        committer: Writes the groups.
+        host: The id of this host.
+    """
+
+    store: Store
+    runs: KeptRuns
+    workflows: Mapping[str, Workflow[Any]]
+    strict: bool
+    max_recoveries: int
+    keep_ended_for: float
+    types: tuple[type, ...]
+    log_events: int
+    log_bytes: int
+    poll: float = 0.05
+    committer: Committer = attrs.field(init=False)
+    host: str = attrs.field(default="", init=False)
+    _followed: WeakValueDictionary[str, KeptRun] = attrs.field(
+        factory=WeakValueDictionary, init=False
+    )
+    """Runs that somebody has a handle of, and that this process does not execute."""
+
+    _delivered: set[int] = attrs.field(factory=set, init=False)
+    """Mail that has been delivered, and whose reply may not be on the disk yet."""
+
+    _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set to have the attendant look at once."""
+
+    _attendance: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    """Around the attendant."""
+
+    _tasks: TaskGroup = attrs.field(init=False)
+    _looked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the attendant has looked."""
+
+    def __attrs_post_init__(self) -> None:
+        self.committer = Committer(self.store)
+
+    @property
+    def loop(self) -> LoopHandle:
+        """The event loop of the runtime."""
+        return self.runs.loop
+
+    # --- Starting -----------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        name: str,
+        run_id: str | None,
+        start_event: StartEvent | None,
+        fields: dict[str, Any],
+        metadata: str,
+    ) -> KeptRun:
+        """Start a run; returns when it is on the disk. If there is one of this id, returns that."""
+        workflow = self.workflows[name]
+        created = self.runs.next_created()
+        journal = self._journal(run_id or "", workflow)
+        run, event = self._new_run(workflow, journal, None, start_event, fields, run_id)
+        journal.run_id = run.run_id
+        timeout = run._settings.timeout
+        journal.new = StoredRun(
+            id=run.run_id,
+            workflow=name,
+            status="queued",
+            created=created.timestamp(),
+            metadata=metadata,
+            deadline=None if timeout is None else created.timestamp() + timeout,
+            owner=self.host,
+        )
+        kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, 0))
+        live = self._begin(kept, run, event)
+        try:
+            await self.committer.wait(journal)
+        except BaseException:
+            if journal.new is not None:  # it is in no group yet: nobody will ever know of it
+                self._forget(live)
+            raise
+        return kept
+
+    def _journal(self, run_id: str, workflow: Workflow[Any], last_seq: int = 0) -> Journal:
+        codec = _codec(workflow.graph, self.types)
+        writer = RowWriter(codec, workflow._config.hooks)
+        return Journal(run_id, writer, self.loop, self.strict, self.committer.touch, last_seq)
+
+    def _new_run(
+        self,
+        workflow: Workflow[Any],
+        journal: Journal,
+        found: RowRecord | None,
+        start_event: StartEvent | None,
+        fields: dict[str, Any],
+        run_id: str | None,
+        seconds_left: float | None = None,
+    ) -> tuple[DurableRun, Event | None]:
+        saved = DurableState(workflow.graph, self.types, workflow._config.hooks, journal=journal)
+        if found is not None:
+            saved.pending = found.ledger
+            if found.state is not None:
+                saved.store._restore(found.state)
+        kind = partial(DurableRun, journal=journal, found=found, seconds_left=seconds_left)
+        ctx: Context[Any] = _context_of(saved)
+        return workflow._new_run(kind, ctx, start_event, fields, run_id)
+
+    def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
+        kept.live = live = DurableLive(self, kept, run)
+        kept.stored = None
+        refuse = partial(self._refused, live)
+        self.committer.add(Kept(run.journal, live.proceed, refuse, live.fail))
+        try:
+            run.start(event, self.workflows[kept.workflow]._config.limiter, [live])
+        except BaseException:
+            self.committer.remove(run.journal)
+            raise
+        self.runs.add(kept)
+        self.committer.touch(run.journal)
+        return live
+
+    def _new_log(self, run_id: str, last: int) -> EventLog:
+        return EventLog(self.log_events, self.log_bytes, last, partial(self._archive, run_id))
+
+    async def _archive(self, run_id: str, after: int, limit: int) -> list[EventRecord]:
+        """Read older events of a run from the store (L3)."""
+        stored = await self.store.find_run(run_id)
+        if stored is None:
+            return []
+        events = await self.store.events(run_id, after, limit)
+        return self._read_events(stored, events)
+
+    def _read_events(self, stored: StoredRun, events: Collection[StoredEvent]) -> list[EventRecord]:
+        reader = self._reader(stored)
+        return [
+            EventRecord(seq, time, reader.event(text, f"run {stored.id}, event {seq}"))
+            for seq, time, text in events
+        ]
+
+    def _reader(self, stored: StoredRun) -> RowReader:
+        workflow = self.workflows.get(stored.workflow)
+        if workflow is None:
+            raise WorkflowConfigurationError(
+                f"run {stored.id} is of workflow {stored.workflow}, which is not registered in this Runtime; add "
+                "it to workflows=[...]"
+            )
+        return RowReader(_codec(workflow.graph, self.types), workflow._config.hooks)
+
+    def _refused(self, live: DurableLive) -> None:
+        """Let go of a run that the store does not let this host write: there is another one of its id."""
+        self._forget(live)
+
+    def _forget(self, live: DurableLive) -> None:
+        live.let_go()
+        live.kept.live = None
+        self.runs.by_id.pop(live.kept.id, None)
+
+    # --- Finding ------------------------------------------------------------------------------------
+
+    async def find(self, run_id: str) -> KeptRun | None:
+        """Return a run, in whichever process it is executed; `None` if there is none of this id.
+
+        Raises:
+            WorkflowConfigurationError: If its workflow is not registered here.
+        """
+        if (kept := self.runs.by_id.get(run_id)) is not None:
+            return kept
+        stored = await self.store.find_run(run_id)
+        if (kept := self.runs.by_id.get(run_id)) is not None:  # it was brought back meanwhile
+            return kept
+        if stored is None:
+            return None
+        self._reader(stored)
+        kept = self._followed.get(run_id)
+        if kept is None:
+            kept = self._followed[run_id] = self._kept(stored)
+        await self._catch_up(kept, stored)
+        return kept
+
+    def _kept(self, stored: StoredRun) -> KeptRun:
+        created = datetime.fromtimestamp(stored.created, UTC)
+        log = self._new_log(stored.id, stored.last_seq)
+        return KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
+
+    async def _catch_up(self, kept: KeptRun, stored: StoredRun) -> None:
+        """Note how a run stands that another process executes, or nobody."""
+        while kept.live is None and kept.in_progress and kept.log.last < stored.last_seq:
+            events = await self.store.events(kept.id, kept.log.last, _PAGE)
+            records = self._read_events(stored, events)
+            if kept.live is not None:  # it was brought back meanwhile
+                return
+            for record, (_, _, text) in zip(records, events, strict=True):
+                if record.seq == kept.log.last + 1:
+                    kept.log.append(record, len(text))
+        if kept.live is not None:
+            return
+        kept.stored = stored
+        if stored.has_ended and kept.in_progress:
+            [last] = await self.store.events(kept.id, stored.last_seq - 1, 1)
+            [record] = self._read_events(stored, [last])
+            assert isinstance(record.event, StopEvent)
+            if kept.live is None and kept.in_progress:
+                kept.end(outcome_of(record.event, stored.error), None, stored.ended)
+
+    async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
+        """Return the open waits of a run that this process does not execute."""
+        stored = await self.store.find_run(kept.id)
+        if stored is None or stored.has_ended:
+            return []
+        workflow = self.workflows[kept.workflow]
+        found = self._reader(stored).run(
+            await self.store.rows(kept.id), workflow.graph, time.time()
+        )
+        ledger = Ledger(workflow.graph)
+        restore(found.ledger, ledger, 0.0)
+        return [wait.as_open() for wait in ledger.waits.open]
+
+    # --- Mail ---------------------------------------------------------------------------------------
+
+    async def send(
+        self, kept: KeptRun, event: Event, step: str | None, wait: str | None
+    ) -> tuple[str, ...]:
+        """Send an event to a run that this process does not execute; returns the steps that took it."""
+        workflow = self.workflows[kept.workflow]
+        writer = RowWriter(_codec(workflow.graph, self.types), workflow._config.hooks)
+        data = {"event": json.loads(writer.event(event)), "step": step, "wait": wait}
+        reply = await self._post(kept, "send", data, type(event).__name__)
+        return tuple(reply["taken_by"])
+
+    async def cancel(self, kept: KeptRun) -> None:
+        """Cancel a run that this process does not execute."""
+        with suppress(_EndedError):
+            await self._post(kept, "cancel", {}, "a cancellation")
+
+    async def _post(self, kept: KeptRun, kind: MailKind, data: Any, what: str) -> dict[str, Any]:
+        """Leave mail for a run, and return the reply, once it is on the disk with what it caused."""
+        mail = await self.store.post(kept.id, kind, json.dumps(data))
+        self.wake()
+        while True:
+            text = None if mail is None else await self.store.take_reply(mail)
+            if text is not None:
+                break
+            stored = await self.store.find_run(kept.id)
+            if stored is None or stored.has_ended:
+                raise _EndedError(f"{what} cannot be sent: the run has ended")
+            if stored.status not in ACTIVE:
+                raise WorkflowRuntimeError(
+                    f"{what} cannot be sent: the run is {stored.status}; await runtime.retry(run_id) continues it"
+                )
+            with anyio.move_on_after(self.poll):
+                await self._looked.wait()
+        reply: dict[str, Any] = json.loads(text)
+        if "error" in reply:
+            raise WorkflowRuntimeError(reply["error"])
+        return reply
+
+    async def _read_mail(self) -> None:
+        mail = await self.store.mail()
+        self._delivered &= {one.id for one in mail}
+        for one in mail:
+            kept = self.runs.by_id.get(one.run_id)
+            live = None if kept is None else kept.live
+            if isinstance(live, DurableLive) and one.id not in self._delivered:
+                self._delivered.add(one.id)
+                live.journal.reply(one.id, json.dumps(self._deliver(live, one)))
+
+    def _deliver(self, live: DurableLive, mail: Mail) -> dict[str, Any]:
+        """Do what mail asks for; returns the reply, which is kept together with that."""
+        run = live.run
+        if mail.kind == "cancel":
+            run.cancel("cancel() was called")
+            return {}
+        data = json.loads(mail.data)
+        workflow = self.workflows[live.kept.workflow]
+        try:
+            reader = RowReader(_codec(workflow.graph, self.types), workflow._config.hooks)
+            event = reader.event(json.dumps(data["event"]))
+            if data["wait"] is None:
+                return {"taken_by": run.send(event, data["step"])}
+            return {"taken_by": run.answer(event, data["wait"], data["step"])}
+        except WorkflowError as error:
+            return {"error": text_of(error)}
+
+    # --- Bringing back --------------------------------------------------------------------------------
+
+    async def claim(self) -> None:
+        """Bring back the runs that nobody executes and that have something to do."""
+        more = True
+        while more and (room := self.runs.room()) > 0:
+            limit = min(room, 100)
+            claimed = await self.store.claim(
+                list(self.workflows), time.time(), self.max_recoveries, limit
+            )
+            for stored in claimed:
+                await self._bring_back(stored)
+            more = len(claimed) == limit
+
+    async def _bring_back(self, stored: StoredRun) -> None:
+        workflow = self.workflows[stored.workflow]
+        reader = self._reader(stored)
+        try:
+            rows = await self.store.rows(stored.id)
+            found = reader.run(rows, workflow.graph, time.time())
+            for path, problem in _ledger_faults("$", found.ledger, workflow.graph):
+                raise ContextSerdeError(path, problem)
+        except ContextSerdeError as error:
+            await self._park(stored, error)
+            return
+        if found.decision is not None:
+            await self._end(stored, found.decision)
+            return
+        kept = self._followed.pop(stored.id, None) or self._kept(stored)
+        await self._catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
+        self._forget_end(kept)
+        journal = self._journal(stored.id, workflow, stored.last_seq)
+        journal.recoveries = stored.recoveries
+        failed: int | None = None
+        if found.left is not None:  # it is retried (X7)
+            failed = found.left["failed"]
+            found = found._replace(ledger=found.ledger.repeating(failed))
+        left = None if stored.deadline is None else stored.deadline - time.time()
+        run, _ = self._new_run(workflow, journal, found, None, {}, stored.id, left)
+        journal.restore(rows, found.next_part)
+        if found.left is not None:
+            journal.forget("f")
+            if failed in run.ledger.pending:
+                journal.mark_work(run.ledger.pending[failed])
+            if (timeout := run._settings.timeout) is not None:
+                journal.columns["deadline"] = time.time() + timeout
+        self._begin(kept, run, None)
+
+    async def _park(self, stored: StoredRun, error: ContextSerdeError) -> None:
+        """Leave a run alone that this program cannot continue: nothing of it is dropped."""
+        logger.error("run %s of %s cannot be continued: %s", stored.id, stored.workflow, error)
+        text = error_text(error, None)
+        change = RunChange(stored.id, columns={"status": "incompatible", "error": text})
+        await self.store.commit([change])
+
+    async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:
+        """Publish the terminal event of a run whose end was decided by a process that died then (D4)."""
+        now = time.time()
+        event = StoredEvent(stored.last_seq + 1, now, json.dumps(row["event"]))
+        rows: dict[str, str | None] = {} if row["left"] is None else {"d": None, "f": row["left"]}
+        columns = {
+            "status": row["kind"],
+            "ended": now,
+            "error": row["error"],
+            "waiting_for": (),
+            "deadline": None,
+        }
+        wipe = row["left"] is None
+        await self.store.commit([RunChange(stored.id, None, columns, wipe, rows, [event])])
+
+    # --- The attendant --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the attendant look at once."""
+        self._wakeup.set()
+
+    def note_end(self, kept: KeptRun) -> None:
+        """Note that a run has ended: the store keeps it, and this process only what somebody has a handle of."""
+        self.runs.by_id.pop(kept.id, None)
+        self._followed[kept.id] = kept
+        self.wake()  # another run may have room now
+
+    def _forget_end(self, kept: KeptRun) -> None:
+        if not kept.in_progress:
+            kept.begin_again()
+
+    async def attend(self) -> None:
+        """Bring runs back, deliver mail, follow the runs of other processes, and remove old ones."""
+        while True:
+            await self.look()
+            with anyio.move_on_after(self.poll):
+                await self._wakeup.wait()
+            self._wakeup = anyio.Event()
+
+    async def look(self) -> None:
+        """Look once for what there is to do."""
+        await self.claim()
+        await self._read_mail()
+        for kept in list(self._followed.values()):
+            if kept.in_progress and kept.live is None:
+                stored = await self.store.find_run(kept.id)
+                if stored is not None:
+                    await self._catch_up(kept, stored)
+        looked, self._looked = self._looked, anyio.Event()
+        looked.set()
+
+    async def open(self) -> None:
+        """Open the store, and begin to write, and to bring back what there is to do."""
+        self.host = await self.store.open()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self.committer.run)
+        self._tasks.start_soon(self._attend)
+
+    async def _attend(self) -> None:
+        with self._attendance:
+            await self.attend()
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Let all runs go: they continue elsewhere, or at the next start (D8).
+
+        Raises:
+            StoreError: If the store could not be written (D10).
+            BaseException: What the block raised, `error`, in a group with what else went wrong.
+        """
+        try:
+            self._attendance.cancel()
+            with anyio.CancelScope(shield=True):
+                if self.committer.problem is None:
+                    await self.committer.flush()
+                await self._let_go()
+                self.committer.close()
+            await self._leave_tasks(error)
+        finally:
+            await self.store.close()
+
+    async def _leave_tasks(self, error: BaseException | None) -> None:
+        try:
+            trace = None if error is None else error.__traceback__
+            await self._tasks.__aexit__(None if error is None else type(error), error, trace)
+        except BaseExceptionGroup as group:
+            problem = self.committer.problem
+            if group.exceptions == (error,):
+                return
+            if problem is not None and group.exceptions == (problem,):
+                raise problem from None
+            raise
+
+    async def _let_go(self) -> None:
+        lives = [kept.live for kept in self.runs.in_progress()]
+        durable = [live for live in lives if isinstance(live, DurableLive)]
+        for live in durable:
+            live.let_go()
+        for live in durable:
+            await live.run.wait_until_ended()
+            live.kept.abandon()
+
+    # --- The list ---------------------------------------------------------------------------------------
+
+    async def page(
+        self,
+        status: RunStatus | None,
+        workflow: str | None,
+        waiting_for: type[Event] | None,
+        limit: int,
+        before: tuple[float, str] | None,
+    ) -> RunPage:
+        """Return the newest runs of which all of this is true; `Runtime.runs()` describes it."""
+        tags = () if waiting_for is None else self._tags(waiting_for)
+        if waiting_for is not None and not tags:
+            return RunPage([], None)
+        query = RunQuery(status, workflow, tags, limit + 1, before)
+        found = await self.store.find_runs(query)
+        page = [info_of(stored) for stored in found[:limit]]
+        return RunPage(page, cursor_behind(page[-1]) if len(found) > limit else None)
+
+    def _tags(self, event_type: type[Event]) -> tuple[str, ...]:
+        """Return the tags of the types that are this one or a subclass of it, as far as they are known here."""
+        known: set[type] = {event_type, *self.types}
+        for workflow in self.workflows.values():
+            known.update(_codec(workflow.graph, self.types).types)
+        return tuple(sorted(tag_of(cls) for cls in known if issubclass(cls, event_type)))
+
+    async def retry(self, run_id: str) -> KeptRun:
+        """Have a run continued that has ended without a result, or is parked (X7)."""
+        kept = await self.find(run_id)
+        if kept is None:
+            raise UnknownRunError(run_id)
+        if kept.live is not None or not await self.store.requeue(run_id):
+            raise WorkflowRuntimeError(f"run {run_id} cannot be retried: it is {kept.status}")
+        self._forget_end(kept)
+        self.wake()
+        return kept
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended or is parked."""
+        kept = await self.find(run_id)
+        if kept is None:
+            raise UnknownRunError(run_id)
+        if not await self.store.delete(run_id):
+            raise WorkflowRuntimeError(
+                f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
+            )
+        self._followed.pop(run_id, None)
+        kept.forget()
+
+
+class _EndedError(WorkflowRuntimeError):
+    """Mail has come too late."""

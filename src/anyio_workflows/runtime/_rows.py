@@ -1,0 +1,408 @@
+"""The rows of a run: what it owes, in small pieces with keys, written and read back.
+
+The first letter of a key says what the row is:
+
+    m                       counters: the next number of work, and of parts; what finished last
+    w7                      work 7: its step and events, attempt, recoveries, retry delay, last error
+    v7:1:Answer             a wait of work 7, by its id, with its question and its answer
+    b3                      batch 3: the branch it was opened in, its joins, and which of them have fired
+    r4                      branch 4: its batch
+    a3/join/00000012        what arrived for a join of batch 3, in this place
+    k9                      an event in a buffer: of `ctx.collect_events()`, or of a step with several events
+    x["step","buffer"]      the types that the last call of `ctx.collect_events()` asked for
+    scount                  the value of the state's key "count"
+    d                       the decision how the run ends, until its terminal event is written
+    f                       after the end, if rows are left: what `retry()` needs to know
+
+Batches, branches and buffered events are numbered in the order in which they began, as *parts*.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import attrs
+
+from .._json.codec import JsonCodec
+from .._json.hooks import Hooks
+from .._ledger.fanin import Batch, Buffered
+from .._ledger.pending import (
+    BatchRecord,
+    BranchRecord,
+    BufferRecord,
+    CollectedRecord,
+    KeptRecord,
+    LedgerRecord,
+    SetRecord,
+    WaitRecord,
+    WorkRecord,
+)
+from .._ledger.work import History, Wait, Work
+from .._messages import short_repr
+from ..errors import ContextSerdeError
+from ..events import Event
+from ..graph import Graph, StepSpec
+from ..state import DictState
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def arrival_key(batch: int, join: str, place: int) -> str:
+    """Return the key of what arrived for a join."""
+    return f"a{batch}/{join}/{place:08d}"
+
+
+def buffer_key(step: str, buffer_id: str | None) -> str:
+    """Return the key of the types that a collect buffer is for."""
+    return "x" + _compact([step, buffer_id])
+
+
+@attrs.define(eq=False, repr=False)
+class RowWriter:
+    """Writes parts of a run as JSON.
+
+    Attributes:
+        codec: Knows the types that the run may hold.
+        hooks: The hooks of the converter of the workflow, if it has one.
+        texts: The events that were written since the last group, by their ids, each with its JSON: an
+            event is written once, though several steps take it. The events are kept, so that their ids stay theirs.
+    """
+
+    codec: JsonCodec
+    hooks: Hooks | None = None
+    texts: dict[int, tuple[Event, str]] = attrs.field(factory=dict, init=False)
+
+    def value(self, value: Any, path: str = "$") -> str:
+        """Return a value as JSON.
+
+        Raises:
+            ContextSerdeError: If it cannot be written.
+        """
+        return _compact(self.codec.dump(value, path, self.hooks))
+
+    def event(self, event: Event) -> str:
+        """Return an event as JSON.
+
+        Raises:
+            ContextSerdeError: If it, or something in it, cannot be written.
+        """
+        known = self.texts.get(id(event))
+        if known is None:
+            text = self.value(event, type(event).__name__)
+            known = self.texts[id(event)] = (event, text)
+        return known[1]
+
+    def events(self, events: Iterable[Event]) -> str:
+        """Return events as a JSON array."""
+        return f"[{','.join(map(self.event, events))}]"
+
+    def work(self, work: Work, branch: int | None, now: float) -> str:
+        """Return a row for work; what most work does not have is left out."""
+        payload = work.payload
+        events = self.events([payload] if isinstance(payload, Event) else payload)
+        parts = [f'{{"step":{_compact(work.step)},"events":{events}']
+        if branch is not None:
+            parts.append(f'"branch":{branch}')
+        if work.recoveries:
+            parts.append(f'"recoveries":{_compact(work.recoveries)}')
+        if work.opener is not None:
+            parts.append(f'"opener":{self.event(work.opener)}')
+        if work.attempt > 1:
+            parts.append(f'"attempt":{work.attempt}')
+        if work.due is not None:
+            # Both: what is left, if the wall clock is set back meanwhile, and until when, as time passes
+            # while nobody executes the run (D7).
+            left = work.due - now
+            parts.append(f'"due_in":{left!r},"due_at":{time.time() + left!r}')
+        if work.history is not None:
+            parts += self._history(work.history, now)
+        return ",".join(parts) + "}"
+
+    def _history(self, history: History, now: float) -> list[str]:
+        parts = []
+        if history.first_started is not None:
+            parts.append(f'"elapsed":{now - history.first_started!r}')
+        if history.last_error is not None:
+            parts.append(f'"last_error":{self.value(history.last_error)}')
+            parts.append(f'"last_failed_at":{self.value(history.last_failed_at)}')
+        if collected := history.collected + history.earlier_collected:
+            records = [
+                CollectedRecord(
+                    one.buffer_id,
+                    list(one.expected),
+                    None if one.events is None else list(one.events),
+                )
+                for one in collected
+            ]
+            parts.append(f'"collected":{self.value(records)}')
+        return parts
+
+    def wait(self, wait: Wait, answer: Event | None) -> str:
+        """Return a row for a wait, with its answer."""
+        over = answer is not None or wait.timed_out
+        record = WaitRecord(
+            event_type=wait.event_type,
+            requirements=dict(wait.requirements),
+            waiter_id=wait.waiter_id,
+            asked=wait.asked,
+            timed_out=wait.timed_out,
+            answer=answer,
+            question=None if over else wait.question,
+            number=wait.number,
+            since=wait.since,
+        )
+        return _compact(self._fields(record, f"wait {wait.label}"))
+
+    def batch(self, batch: Batch, outer: int | None) -> str:
+        """Return a row for a batch."""
+        fields = {
+            "outer": outer,
+            "joins": {join.name: arrived is None for join, arrived in batch.arrived.items()},
+            "recoveries": batch.recoveries,
+            "cancelled": batch.cancelled,
+        }
+        opener = "" if batch.opener is None else f',"opener":{self.event(batch.opener)}'
+        return _compact(fields)[:-1] + opener + "}"
+
+    def buffered(self, buffered: Buffered, place: list[Any]) -> str:
+        """Return a row for an event in a buffer; `place` says in which one."""
+        recoveries = _compact(buffered.recoveries)
+        return f"[{_compact(place)},{self.event(buffered.event)},{recoveries}]"
+
+    def types(self, types: Iterable[type[Event]]) -> str:
+        """Return a row for event types."""
+        return self.value(list(types))
+
+    def state(self, state: Any) -> dict[str, str]:
+        """Return the rows of the state, by its top-level keys.
+
+        Raises:
+            ContextSerdeError: If a value cannot be written, or a key is no text.
+        """
+        if isinstance(state, DictState):
+            for key in state:
+                if type(key) is not str:
+                    raise ContextSerdeError(
+                        "$.state",
+                        f"the keys of a state that is kept are texts, not {short_repr(key)}",
+                    )
+            return {f"s{key}": self.value(value, f"$.state.{key}") for key, value in state.items()}
+        data = self._fields(state, "$.state")
+        if not isinstance(data, dict):  # a model with a root
+            return {"s": _compact(data)}
+        return {f"s{key}": _compact(value) for key, value in data.items()}
+
+    def _fields(self, record: Any, path: str) -> Any:
+        return self.codec.dump(record, path, self.hooks)["value"]
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+class RunRecord(NamedTuple):
+    """What the rows of a run say.
+
+    Attributes:
+        ledger: What is pending.
+        batches: The number of the batch of each branch, by the number of the branch.
+        next_part: The next number for a part of it.
+        state: The state; `None` if it was never used.
+        decision: The row of the decision, if there is one.
+        left: The row that says what `retry()` needs to know, if the run has ended.
+    """
+
+    ledger: LedgerRecord
+    batches: dict[int, int]
+    next_part: int
+    state: Any
+    decision: Mapping[str, Any] | None
+    left: Mapping[str, Any] | None
+
+
+_BLANK_WORK: dict[str, Any] = {
+    "branch": None,
+    "recoveries": {},
+    "attempt": 1,
+    "elapsed": None,
+    "due_in": None,
+    "last_error": None,
+    "last_failed_at": None,
+    "waits": [],
+    "collected": [],
+}
+
+
+@attrs.define(eq=False, repr=False)
+class RowReader:
+    """Reads the rows of a run of a workflow."""
+
+    codec: JsonCodec
+    hooks: Hooks | None = None
+
+    def value(self, text: str, as_type: Any = None, path: str = "$") -> Any:
+        """Return the value that JSON stands for.
+
+        Raises:
+            ContextSerdeError: If there is none.
+        """
+        return self._load(_parsed(text, path), as_type, path)
+
+    def event(self, text: str, path: str = "$") -> Event:
+        """Return the event that JSON stands for."""
+        event = self.value(text, None, path)
+        if not isinstance(event, Event):
+            raise ContextSerdeError(path, f"expected an event, got {short_repr(event)}")
+        return event
+
+    def _load(self, data: Any, as_type: Any, path: str) -> Any:
+        return self.codec.load(data, as_type, path, hooks=self.hooks)
+
+    def run(self, rows: Mapping[str, str], graph: Graph, wall: float) -> RunRecord:
+        """Read the rows of a run, at the wall clock's time `wall`.
+
+        Raises:
+            ContextSerdeError: If a row cannot be read; its path begins with the key of the row.
+        """
+        by_kind: dict[str, list[str]] = {}
+        for key in rows:
+            by_kind.setdefault(key[:1], []).append(key)
+
+        def parsed(key: str) -> Any:
+            return _parsed(rows[key], f"row {key}")
+
+        def keys(kind: str) -> list[str]:
+            return sorted(by_kind.get(kind, ()), key=lambda key: int(key[1:]))
+
+        counters = parsed("m") if "m" in rows else {}
+        waits = self._waits(rows, by_kind.get("v", ()))
+        work = [
+            self._work(int(key[1:]), parsed(key), waits.get(int(key[1:]), []), wall)
+            for key in keys("w")
+        ]
+        batch_of = {int(key[1:]): int(parsed(key)) for key in keys("r")}
+        places = [(key, parsed(key)) for key in keys("k")]
+        kept = [(place, self._kept(f"row {key}", row)) for key, (place, *row) in places]
+        record = LedgerRecord(
+            next_id=counters.get("next_id", 1),
+            input_asked=counters.get("input_asked", False),
+            last_finished=counters.get("last_finished"),
+            work=work,
+            batches=self._batches(rows, keys("b"), batch_of, by_kind.get("a", ()), kept, graph),
+            sets=_sets(kept, None, graph),
+            buffers=self._buffers(rows, by_kind.get("x", ()), kept),
+        )
+        return RunRecord(
+            record,
+            batch_of,
+            counters.get("next_part", 1),
+            self._state(rows, by_kind.get("s", ()), graph),
+            parsed("d") if "d" in rows else None,
+            parsed("f") if "f" in rows else None,
+        )
+
+    def _work(
+        self, number: int, row: dict[str, Any], waits: list[WaitRecord], wall: float
+    ) -> WorkRecord:
+        due_at = row.pop("due_at", None)
+        if due_at is not None:
+            # Never later than was asked for, even if the wall clock was set back (D7).
+            row["due_in"] = max(0.0, min(row["due_in"], due_at - wall))
+        data = {**_BLANK_WORK, "id": number, **row}
+        work: WorkRecord = self._load(data, WorkRecord, f"row w{number}")
+        return attrs.evolve(work, waits=waits)
+
+    def _waits(self, rows: Mapping[str, str], keys: Iterable[str]) -> dict[int, list[WaitRecord]]:
+        found: dict[int, list[WaitRecord]] = {}
+        for key in keys:
+            wait = self.value(rows[key], WaitRecord, f"row {key}")
+            found.setdefault(int(key[1:].partition(":")[0]), []).append(wait)
+        for waits in found.values():
+            waits.sort(key=lambda wait: (wait.since, wait.number))
+        return found
+
+    def _kept(self, path: str, row: list[Any]) -> KeptRecord:
+        event, recoveries = row
+        return KeptRecord(self._load(event, None, path), recoveries)
+
+    def _batches(
+        self,
+        rows: Mapping[str, str],
+        keys: Iterable[str],
+        batch_of: Mapping[int, int],
+        arrivals: Iterable[str],
+        kept: list[tuple[list[Any], KeptRecord]],
+        graph: Graph,
+    ) -> list[BatchRecord]:
+        arrived: dict[tuple[int, str], list[Event]] = {}
+        for key in sorted(arrivals):
+            batch, join, _ = key[1:].split("/")
+            arrived.setdefault((int(batch), join), []).append(self.event(rows[key], f"row {key}"))
+        batches = []
+        for key in keys:
+            number, row = int(key[1:]), _parsed(rows[key], f"row {key}")
+            branches = [branch for branch, batch in batch_of.items() if batch == number]
+            opener = row.get("opener")
+            batches.append(
+                BatchRecord(
+                    outer=row["outer"],
+                    branches=[BranchRecord(one, _sets(kept, one, graph)) for one in branches],
+                    arrived={
+                        join: None if fired else arrived.get((number, join), [])
+                        for join, fired in row["joins"].items()
+                    },
+                    recoveries=row["recoveries"],
+                    cancelled=row["cancelled"],
+                    opener=None if opener is None else self._load(opener, None, f"row {key}"),
+                )
+            )
+        return batches
+
+    def _buffers(
+        self,
+        rows: Mapping[str, str],
+        keys: Iterable[str],
+        kept: list[tuple[list[Any], KeptRecord]],
+    ) -> list[BufferRecord]:
+        buffers = []
+        for key in keys:
+            step, buffer_id = json.loads(key[1:])
+            inside = [one for place, one in kept if place == ["collect", step, buffer_id]]
+            expected = self.value(rows[key], list[type[Event]], f"row {key}")
+            if inside:
+                buffers.append(BufferRecord(step, buffer_id, expected, inside))
+        return buffers
+
+    def _state(self, rows: Mapping[str, str], keys: Iterable[str], graph: Graph) -> Any:
+        data = {key[1:]: _parsed(rows[key], f"row {key}") for key in keys}
+        if not data:
+            return None
+        if graph.state_type is None or graph.state_type is DictState:
+            values = {key: self._load(value, None, f"row s{key}") for key, value in data.items()}
+            return DictState(values)
+        return self._load(data.get("", data), graph.state_type, "$.state")
+
+
+def _parsed(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ContextSerdeError(path, f"no JSON: {error}") from None
+
+
+def _sets(
+    kept: list[tuple[list[Any], KeptRecord]], branch: int | None, graph: Graph
+) -> list[SetRecord]:
+    """Return the buffers of steps with several events, of one branch or outside of all."""
+    sets: dict[str, list[list[KeptRecord]]] = {}
+    for place, one in kept:
+        if place[0] == "set" and place[1] == branch:
+            _, _, step, position = place
+            queues = sets.setdefault(step, [])
+            spec: StepSpec | None = graph.steps.get(step)
+            number = position + 1 if spec is None else len(spec.event_params)
+            queues.extend([] for _ in range(number - len(queues)))
+            queues[position].append(one)
+    return [SetRecord(step, queues) for step, queues in sets.items()]
