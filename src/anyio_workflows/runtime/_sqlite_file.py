@@ -90,21 +90,28 @@ def check_place(store: str, path: str) -> None:
         needed = ".".join(map(str, OLDEST_SQLITE[:2]))
         found = f"this Python has {sqlite3.sqlite_version}"
         raise StoreError(store, f"SQLite {needed} or later, built for threads, is needed; {found}")
-    if not os.path.isdir(folder):
-        raise StoreError(store, f"there is no directory {folder}: create it, or give another path")
+    try:
+        os.stat(os.path.join(folder, ""))
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"there is no directory {folder}: create it, or give another path"
+        raise StoreError(store, problem) from None
     if os.path.exists(path) and not os.path.isfile(path):
         raise StoreError(store, "this is no regular file: give the path of a file in a directory")
     kind = file_system(folder)
     if kind is not None and NETWORK.fullmatch(kind):
         problem = f"{folder} is on a network file system ({kind}), where locks cannot be trusted"
         raise StoreError(store, f"{problem}: use a disk of this machine, or PostgreSQL")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _may(folder, os.W_OK | os.X_OK):
         problem = f"the directory {folder} is not writable, and SQLite creates files there"
         raise StoreError(store, f"{problem}: change its permissions, or give another path")
-    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+    if os.path.exists(path) and not _may(path, os.R_OK | os.W_OK):
         raise StoreError(
             store, "the file is read-only: change its permissions, or give another path"
         )
+
+
+def _may(path: str, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def file_system(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
@@ -226,7 +233,7 @@ class HostLock:
         self.path = _lock_path(path, self.host)
         self._db = connect(self.path, 0)
         try:
-            self._db.execute("BEGIN EXCLUSIVE")
+            _lock(self._db)
         except BaseException:
             self.release()
             raise
@@ -235,6 +242,13 @@ class HostLock:
         """Stop being alive, and remove the file."""
         self._db.close()
         remove_lock(self.path)
+
+
+def _lock(db: sqlite3.Connection) -> None:
+    db.execute(
+        "PRAGMA journal_mode=OFF"
+    )  # nothing is written: there shall be no journal beside the file
+    db.execute("BEGIN EXCLUSIVE")
 
 
 def _lock_path(path: str, host: str) -> str:
@@ -262,7 +276,7 @@ def is_dead(path: str, host: str) -> bool:
     except sqlite3.Error:  # as without permission: nobody knows
         return False
     try:
-        db.execute("BEGIN EXCLUSIVE")
+        _lock(db)
     except sqlite3.Error:
         return False
     else:

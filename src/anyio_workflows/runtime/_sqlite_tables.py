@@ -189,6 +189,8 @@ def update(names: Sequence[str]) -> str:
 
 def stored(columns: Mapping[str, Any]) -> list[Any]:
     """Return values of attributes of a `StoredRun` as the database keeps them."""
+    if "waiting_for" not in columns:
+        return list(columns.values())
     return [
         json.dumps(list(value)) if name == "waiting_for" else value
         for name, value in columns.items()
@@ -224,7 +226,9 @@ def page_of(query: RunQuery) -> tuple[str, list[Any]]:
     if query.status is not None or query.workflow is not None:
         of_tag += "JOIN runs ON runs.no = waits.run "
     of_tag += f"WHERE {' AND '.join(['waits.tag = ?', *terms])}"
-    merged = " UNION ".join([of_tag] * len(tags)) + " ORDER BY created DESC, id DESC LIMIT ?"
+    merged = (
+        " UNION ".join([of_tag] * len(tags)) + " ORDER BY created DESC, id DESC, run DESC LIMIT ?"
+    )
     page = f"SELECT {LISTED} FROM ({merged}) AS page JOIN runs ON runs.no = page.run"
     arguments = [value for tag in tags for value in (tag, *values)]
     return f"{page} ORDER BY page.created DESC, page.id DESC", [*arguments, query.limit]
