@@ -222,14 +222,17 @@ class MemoryStore:
             or run.id in with_mail
             or (run.wake_at is not None and run.wake_at <= now)
         ]
-        stuck = [run for run in due if run.recoveries > max_recoveries]
-        for run in stuck:
-            self._evolve(run, status="stuck", asleep=False, wake_at=None)
-        mine = sorted(
-            (run for run in due if run.recoveries <= max_recoveries),
-            key=lambda run: (run.created, run.id),
-        )[:limit]
-        claimed = [self._evolve(run, owner=self._host, asleep=False, wake_at=None) for run in mine]
+        claimed: list[StoredRun] = []
+        stuck = False
+        for run in sorted(due, key=lambda run: (run.created, run.id)):
+            if len(claimed) == limit:
+                break
+            awake = self._evolve(run, asleep=False, wake_at=None)
+            if run.recoveries > max_recoveries:
+                self._evolve(awake, status="stuck")
+                stuck = True
+            else:
+                claimed.append(self._evolve(awake, owner=self._host))
         if dead or stuck or claimed:
             self._committed()
         return claimed
