@@ -6,8 +6,9 @@ import copy
 import pickle
 import re
 import traceback
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
@@ -31,6 +32,7 @@ from anyio_workflows.errors import (
     WorkflowTimeoutError,
 )
 from anyio_workflows.instrument import EventRecord
+from anyio_workflows.resource import Resource
 from anyio_workflows.runtime import RunError, RunHandle
 
 from .running import texts
@@ -275,6 +277,27 @@ async def test_a_run_between_two_attempts_or_in_its_cleanup_is_running() -> None
         assert run.info.status == "running"
         await run.cancel()
         assert run.info.status == "cancelled"
+
+
+async def test_a_run_that_closes_what_it_used_is_running_and_takes_no_answers() -> None:
+    async def slow_to_close() -> AsyncIterator[str]:
+        yield "pool"
+        await anyio.sleep(2)
+
+    class Uses(Workflow[str]):
+        @step
+        async def only(
+            self, ev: StartEvent, pool: Annotated[str, Resource(slow_to_close)]
+        ) -> StopEvent:
+            return StopEvent(result=pool)
+
+    async with Runtime(workflows=[Uses()]) as runtime:
+        run = await runtime.start(Uses)
+        await anyio.sleep(1)
+        assert (run.info.status, run.info.ended, run.info.last_seq) == ("running", None, 0)
+        assert await run.open_waits() == []
+        assert await run.send_event(Note()) == ()
+        assert await run == "pool"
 
 
 async def test_a_run_that_returned_a_question_waits() -> None:

@@ -66,6 +66,10 @@ class Ending:
             self._signal.set()
 
 
+_NO_LOG = EventLog(1, 1)
+"""The log of a run that has been removed."""
+
+
 @attrs.define(eq=False, repr=False)
 class KeptRun:
     """What a runtime knows about one of its runs, in whichever process it is executed.
@@ -169,7 +173,7 @@ class KeptRun:
     def forget(self) -> None:
         """Let go of everything, because the runtime does not keep it any more."""
         self.removed, self.saved, self.steps = True, None, {}
-        self.ending, self.log = Ending(), EventLog(1, 1)
+        self.ending, self.log = Ending(), _NO_LOG
 
     def __repr__(self) -> str:
         return f"run {self.id} of {self.workflow}"
