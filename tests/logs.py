@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint
+
 from anyio_workflows import Event
 from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime._log import EventLog, Gap, LogReader
@@ -40,3 +44,34 @@ def shown(items: Sequence[EventRecord | Gap]) -> list[Any]:
 async def read_to_end(reader: LogReader) -> list[Any]:
     """Return everything that a reader finds in a log that is closed, as `shown()` does."""
     return shown([item async for item in reader])
+
+
+@attrs.define(eq=False)
+class Database:
+    """Where a run is kept: an archive for its log.
+
+    Attributes:
+        last: The events up to this one are kept.
+        delay: How many virtual seconds it takes to read; 0 for one turn of the event loop.
+        longest: At most so many events are read at once.
+        calls: What it was asked for.
+    """
+
+    last: int = 0
+    delay: float = 0
+    longest: int = 1000
+    calls: list[tuple[int, int]] = attrs.field(factory=list)
+
+    async def read(self, after: int, limit: int) -> list[EventRecord]:
+        self.calls.append((after, limit))
+        if self.delay:
+            await anyio.sleep(self.delay)
+        else:
+            await checkpoint()
+        end = min(self.last, after + min(limit, self.longest))
+        return [record(number) for number in range(after + 1, end + 1)]
+
+    def fill(self, log: EventLog, number: int, size: int | None = 100) -> None:
+        """Keep so many events, and append them to the log."""
+        self.last += number
+        fill(log, number, size)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.events import WorkflowIdleEvent
+from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime._log import EventLog, Gap, LogReader, LogStatistics
 
 from .logs import fill, read_to_end, record, shown
+from .running import on_asyncio
 from .samples import Note
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +64,29 @@ async def test_l1_a_log_that_is_opened_again_continues_its_numbers():
     assert await read_to_end(told_of_the_end) == []  # an iterator that has ended stays so
     assert await read_to_end(behind) == [2, 3, 4]
     assert await read_to_end(log.reader(2)) == [3, 4]
+
+
+async def test_the_readers_of_a_log_whose_rest_is_elsewhere_are_told_after_what_is_here():
+    async def read() -> None:
+        with pytest.raises(WorkflowRuntimeError, match="elsewhere"):
+            await anext(parked)
+
+    log = EventLog()
+    fill(log, 2)
+    parked, behind = log.reader(2), log.reader()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(read)
+        await anyio.sleep(1)
+        log.close(WorkflowRuntimeError("elsewhere"))
+    assert shown([await anext(behind), await anext(behind)]) == [1, 2]
+    for _ in range(2):
+        with pytest.raises(WorkflowRuntimeError, match="elsewhere") as caught:
+            await anext(behind)
+        assert len(caught.traceback) < 6  # it does not grow
+    log.reopen()
+    fill(log, 1)
+    log.close()
+    assert await read_to_end(behind) == [3]
 
 
 # --- L2: cursors ----------------------------------------------------------------------------------
@@ -211,3 +240,263 @@ def test_a_reader_that_was_dropped_is_not_counted():
     del readers[0]
     gc.collect()
     assert (log.statistics().readers, log.statistics().max_lag) == (2, 2)
+
+
+# --- Batches ----------------------------------------------------------------------------------------
+
+
+async def test_l2_a_batch_has_what_is_there():
+    log = EventLog()
+    reader = log.reader()
+    fill(log, 5)
+    assert shown(await reader.batch()) == [1, 2, 3, 4, 5]
+    with anyio.move_on_after(1) as scope:
+        await reader.batch()
+    assert scope.cancelled_caught
+    fill(log, 600)
+    assert len(await reader.batch()) == 256
+    assert len(await reader.batch(max_records=1000)) == 344
+    log.close()
+    assert await reader.batch() == []
+    assert await reader.batch() == []
+
+
+async def test_l2_a_batch_is_limited_in_number_and_bytes_but_never_empty_before_the_end():
+    log = EventLog()
+    fill(log, 5, size=100)
+    reader = log.reader()
+    assert shown(await reader.batch(max_records=2)) == [1, 2]
+    assert shown(await reader.batch(max_bytes=101)) == [3, 4]
+    assert shown(await reader.batch(max_bytes=1)) == [5]
+    fill(log, 2, size=10**6)
+    assert shown(await reader.batch()) == [6]
+
+
+async def test_l3_a_batch_begins_with_the_gap():
+    log = EventLog(max_events=2)
+    fill(log, 5)
+    assert shown(await log.reader().batch()) == [(1, 3), 4, 5]
+
+
+async def test_a_reader_that_was_closed_has_ended():
+    log = EventLog()
+    fill(log, 3)
+    reader, other = log.reader(), log.reader()
+    await reader.aclose()
+    assert await anext(reader, None) is None
+    assert await reader.batch() == []
+    assert log.statistics().readers == 1
+    assert shown(await other.batch()) == [1, 2, 3]
+
+
+async def test_a_reader_at_the_end_is_not_counted():
+    log = EventLog()
+    fill(log, 3)
+    log.close()
+    reader = log.reader()
+    assert log.statistics().readers == 1
+    assert await read_to_end(reader) == [1, 2, 3]
+    assert log.statistics().readers == 0
+
+
+# --- L4: any number of readers ----------------------------------------------------------------------
+
+
+class CountedEvent:
+    """An `anyio.Event` that counts how many there are, and how often one woke a task."""
+
+    made = woken = 0
+
+    def __init__(self) -> None:
+        CountedEvent.made += 1
+        self.event = REAL_EVENT()
+
+    def set(self) -> None:
+        self.event.set()
+
+    async def wait(self) -> None:
+        await self.event.wait()
+        CountedEvent.woken += 1
+
+
+REAL_EVENT = anyio.Event
+
+
+async def test_l4_a_thousand_readers_are_woken_by_one_event_once_between_two_turns(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(CountedEvent, "made", 0)
+    monkeypatch.setattr(CountedEvent, "woken", 0)
+    log = EventLog()
+    found: list[list[Any]] = []
+
+    async def read(reader: LogReader) -> None:
+        found.append(await read_to_end(reader))
+
+    monkeypatch.setattr(anyio, "Event", CountedEvent)
+    async with anyio.create_task_group() as tg:
+        for _ in range(1000):
+            tg.start_soon(read, log.reader())
+        for _ in range(5):
+            await anyio.sleep(1)
+            fill(log, 20)
+        assert log.statistics().max_lag == 100 - 80
+        await anyio.sleep(1)
+        assert log.statistics().max_lag == 0
+        log.close()
+    assert found == [list(range(1, 101))] * 1000
+    assert CountedEvent.made == 6
+    assert CountedEvent.woken == 6 * 1000
+
+
+async def test_l4_an_event_is_encoded_once_for_all_its_readers():
+    def encode(item: EventRecord) -> bytes:
+        encoded.append(item.seq)
+        return b"%d" % item.seq
+
+    encoded: list[int] = []
+    log = EventLog()
+    fill(log, 3)
+    log.append_internal(WorkflowIdleEvent(), 3.0)
+    log.close()
+    for _ in range(5):
+        async for item in log.reader():
+            assert isinstance(item, EventRecord)
+            assert log.encoded(item, encode) == b"%d" % item.seq
+    assert encoded == [1, 2, 3]
+    assert log.encoded(record(2), lambda item: b"another form") == b"another form"
+    *_, internal = [item async for item in log.reader(internal=True)]
+    assert isinstance(internal, EventRecord)
+    assert log.encoded(internal, encode) == b"3"  # made anew: it has the number of another event
+    assert encoded == [1, 2, 3, 3]
+
+
+async def test_l4_what_fails_to_be_encoded_is_tried_again():
+    log = EventLog()
+    fill(log, 1)
+    item = await anext(log.reader())
+    assert isinstance(item, EventRecord)
+    answers: list[Any] = [ValueError("no"), b"yes"]
+
+    def encode(item: EventRecord) -> bytes:
+        answer: Any = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return bytes(answer)
+
+    with pytest.raises(ValueError, match="no"):
+        log.encoded(item, encode)
+    assert log.encoded(item, encode) == b"yes"
+    assert log.encoded(item, encode) == b"yes"
+
+
+async def test_l3_encodings_count_and_are_trimmed_with_their_events():
+    def encode(item: EventRecord) -> bytes:
+        return b"x" * 190
+
+    log = EventLog(max_bytes=1000)
+    fill(log, 5, size=100)
+    items = [item for item in await log.reader().batch() if isinstance(item, EventRecord)]
+    for item in items:
+        log.encoded(item, encode)
+    # The third encoding takes the room of the first event and its own, and the fifth that of the second.
+    assert log.statistics() == LogStatistics(3, 5, 3, 3 * 290, 2, 0, 0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_l4_a_reader_that_does_not_read_costs_no_memory(begun: bool):
+    def grow() -> int:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        fill(log, 20_000)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    log = EventLog(max_events=100)
+    fill(log, 1000)
+    readers = [log.reader() for _ in range(50)]
+    if begun:
+        for reader in readers:
+            await anext(reader)
+    tracemalloc.start()
+    try:
+        grown = grow()
+    finally:
+        tracemalloc.stop()
+    assert grown < 100_000  # the events that are kept, in other objects
+    assert log.statistics().max_lag > 20_000
+
+
+async def test_r6_a_reader_that_always_finds_an_event_lets_others_run():
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await checkpoint()
+            turns += 1
+
+    turns = 0
+    log = EventLog()
+    fill(log, 2000)
+    log.close()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(count_turns)
+        await checkpoint()
+        for read_one in (True, False):
+            turns = 0
+            reader = log.reader()
+            while await (anext(reader, None) if read_one else reader.batch(max_records=10)):
+                pass
+            assert turns >= 20
+        tg.cancel_scope.cancel()
+
+
+# --- L2: native cancellation ------------------------------------------------------------------------
+
+
+@on_asyncio
+@pytest.mark.parametrize("append_first", [True, False])
+@pytest.mark.parametrize("batches", [True, False])
+async def test_l2_a_native_cancellation_in_the_turn_of_an_event_loses_nothing(
+    append_first: bool, batches: bool
+):
+    async def follow() -> None:
+        while items := await reader.batch() if batches else [await anext(reader)]:
+            found.extend(items)
+
+    found: list[Any] = []
+    log = EventLog()
+    reader = log.reader()
+    for turns in range(8):
+        task = asyncio.create_task(follow())
+        await anyio.sleep(1)
+        acts: list[Callable[[], object]] = [lambda: fill(log, 1), task.cancel]
+        for act in acts if append_first else reversed(acts):
+            act()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert shown(found) == list(range(1, reader.cursor + 1))
+    log.close()
+    assert shown(found) + await read_to_end(reader) == list(range(1, 9))
+
+
+async def test_l2_a_cancellation_in_the_turn_of_an_event_loses_nothing():
+    async def follow() -> None:
+        async for item in reader:
+            found.append(item)
+
+    found: list[Any] = []
+    log = EventLog()
+    reader = log.reader()
+    for turns in range(8):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(follow)
+            await anyio.sleep(1)
+            fill(log, 1)
+            for _ in range(turns):
+                await checkpoint()
+            tg.cancel_scope.cancel()
+        assert shown(found) == list(range(1, reader.cursor + 1))
+    log.close()
+    assert shown(found) + await read_to_end(reader) == list(range(1, 9))

@@ -66,7 +66,7 @@ class LogStatistics:
         bytes: What is in memory takes about so many bytes, encodings and internal events included.
         trimmed: How many events have left the memory.
         readers: How many readers have not reached the end, and were not closed or dropped.
-        max_lag: How many events the last of these has still to read; 0 if there is none.
+        max_lag: How many events the slowest of these has still to read; 0 if there is none.
     """
 
     first: int
@@ -288,9 +288,8 @@ class EventLog:
             )
         if after > self.last and self.archive is None:
             self._refuse(after)
-        reader = LogReader(self, after, internal)
-        if internal:
-            reader.next_internal = self._internal.find(after)
+        next_internal = self._internal.find(after)
+        reader = LogReader(self, after, internal, next_internal, unchecked=after > self.last)
         self._readers.add(weakref.ref(reader, self._readers.discard))
         return reader
 
@@ -327,7 +326,7 @@ class EventLog:
             bytes=records.bytes + self._internal.bytes,
             trimmed=records.first - self._last_before - 1,
             readers=len(readers),
-            max_lag=max((last - reader.cursor for reader in readers), default=0),
+            max_lag=max([0, *(last - reader.cursor for reader in readers)]),
         )
 
     def _keeps(self, record: EventRecord) -> bool:
@@ -372,16 +371,20 @@ class LogReader:
     _log: EventLog
     cursor: int
     _internal: bool
-    missed_internal: int = 0
 
-    next_internal: int = 0
+    _next_internal: int
     """The position of the next internal event."""
+
+    missed_internal: int = 0
 
     _page: Sequence[EventRecord] = ()
     """What it has read from the archive. All are part of the log, and some may have been returned."""
 
     _reads_left: int = _READS_PER_CHECKPOINT
     """It may return so many records until it lets others run."""
+
+    _unchecked: bool = False
+    """Whether the cursor it began with may be above all events of the run."""
 
     _ended: bool = False
 
@@ -458,42 +461,45 @@ class LogReader:
 
     def _take_internal(self) -> EventRecord | None:
         events = self._log._internal
-        if self.next_internal < events.first:
-            self.missed_internal += events.first - self.next_internal
-            self.next_internal = events.first
-        if self.next_internal == events.end or self._ended:
+        if self._next_internal < events.first:
+            self.missed_internal += events.first - self._next_internal
+            self._next_internal = events.first
+        if self._next_internal == events.end or self._ended:
             return None
-        event = events[self.next_internal]
+        event = events[self._next_internal]
         if event.seq > self.cursor:
             return None  # the public events before it come first
-        self.next_internal += 1
+        self._next_internal += 1
         return event
 
     async def _wait(self) -> bool:
-        """Let others run, and wait until `_take()` may find something; returns whether it ever will."""
+        """Wait until `_take()`, which found nothing or was not asked, may find something; `False` at the end.
+
+        A reader is cancelled here, or in the archive, and nowhere else.
+        """
         log = self._log
         if self._ended:
             return False
-        await checkpoint()
-        self._reads_left = _READS_PER_CHECKPOINT
-        if self.cursor > log.last:
-            await self._check_cursor()
-        if self.cursor + 1 < log._records.first and log.archive is not None:
-            await self._turn_page(log.archive)
-            return True
-        if self.cursor < log.last or (self._internal and self.next_internal < log._internal.end):
-            return True
-        if log.lost is not None:
+        if self._reads_left <= 0:
+            await checkpoint()
+        elif self.cursor < log.last:
+            return await self._turn_page()
+        elif self._unchecked:
+            return await self._check_cursor()
+        elif log.lost is not None:
             raise log.lost.with_traceback(None)
-        if log.closed:
+        elif log.closed:
             self._end()
             return False
-        await log._park()
+        else:
+            await log._park()
+        self._reads_left = _READS_PER_CHECKPOINT
         return True
 
-    async def _turn_page(self, archive: Archive) -> None:
+    async def _turn_page(self) -> bool:
         """Read what follows the cursor, which is not in memory, from the archive."""
-        after = self.cursor
+        archive, after = self._log.archive, self.cursor
+        assert archive is not None
         page = await archive(after, _PAGE)
         numbers = [record.seq for record in page]
         if not numbers or numbers != list(range(after + 1, after + 1 + len(numbers))):
@@ -501,15 +507,18 @@ class LogReader:
                 f"event {after + 1} of this run, which is not in memory, is missing where the run is kept: "
                 f"instead, what was read after event {after} has the numbers {short_repr(numbers)}"
             )
-        # What was committed a moment ago may not have been appended yet.
-        self._page = page[: self._log.last - after]
+        known = self._log.last - after  # what was kept a moment ago may not have been appended yet
+        self._page = page[:known]
+        return True
 
-    async def _check_cursor(self) -> None:
-        """Refuse a cursor above the newest event, unless that event is in the archive, and about to be appended."""
-        log, cursor = self._log, self.cursor
-        known = log.archive is not None and await log.archive(cursor - 1, 1)
-        if not known and cursor > log.last:
-            log._refuse(cursor)
+    async def _check_cursor(self) -> bool:
+        """Refuse a cursor above the newest event, unless the archive has it: then it will soon be appended."""
+        archive, cursor = self._log.archive, self.cursor
+        assert archive is not None
+        if not await archive(cursor - 1, 1) and cursor > self._log.last:
+            self._log._refuse(cursor)
+        self._unchecked = False
+        return True
 
     def _end(self) -> None:
         self._ended = True

@@ -12,8 +12,14 @@ from typing import Any
 
 from ..events import Event
 
-_MOST_VALUES = 1000
-"""At most so many values are looked at. The rest counts as much as these do on average."""
+_MOST_VALUES = 500
+"""At most so many values are looked at; of a container with more, some stand for all."""
+
+_DEEPEST = 30
+"""So many containers in one another are looked into."""
+
+_SIZE_UNSEEN = 50
+"""What a value counts that is not looked at, because it is too deep inside."""
 
 _EVENT_SIZE = 200
 """The event itself, the dict of its values, and its place in a log."""
@@ -27,46 +33,62 @@ _FLAT = frozenset({str, int, float, bool, type(None), bytes})
 _MARKS = ("__attrs_attrs__", "__dataclass_fields__", "__pydantic_fields__")
 """What classes of records have: these are data, while other objects may lead to anything."""
 
-_attribute_of = object.__getattribute__
-
 
 def estimate_size(event: Event) -> int:
     """Return about how many bytes of memory an event takes, with the values in its fields.
 
-    It takes 1 us for a small event, and less than a millisecond for any. No code of the values is called. What
-    occurs several times counts each time, and of an object that is neither a record nor a container
+    It takes 0.3 us for a small event, and less than a millisecond for any. No code of the values is called.
+    What occurs several times counts each time, and of an object that is neither a record nor a container
     nothing inside.
     """
+    total, others = _EVENT_SIZE, []
     try:
-        return _EVENT_SIZE + _size_of_all(list(_attribute_of(event, "__dict__").values()))
+        for value in event.__dict__.values():
+            if type(value) in _FLAT:
+                total += value.__sizeof__()
+            else:
+                others.append(value)
+        for value in others:
+            total += _size_of(value, _MOST_VALUES // len(others), _DEEPEST)
+        return total
     except Exception:
         return _UNKNOWN_SIZE
 
 
-def _size_of_all(values: list[Any]) -> int:
-    """Return the size of these values and of what is inside them, which the list grows by."""
-    total = left_out = 0
-    for value in values:
-        cls = type(value)
-        if cls in _FLAT:
-            total += getsizeof(value)
-            continue
-        has_own_idea = type(cls.__sizeof__) is not MethodDescriptorType  # that of a class in Python
-        total += object.__sizeof__(value) if has_own_idea else getsizeof(value)
-        inside, number = _inside(value, cls)
-        if number:
-            room = max(_MOST_VALUES - len(values), 0)
-            if number > room:
-                left_out += number - room
-                inside = islice(inside, room)
-            values.extend(inside)
-    return total + left_out * total // max(len(values), 1)
+def _size_of(value: Any, most: int, depth: int) -> int:
+    """Return the size of a value with what is inside it, of which at most so many values are looked at."""
+    cls = type(value)
+    has_own_idea = type(cls.__sizeof__) is not MethodDescriptorType  # that of a class in Python
+    own = object.__sizeof__(value) if has_own_idea else getsizeof(value)
+    inside, number = _inside(value, cls)
+    if not number:
+        return own
+    if not (most and depth):
+        return own + number * _SIZE_UNSEEN
+    looked_at = min(number, most)
+    if looked_at < number:
+        inside = _some_of(value, cls, inside, number // most, most)
+    size, most = 0, (most - looked_at) // looked_at
+    for one in inside:
+        if type(one) in _FLAT:
+            size += one.__sizeof__()
+        else:
+            size += _size_of(one, most, depth - 1)
+    return own + size * number // looked_at
+
+
+def _some_of(value: Any, cls: type, inside: Iterable[Any], step: int, most: int) -> Iterable[Any]:
+    """Return so many of the values inside a value: every so many-th where that takes no more time."""
+    for known in (list, tuple):
+        if issubclass(cls, known):
+            return known.__getitem__(value, slice(0, step * most, step))
+    return islice(inside, most)
 
 
 def _inside(value: Any, cls: type) -> tuple[Iterable[Any], int]:
     """Return the values inside a value, and their number."""
     if issubclass(cls, dict):
-        return chain(dict.values(value), dict.keys(value)), 2 * dict.__len__(value)
+        return chain.from_iterable(dict.items(value)), 2 * dict.__len__(value)
     if issubclass(cls, list):
         return list.__iter__(value), list.__len__(value)
     if issubclass(cls, tuple):
@@ -88,7 +110,7 @@ def _attributes(value: object, cls: type) -> list[Any]:
         return []
     found: list[Any] = []
     with suppress(AttributeError):  # it has slots only
-        found.extend(_attribute_of(value, "__dict__").values())
+        found.extend(object.__getattribute__(value, "__dict__").values())
     for namespace in namespaces:
         for member in namespace.values():
             if type(member) is MemberDescriptorType:
