@@ -136,7 +136,7 @@ ABSENT_KEYWORDS = {
     "Context.to_dict(serializer)": _NO_SERIALIZER,
     "RetryPolicy.next(seed)": None,  # we never pass one; policies that take it fit
     "Workflow(resource_manager)": r"Resource\(lambda: client\)",
-    "Workflow(runtime)": "belongs to the event loop",
+    "Workflow(runtime)": r"await runtime\.start\(workflow, \.\.\.\)",
     "Workflow(serializer)": _NO_SERIALIZER,
     "WorkflowHandler(ctx)": None,  # made by run() only
     "WorkflowHandler(external_adapter)": None,

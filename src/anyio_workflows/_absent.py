@@ -114,7 +114,10 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 """Module, "" for the package -> name in the same module of the reference -> what to use instead."""
 
 _IN_STEPS = "the annotations of the steps say which events start and end a run"
-_NO_RUNTIME = "a run belongs to the event loop in which run() is called"
+_NO_RUNTIME = (
+    "a runtime is given its workflows, not the other way round: 'async with Runtime(workflows=[workflow]) "
+    "as runtime:', and there 'await runtime.start(workflow, ...)'"
+)
 
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "Workflow()": {
