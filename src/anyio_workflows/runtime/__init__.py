@@ -30,6 +30,7 @@
 
 from ._handle import KeptRunStatistics, RunEvents, RunHandle
 from ._log import Gap, LogReader, LogStatistics
+from ._memory import MemoryData, MemoryStore
 from ._records import RunError, RunInfo, RunPage, RuntimeStatistics
 from ._runtime import Durability, Runtime
 from ._store import RunStatus
@@ -40,6 +41,8 @@ __all__ = [
     "KeptRunStatistics",
     "LogReader",
     "LogStatistics",
+    "MemoryData",
+    "MemoryStore",
     "RunError",
     "RunEvents",
     "RunHandle",

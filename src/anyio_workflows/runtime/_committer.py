@@ -141,15 +141,15 @@ class Committer:
         groups: list[tuple[Kept, Group]] = []
         rested = perf_counter()
         for journal in list(turn.journals):
+            if perf_counter() - rested > _SECONDS_PER_CHECKPOINT:
+                await checkpoint()
+                rested = perf_counter()
             kept = self._kept.get(journal)
             if kept is None or journal.detached:
                 continue
             change, group = self._take(kept)
             changes.append(change)
             groups.append((kept, group))
-            if perf_counter() - rested > _SECONDS_PER_CHECKPOINT:
-                await checkpoint()
-                rested = perf_counter()
         refused: set[str] = set()
         if changes:
             refused = await self.store.commit(changes)

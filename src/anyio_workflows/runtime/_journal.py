@@ -46,12 +46,14 @@ class Group:
         answers: Answers that the executions may have now.
         events: Events that the log may show now, each with the length of its JSON.
         ended: Whether the terminal event is among them.
+        replied: Whether mail was replied to, so that a sender may be waiting for that.
     """
 
     held: list[Work] = attrs.field(factory=list)
     answers: list[Answer] = attrs.field(factory=list)
     events: list[tuple[EventRecord, int]] = attrs.field(factory=list)
     ended: bool = False
+    replied: bool = False
 
 
 @attrs.define(eq=False, repr=False)
@@ -255,6 +257,7 @@ class Journal:
     def reply(self, mail: int, text: str) -> None:
         """Answer mail, in the group of what it caused."""
         self.replies[mail] = text
+        self.group.replied = True
         self.change()
 
     def delete_arrivals(self, batch: Batch, join: str, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -33,7 +33,7 @@ from ..errors import (
     WorkflowRuntimeError,
 )
 from ..events import Event, StartEvent, StopEvent
-from ..instrument import EventRecord, RunRecord, RunResult
+from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ..workflow import Workflow
 from ._committer import Committer, Kept
 from ._journal import Group, Journal
@@ -102,6 +102,8 @@ class DurableLive(LiveRun):
             self._on_end(self.kept)
         else:
             self.run.proceed(group)
+        if group.replied:
+            self._keeper.wake()
 
     async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event, and return when it is on the disk, with the names of the steps that took it."""
@@ -132,6 +134,7 @@ class Keeper:
         max_recoveries: Recoveries without progress until a run counts as stuck.
         types: Types that events and states may hold, besides those that the workflows name.
         new_log: Makes the log of a run.
+        instruments: Told what happens in each run that this process executes.
         committer: Writes the groups.
         host: The id of this host.
     """
@@ -145,6 +148,7 @@ class Keeper:
     types: tuple[type, ...]
     log_events: int
     log_bytes: int
+    instruments: Sequence[Instrument] = ()
     poll: float = 0.05
     committer: Committer = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
@@ -240,7 +244,8 @@ class Keeper:
         refuse = partial(self._refused, live)
         self.committer.add(Kept(run.journal, live.proceed, refuse, live.fail))
         try:
-            run.start(event, self.workflows[kept.workflow]._config.limiter, [live])
+            limiter = self.workflows[kept.workflow]._config.limiter
+            run.start(event, limiter, [live, *self.instruments])
         except BaseException:
             self.committer.remove(run.journal)
             raise
@@ -448,8 +453,8 @@ class Keeper:
             failed = found.left["failed"]
             found = found._replace(ledger=found.ledger.repeating(failed))
         left = None if stored.deadline is None else stored.deadline - time.time()
+        journal.restore(rows, found.next_part)  # first: the run numbers what it buffers
         run, _ = self._new_run(workflow, journal, found, None, {}, stored.id, left)
-        journal.restore(rows, found.next_part)
         if found.left is not None:
             journal.forget("f")
             if failed in run.ledger.pending:

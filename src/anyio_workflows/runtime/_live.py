@@ -18,7 +18,7 @@ from ..errors import WorkflowError, WorkflowRuntimeError
 from ..events import Event
 from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ._log import EventLog
-from ._records import RunInfo, describe_error, read_metadata
+from ._records import RunError, RunInfo, describe_error, read_error, read_metadata
 from ._store import RunStatus, StoredRun
 
 
@@ -120,8 +120,6 @@ class KeptRun:
 
     def info(self) -> RunInfo:
         """Describe it, as it stands."""
-        outcome = self.ending.outcome
-        error = None if outcome is None else outcome.error
         return RunInfo(
             id=self.id,
             workflow=self.workflow,
@@ -131,10 +129,16 @@ class KeptRun:
             last_seq=self.log.last,
             open_waits=0 if self.live is None else self.live.number_of_waits,
             metadata=read_metadata(self.metadata),
-            error=None
-            if outcome is None or error is None
-            else describe_error(error, outcome.event),
+            error=self._error(),
         )
+
+    def _error(self) -> RunError | None:
+        outcome = self.ending.outcome
+        if outcome is None or outcome.error is None:
+            return None
+        if self.stored is not None:  # the exception may have come back as another one
+            return read_error(self.stored.error)
+        return describe_error(outcome.error, outcome.event)
 
     def step_statistics(self) -> Mapping[str, StepStatistics]:
         """Return the counts of each step."""

@@ -17,7 +17,8 @@ from ..context import Context, _context_of
 from ..errors import UnknownRunError, WorkflowConfigurationError, WorkflowRuntimeError
 from ..events import Event, StartEvent
 from ..handler import ResultT
-from ..workflow import Workflow
+from ..instrument import Instrument
+from ..workflow import Workflow, _check_instruments
 from ._handle import RunHandle
 from ._keeper import Keeper
 from ._kept import KeptRuns
@@ -77,6 +78,8 @@ class Runtime:
         renamed: Names that have changed since runs were written to the database, with the new ones, as in
             `Context.from_dict()`.
         types: Types that events and states may hold, besides those that the workflows name.
+        instruments: Told what happens in each run that this process executes, after those of its workflow
+            (I1).
 
     Raises:
         WorkflowConfigurationError: If an argument has an invalid value.
@@ -98,6 +101,7 @@ class Runtime:
         durability: Durability = "strict",
         renamed: Mapping[str, str | None] | None = None,
         types: Collection[type] = (),
+        instruments: Iterable[Instrument] = (),
     ) -> None:
         self._store = _store_of(database)
         self._workflows = _named(workflows)
@@ -116,6 +120,7 @@ class Runtime:
         _check_types(types)
         _check_renamed(renamed)
         self._durability, self._types = durability, tuple(types)
+        self._instruments = _check_instruments(instruments)
         self._runs: KeptRuns | None = None
         self._keeper: Keeper | None = None
         self._state: Literal["new", "open", "leaving", "left"] = "new"
@@ -147,6 +152,7 @@ class Runtime:
                 self._types,
                 self._log_events,
                 self._log_bytes,
+                self._instruments,
             )
             await self._keeper.open()
         self._state = "open"
@@ -377,7 +383,8 @@ class Runtime:
     def _begin(self, runs: KeptRuns, kept: KeptRun, run: LoggedRun, event: Event | None) -> None:
         """Start a run of the engine, whose events are written to the log."""
         kept.live = live = LiveRun(kept, run, runs.note_end)
-        run.start(event, self._workflows[kept.workflow]._config.limiter, [live])
+        limiter = self._workflows[kept.workflow]._config.limiter
+        run.start(event, limiter, [live, *self._instruments])
         if kept.internal_wanted:
             kept.listen()
         runs.add(kept)

@@ -1,0 +1,87 @@
+"""Runs that are let go and brought back (rules D1 to D9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_workflows import Context, Runtime, StartEvent, StopEvent, Workflow, step
+from anyio_workflows.instrument import ExecutionRecord, Instrument
+from anyio_workflows.runtime import MemoryData, MemoryStore
+
+from .samples import Answer, Asks, Loop, OneStep, ProviderError, Question
+
+pytestmark = pytest.mark.anyio
+
+
+class Gathers(Workflow):
+    """Ends with the third of the answers that come from outside."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> Question:
+        return Question()
+
+    @step
+    async def gather(self, ctx: Context, ev: Answer) -> StopEvent | None:
+        found = ctx.collect_events(ev, [Answer, Answer, Answer])
+        return None if found is None else StopEvent(result=[one.n for one in found])
+
+
+async def test_d1_what_is_in_a_buffer_stays_there_however_often_a_run_is_brought_back() -> None:
+    data = MemoryData()
+    async with Runtime(MemoryStore(data), workflows=[Gathers(timeout=None)]) as runtime:
+        await (await runtime.start(Gathers, "one")).send_event(Answer(n=1))
+    for n in (2, 3):
+        async with Runtime(MemoryStore(data), workflows=[Gathers(timeout=None)]) as runtime:
+            run = await runtime.get("one")
+            await run.send_event(Answer(n=n))
+            if n == 3:
+                with anyio.fail_after(10):
+                    assert await run == [1, 2, 3]
+
+
+async def test_d4_the_error_of_a_run_is_the_same_in_every_process() -> None:
+    async def act(ctx: Context) -> None:
+        raise ProviderError("down")
+
+    data = MemoryData()
+    infos = []
+    for _ in range(2):
+        async with Runtime(MemoryStore(data), workflows=[OneStep(act)]) as runtime:
+            run = await runtime.start(OneStep, "one")
+            with pytest.raises(Exception, match="down"):
+                await run
+            infos.append(run.info)
+    assert infos[0].error is not None
+    assert infos[0].error.type == "ProviderError"
+    assert infos[0].error == infos[1].error
+
+
+# --- Instruments of a runtime -------------------------------------------------------------------
+
+
+class Starts(Instrument):
+    """Notes which steps begin."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def execution_started(self, execution: ExecutionRecord, time: float) -> None:
+        self.steps.append(f"{execution.run.run_id} {execution.step}")
+
+
+@pytest.mark.parametrize("store", [None, MemoryStore])
+async def test_i1_instruments_of_a_runtime_are_told_about_all_of_its_runs(store: Any) -> None:
+    starts = Starts()
+    workflows = [Loop(), Asks()]
+    database = None if store is None else store()
+    async with Runtime(database, workflows=workflows, instruments=[starts]) as runtime:
+        assert await (await runtime.start(Loop, "a", rounds=0)) == "over"
+        run = await runtime.start(Asks, "b")
+        async for _ in run.stream_events():
+            break
+        await run.send_event(Answer(text="well"))
+        assert await run == "well"
+    assert starts.steps == ["a start", "a turn", "b ask"]
