@@ -106,22 +106,31 @@ class Committer:
                 await turn.done.wait()
 
     async def run(self) -> None:
-        """Write groups until `close()`.
+        """Write groups until `close()`, even if the block of the runtime is cancelled.
 
         Raises:
             StoreError: If one cannot be written. Nothing of it has taken effect, and nothing will.
         """
         try:
-            while not (self._closing and not self._next.journals):
-                if not self._next.journals:
-                    self._wakeup = anyio.Event()
-                    await self._wakeup.wait()
-                    self._wakeup = None
-                await checkpoint()  # whatever else runs now joins the group
-                await self._commit_next()
+            with anyio.CancelScope(shield=True):
+                await self._commit_groups()
         except StoreError as problem:
             self._fail(problem)
             raise
+        except (
+            BaseException
+        ):  # a native cancellation, or trio's KeyboardInterrupt in this of all tasks
+            self._fail(StoreError("the store of a runtime", "writing to it was interrupted"))
+            raise
+
+    async def _commit_groups(self) -> None:
+        while not (self._closing and not self._next.journals):
+            if not self._next.journals:
+                self._wakeup = anyio.Event()
+                await self._wakeup.wait()
+                self._wakeup = None
+            await checkpoint()  # whatever else runs now joins the group
+            await self._commit_next()
 
     def close(self) -> None:
         """Have `run()` return when everything has been written."""

@@ -556,12 +556,16 @@ class Keeper:
             trace = None if error is None else error.__traceback__
             await self._tasks.__aexit__(None if error is None else type(error), error, trace)
         except BaseExceptionGroup as group:
-            problem = self.committer.problem
-            if group.exceptions == (error,):
-                return
-            if problem is not None and group.exceptions == (problem,):
-                raise problem from None
-            raise
+            # The tasks are the runtime's own: nobody expects a group because of them.
+            failures = list(dict.fromkeys(group.exceptions))
+            if len(failures) > 1 and error is self.committer.problem is not None:
+                failures.remove(error)  # which the block was told because of the other one
+            if len(failures) > 1:
+                raise
+        else:
+            return
+        if failures != [error]:
+            raise failures[0]
 
     async def _let_go(self) -> None:
         lives = [kept.live for kept in self.runs.in_progress()]
