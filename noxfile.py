@@ -126,7 +126,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_durable(session: nox.Session) -> None:
+    """Measure runs that are kept beside DBOS, LangGraph and the reference; takes half an hour."""
+    install(session, "bench", extras="[trio]")
+    session.run("python", "-m", "benchmarks.durable", *session.posargs)
+
+
+@nox.session
 def bench_quick(session: nox.Session) -> None:
     """Check that the benchmarks work, whatever they measure."""
     install(session, "bench", extras="[trio]")
     session.run("python", "-m", "benchmarks", "--quick", "--output", session.create_tmp())
+    session.run("python", "-m", "benchmarks.durable", "--quick")

@@ -23,6 +23,8 @@ count.
 #               drawing      how long the picture of a graph takes
 #               instruments  what a step costs that instruments are told about
 #
+#   kept runs   durable      a command of its own: runs on SQLite beside other libraries with databases
+#
 #   showing     tables       a table as text and as Markdown
 #               report       the main table, and the file with all tables
 #               picture      the chart of the ratios, on a log scale

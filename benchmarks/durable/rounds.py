@@ -1,0 +1,148 @@
+"""Measure all sides of a work in turn, each in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .postgres import Server
+from .sides import Side
+from .works import Work
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+Measurement = Mapping[str, Any]
+
+
+class FailedError(Exception):
+    """A program did not measure what it was asked to."""
+
+
+@attrs.define
+class Bench:
+    """Where sides are measured.
+
+    Attributes:
+        folder: Where SQLite's files go.
+        pythons: The interpreter of each peer that is installed, by its name.
+        server: PostgreSQL, if it is there.
+        counting: The environment variables that make a process count its syncs.
+        patience: After how many seconds a measurement counts as failed.
+        quick: Whether the sizes are small.
+    """
+
+    folder: Path
+    pythons: Mapping[str, Path]
+    server: Server | None
+    counting: Mapping[str, str]
+    quick: bool
+    patience: float = 300.0
+    _numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False)
+
+    def measure(self, work: Work, side: Side) -> Measurement:
+        """Do a job once, with an empty database.
+
+        Raises:
+            FailedError: The program failed, or took too long.
+        """
+        job = {
+            "job": work.job,
+            "backend": side.backend,
+            "database": self._new_database(side),
+            **side.options,
+            **work.sizes(side, quick=self.quick),
+        }
+        if side.database == "postgresql" and self.server is not None:
+            job["server"] = self.server.process
+        if work.killed:
+            self._start_and_kill(side, job | {"job": "interrupt"})
+        with self._started(side, job) as program:
+            printed = program.communicate()[0].splitlines()
+        if program.returncode != 0 or not printed:
+            raise FailedError(self._why(program))
+        measurement: Measurement = json.loads(printed[-1])
+        return measurement
+
+    def _new_database(self, side: Side) -> str | None:
+        if side.database == "postgresql":
+            assert self.server is not None
+            return self.server.new_database()
+        if side.database == "none":
+            return None
+        return str(self.folder / f"runs{next(self._numbers)}.db")
+
+    def _start_and_kill(self, side: Side, job: Mapping[str, Any]) -> None:
+        """Let the runs begin, and kill their process when all are in the middle of a step."""
+        with self._started(side, job) as program:
+            assert program.stdout is not None
+            ready = any(line.strip() == "ready" for line in program.stdout)
+            program.kill()
+            program.wait()
+        if not ready:
+            raise FailedError(self._why(program))
+
+    @contextmanager
+    def _started(self, side: Side, job: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
+        """Run a program, and kill it when its time is over."""
+        environment = dict(os.environ) | dict(self.counting)
+        python = sys.executable
+        if side.peer is not None:
+            python = str(self.pythons[side.peer.name])
+            environment.pop("PYTHONPATH", None)
+        command = [python, str(PROGRAMS / f"{side.program}.py"), json.dumps(job)]
+        with self._errors.open("w") as errors:
+            program = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            )
+        timer = threading.Timer(self.patience, program.kill)
+        timer.start()
+        try:
+            with program:
+                yield program
+        finally:
+            timer.cancel()
+
+    def _why(self, program: subprocess.Popen[str]) -> str:
+        """Return why a program failed, from the last thing that it said."""
+        if program.returncode == -signal.SIGKILL:
+            return f"took more than {self.patience:.0f} s"
+        said = self._errors.read_text("utf-8", errors="replace").strip().splitlines()
+        return said[-1][:200] if said else "it printed nothing"
+
+    @property
+    def _errors(self) -> Path:
+        return self.folder / "errors"
+
+
+def measure_all(
+    bench: Bench, work: Work, sides: list[Side], rounds: int
+) -> tuple[dict[Side, list[Measurement]], dict[Side, str]]:
+    """Measure sides in turn, and return what was measured in each round, and who failed and why.
+
+    Each round begins with a different side, so that no side always follows the same one. A side that
+    failed once is not asked again.
+    """
+    sides = [side for side in sides if work.suits(side)]
+    measured: dict[Side, list[Measurement]] = {side: [] for side in sides}
+    failed: dict[Side, str] = {}
+    for number in range(min(rounds, work.most_rounds)):
+        first = number % len(sides)
+        for side in sides[first:] + sides[:first]:
+            if side in failed:
+                continue
+            try:
+                measured[side].append(bench.measure(work, side))
+            except FailedError as error:
+                failed[side] = str(error)
+    return {side: values for side, values in measured.items() if side not in failed}, failed
