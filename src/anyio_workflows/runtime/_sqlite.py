@@ -53,9 +53,9 @@ class _Connections:
         writer: The connection that writes, in a thread that holds `writing`.
         reader: The connection that reads, in a thread that holds `reading`.
         lock: Shows that this host is alive, as long as the store is open.
+        version: `PRAGMA data_version` of the writer: it changes when other connections have written.
         numbers: The numbers of the runs that this host executes, by id. As long as the host is not fenced
             off, nobody else changes who owns them.
-        version: `PRAGMA data_version` of the writer: it changes when other connections have written.
         foreign: Whether it has changed since the last call of `changed()`.
         pid: The process that opened the store: a child that was forked must not use it.
     """
@@ -63,8 +63,8 @@ class _Connections:
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     lock: files.HostLock
+    version: int
     numbers: dict[str, int] = attrs.field(factory=dict)
-    version: int = 0
     foreign: bool = False
     pid: int = attrs.field(factory=os.getpid)
     writing: threading.Lock = attrs.field(factory=threading.Lock)
@@ -118,9 +118,8 @@ class SqliteStore:
                 files.prepare(writer, self._name, self._path, self._patience, sql.MIGRATIONS)
                 reader = files.connect(self._path, self._patience)
                 reader.execute("PRAGMA query_only = ON")
-                opened = _Connections(writer, reader, self._register(writer))
-                _note_version(opened)
-                opened.foreign = False
+                version = _data_version(writer)
+                opened = _Connections(writer, reader, self._register(writer), version)
             except BaseException:
                 writer.close()
                 if reader is not None:
@@ -364,8 +363,13 @@ def _runs(db: sqlite3.Connection, statement: str, arguments: Sequence[Any]) -> l
     return [sql.run_of(row) for row in db.execute(statement, arguments)]
 
 
+def _data_version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
 def _note_version(opened: _Connections) -> None:
-    (version,) = opened.writer.execute("PRAGMA data_version").fetchone()
+    version = _data_version(opened.writer)
     if version != opened.version:
         opened.version, opened.foreign = version, True
 
@@ -404,7 +408,7 @@ class _Group:
         columns = dict(change.columns)
         if change.events:
             columns["last_seq"] = change.events[-1].seq
-            self._events += [(number, *event) for event in change.events]
+            self._events += [(number, seq, at, text) for seq, at, text in change.events]
         if change.released or columns.get("status", "running") not in ACTIVE:
             columns["owner"] = None
             self.released.append(run_id)

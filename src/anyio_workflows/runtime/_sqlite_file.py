@@ -77,7 +77,7 @@ def explained(store: str, patience: float) -> Iterator[None]:
     except OSError as error:
         raise StoreError(store, f"{error.strerror}: {error.filename}") from error
     except (ValueError, OverflowError) as error:
-        raise StoreError(store, f"SQLite cannot keep or has not kept a value: {error}") from error
+        raise StoreError(store, f"a value cannot be kept or read: {error}") from error
 
 
 # --- Where it is --------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ Migration = Callable[[sqlite3.Connection], None]
 
 def connect(path: str, patience: float) -> sqlite3.Connection:
     """Return a connection that begins transactions only when it is told to."""
-    return sqlite3.connect(path, patience, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
 
 
 def prepare(
