@@ -7,13 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from .._annotations import is_positive_number
 from .._backend import find_loop
 from .._messages import namesakes, nearest, short_repr
-from ..context import Context, _context_of
 from ..errors import UnknownRunError, WorkflowConfigurationError, WorkflowRuntimeError
 from ..events import Event, StartEvent
 from ..handler import ResultT
@@ -22,9 +20,9 @@ from ..workflow import Workflow, _check_instruments
 from ._handle import RunHandle
 from ._keeper import Keeper
 from ._kept import KeptRuns
-from ._live import KeptRun, LiveRun
-from ._log import EventLog
+from ._live import KeptRun
 from ._memory import MemoryStore
+from ._memory_keeper import MemoryKeeper
 from ._records import (
     NAME_RULE,
     RunPage,
@@ -35,7 +33,6 @@ from ._records import (
     metadata_text,
     read_cursor,
 )
-from ._runs import LoggedRun
 from ._sqlite import SqliteStore
 from ._store import RunStatus, Store
 
@@ -122,7 +119,7 @@ class Runtime:
         self._durability, self._types = durability, tuple(types)
         self._instruments = _check_instruments(instruments)
         self._runs: KeptRuns | None = None
-        self._keeper: Keeper | None = None
+        self._keeper: Keeper | MemoryKeeper | None = None
         self._state: Literal["new", "open", "leaving", "left"] = "new"
 
     async def __aenter__(self) -> Self:
@@ -141,7 +138,15 @@ class Runtime:
                 "a Runtime can be entered in a running event loop only, of asyncio or trio"
             )
         self._runs = KeptRuns(loop, self._max_runs, self._keep_ended, self._keep_ended_for)
-        if self._store is not None:
+        if self._store is None:
+            self._keeper = MemoryKeeper(
+                self._runs,
+                self._workflows,
+                self._instruments,
+                self._log_events,
+                self._log_bytes,
+            )
+        else:
             self._keeper = Keeper(
                 self._store,
                 self._runs,
@@ -166,32 +171,18 @@ class Runtime:
     ) -> None:
         """Cancel the runs that have not ended, and wait for their ends, each within its `cleanup_timeout`.
 
-        What is in memory can be read afterwards: handles of runs that have ended still work.
+        With a database, let them go instead: they continue elsewhere, or at the next start (D8). What is in
+        memory can be read afterwards: handles of runs that have ended still work.
+
+        Raises:
+            StoreError: If the database could not be written (D10).
         """
-        runs, self._state = self._runs, "leaving"
-        assert runs is not None
-        if self._keeper is not None:
-            try:
-                await self._keeper.leave(exc)
-            finally:
-                self._state = "left"
-            return
-        interruption: BaseException | None = None
-        in_progress = runs.in_progress()
-        for kept in in_progress:
-            if kept.live is not None:
-                kept.live.run.cancel("the block of its runtime was left")
-        endings = [kept.ending for kept in in_progress]
-        for ending in endings:
-            while ending.outcome is None:
-                try:
-                    with anyio.CancelScope(shield=True):
-                        await ending.wait()
-                except anyio.get_cancelled_exc_class() as cancellation:  # a native one
-                    interruption = cancellation
-        self._state = "left"
-        if interruption is not None:
-            raise interruption
+        assert self._keeper is not None
+        self._state = "leaving"
+        try:
+            await self._keeper.leave(exc)
+        finally:
+            self._state = "left"
 
     # --- Runs ---------------------------------------------------------------------------------------
 
@@ -247,27 +238,20 @@ class Runtime:
             WorkflowRuntimeError: If the run of this id is of another workflow, `max_runs` runs are in
                 progress, or this is not inside `async with runtime:`.
         """
-        runs = await self._checked("start()")
+        keeper = await self._checked("start()")
         name = self._name_of(workflow)
         if run_id is not None:
             check_run_id(run_id)
-            if (known := await self._find(runs, run_id)) is not None:
+            if (known := await keeper.find(run_id)) is not None:
                 if known.workflow != name:
                     raise WorkflowRuntimeError(
                         f"there is a run {run_id!r} already, of workflow {known.workflow}, so none of "
                         f"workflow {name} can have this id"
                     )
-                return RunHandle(runs, known, self._keeper)
+                return self._handle(known)
         text = metadata_text(metadata)
-        self._check_room(runs)
-        if self._keeper is not None:
-            kept = await self._keeper.start(name, run_id, start_event, fields, text)
-            return RunHandle(runs, kept, self._keeper)
-        run, event = self._workflows[name]._new_run(LoggedRun, None, start_event, fields, run_id)
-        log = EventLog(self._log_events, self._log_bytes)
-        kept = KeptRun(run.run_id, name, runs.next_created(), text, log)
-        self._begin(runs, kept, run, event)
-        return RunHandle(runs, kept)
+        keeper.runs.check_room()
+        return self._handle(await keeper.start(name, run_id, start_event, fields, text))
 
     async def get(self, run_id: str) -> RunHandle[Any]:
         """Return the handle of a run, in progress or ended.
@@ -276,11 +260,11 @@ class Runtime:
             UnknownRunError: If there is no such run, or it has been removed.
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
-        runs = await self._checked("get()")
+        keeper = await self._checked("get()")
         _check_given_id("get()", run_id)
-        if (kept := await self._find(runs, run_id)) is None:
+        if (kept := await keeper.find(run_id)) is None:
             raise UnknownRunError(run_id)
-        return RunHandle(runs, kept, self._keeper)
+        return self._handle(kept)
 
     async def runs(
         self,
@@ -303,7 +287,7 @@ class Runtime:
             WorkflowConfigurationError: If an argument has an invalid value.
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
-        runs = await self._checked("runs()")
+        keeper = await self._checked("runs()")
         check_status(status)
         name = None if workflow is None else self._name_of(workflow)
         if waiting_for is not None and not (
@@ -313,10 +297,7 @@ class Runtime:
                 f"waiting_for must be an event class, not {short_repr(waiting_for)}"
             )
         _whole("limit", limit, 1)
-        cursor = read_cursor(before)
-        if self._keeper is not None:
-            return await self._keeper.page(status, name, waiting_for, limit, cursor)
-        return runs.page(status, name, waiting_for, limit, cursor)
+        return await keeper.page(status, name, waiting_for, limit, read_cursor(before))
 
     async def retry(self, run_id: str) -> RunHandle[Any]:
         """Continue a run that failed with the failed step, or one that timed out or was cancelled (X7).
@@ -329,22 +310,9 @@ class Runtime:
             WorkflowRuntimeError: If it is in progress, was completed, has nothing to repeat, or `max_runs`
                 runs are in progress; or this is not inside `async with runtime:`.
         """
-        runs = await self._checked("retry()")
+        keeper = await self._checked("retry()")
         _check_given_id("retry()", run_id)
-        if self._keeper is not None:
-            return RunHandle(runs, await self._keeper.retry(run_id), self._keeper)
-        kept = runs.get(run_id)
-        if kept.in_progress or kept.saved is None:
-            raise WorkflowRuntimeError(f"run {run_id} cannot be retried: {_why_no_retry(kept)}")
-        self._check_room(runs)
-        if kept.saved.pending is None:
-            kept.saved.retry_failed()
-        ctx: Context[Any] = _context_of(kept.saved)
-        run, _ = self._workflows[kept.workflow]._new_run(LoggedRun, ctx, None, {}, run_id)
-        kept.begin_again()
-        runs.note_retry(kept)
-        self._begin(runs, kept, run, None)
-        return RunHandle(runs, kept)
+        return self._handle(await keeper.retry(run_id))
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with its log.
@@ -353,17 +321,9 @@ class Runtime:
             UnknownRunError: If there is no such run.
             WorkflowRuntimeError: If it is in progress, or this is not inside `async with runtime:`.
         """
-        runs = await self._checked("delete()")
+        keeper = await self._checked("delete()")
         _check_given_id("delete()", run_id)
-        if self._keeper is not None:
-            await self._keeper.delete(run_id)
-            return
-        kept = runs.get(run_id)
-        if kept.in_progress:
-            raise WorkflowRuntimeError(
-                f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
-            )
-        runs.remove(kept)
+        await keeper.delete(run_id)
 
     def statistics(self) -> RuntimeStatistics:
         """Return counts of the runs, and of what their logs hold.
@@ -371,7 +331,7 @@ class Runtime:
         Raises:
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
-        return self._check_here("statistics()").statistics()
+        return self._check_here("statistics()").runs.statistics()
 
     @property
     def workflows(self) -> Mapping[str, Workflow[Any]]:
@@ -380,32 +340,23 @@ class Runtime:
 
     # --- Inside -------------------------------------------------------------------------------------
 
-    def _begin(self, runs: KeptRuns, kept: KeptRun, run: LoggedRun, event: Event | None) -> None:
-        """Start a run of the engine, whose events are written to the log."""
-        kept.live = live = LiveRun(kept, run, runs.note_end)
-        limiter = self._workflows[kept.workflow]._config.limiter
-        run.start(event, limiter, [live, *self._instruments])
-        if kept.internal_wanted:
-            kept.listen()
-        runs.add(kept)
+    def _handle(self, kept: KeptRun) -> RunHandle[Any]:
+        assert self._runs is not None
+        keeper = self._keeper if isinstance(self._keeper, Keeper) else None
+        return RunHandle(self._runs, kept, keeper)
 
-    async def _find(self, runs: KeptRuns, run_id: str) -> KeptRun | None:
-        if self._keeper is not None:
-            return await self._keeper.find(run_id)
-        return runs.find(run_id)
-
-    async def _checked(self, what: str) -> KeptRuns:
-        """Let other tasks run, and return the runs, if the call is allowed here."""
+    async def _checked(self, what: str) -> Keeper | MemoryKeeper:
+        """Let other tasks run, and return what keeps the runs, if the call is allowed here."""
         self._check_here(what)
         await checkpoint()
         return self._check_here(what)
 
-    def _check_here(self, what: str) -> KeptRuns:
+    def _check_here(self, what: str) -> Keeper | MemoryKeeper:
         """Refuse calls outside the block, and in other event loops."""
         if self._state == "open":
-            assert self._runs is not None
-            if self._runs.loop.is_here():
-                return self._runs
+            assert self._keeper is not None
+            if self._keeper.runs.loop.is_here():
+                return self._keeper
             why = "it was entered in another event loop or thread"
         elif self._state == "new":
             why = "it has not been entered; use 'async with Runtime(...) as runtime:'"
@@ -414,13 +365,6 @@ class Runtime:
                 "its block is being left" if self._state == "leaving" else "its block has been left"
             )
         raise WorkflowRuntimeError(f"{what} cannot be called on this Runtime: {why}")
-
-    def _check_room(self, runs: KeptRuns) -> None:
-        if runs.number_in_progress >= self._max_runs:
-            raise WorkflowRuntimeError(
-                f"{runs.number_in_progress} runs are in progress, and this Runtime takes no more at once; "
-                "wait for one of them to end, or give it a higher max_runs"
-            )
 
     def _name_of(self, workflow: object) -> str:
         """Return the name of a registered workflow."""
@@ -582,11 +526,3 @@ def _check_given_id(function: str, run_id: object) -> None:
         raise WorkflowConfigurationError(
             f"{function} takes the id of a run, not {short_repr(run_id)}; {remedy}"
         )
-
-
-def _why_no_retry(kept: KeptRun) -> str:
-    if kept.in_progress:
-        return f"it has not ended, it is {kept.status}"
-    if kept.status == "completed":
-        return "it was completed"
-    return "it has nothing to repeat, as no step failed"

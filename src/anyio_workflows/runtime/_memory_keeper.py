@@ -1,0 +1,129 @@
+"""Keeps the runs of a runtime in the memory of its process, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import attrs
+
+from ..context import Context, _context_of
+from ..errors import WorkflowRuntimeError
+from ..events import Event, StartEvent
+from ..instrument import Instrument
+from ..workflow import Workflow
+from ._kept import KeptRuns
+from ._live import KeptRun, LiveRun
+from ._log import EventLog
+from ._records import RunPage
+from ._runs import LoggedRun
+from ._store import RunStatus
+
+
+@attrs.define(eq=False, repr=False)
+class MemoryKeeper:
+    """The runs of one runtime without a store: what `Keeper` does for one that has a store.
+
+    Attributes:
+        runs: All of them.
+        workflows: The workflows by the names under which they are registered.
+        instruments: Told about all runs, as those of their workflows are.
+        log_events: How many events of each run stay in memory, at most.
+        log_bytes: How many bytes these may take.
+    """
+
+    runs: KeptRuns
+    workflows: Mapping[str, Workflow[Any]]
+    instruments: list[Instrument]
+    log_events: int
+    log_bytes: int
+
+    async def start(
+        self,
+        name: str,
+        run_id: str | None,
+        start_event: StartEvent | None,
+        fields: dict[str, Any],
+        metadata: str,
+    ) -> KeptRun:
+        """Start a run; there is none of this id."""
+        run, event = self.workflows[name]._new_run(LoggedRun, None, start_event, fields, run_id)
+        log = EventLog(self.log_events, self.log_bytes)
+        kept = KeptRun(run.run_id, name, self.runs.next_created(), metadata, log)
+        self._begin(kept, run, event)
+        return kept
+
+    def _begin(self, kept: KeptRun, run: LoggedRun, event: Event | None) -> None:
+        """Start a run of the engine, whose events are written to the log."""
+        kept.live = live = LiveRun(kept, run, self.runs.note_end)
+        limiter = self.workflows[kept.workflow]._config.limiter
+        run.start(event, limiter, [live, *self.instruments])
+        if kept.internal_wanted:
+            kept.listen()
+        self.runs.add(kept)
+
+    async def find(self, run_id: str) -> KeptRun | None:
+        """Return a run; `None` if there is none of this id."""
+        return self.runs.find(run_id)
+
+    async def page(
+        self,
+        status: RunStatus | None,
+        workflow: str | None,
+        waiting_for: type[Event] | None,
+        limit: int,
+        before: tuple[float, str] | None,
+    ) -> RunPage:
+        """Return the newest runs of which all of this is true; `Runtime.runs()` describes it."""
+        return self.runs.page(status, workflow, waiting_for, limit, before)
+
+    async def retry(self, run_id: str) -> KeptRun:
+        """Continue a run that has ended without a result (X7)."""
+        kept = self.runs.get(run_id)
+        if kept.in_progress or kept.saved is None:
+            raise WorkflowRuntimeError(f"run {run_id} cannot be retried: {_why_no_retry(kept)}")
+        self.runs.check_room()
+        if kept.saved.pending is None:
+            kept.saved.retry_failed()
+        ctx: Context[Any] = _context_of(kept.saved)
+        run, _ = self.workflows[kept.workflow]._new_run(LoggedRun, ctx, None, {}, run_id)
+        kept.begin_again()
+        self.runs.note_retry(kept)
+        self._begin(kept, run, None)
+        return kept
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended."""
+        kept = self.runs.get(run_id)
+        if kept.in_progress:
+            raise WorkflowRuntimeError(
+                f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
+            )
+        self.runs.remove(kept)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Cancel the runs that have not ended, which nothing else could continue, and wait for their ends."""
+        in_progress = self.runs.in_progress()
+        for kept in in_progress:
+            if kept.live is not None:
+                kept.live.run.cancel("the block of its runtime was left")
+        interruption: BaseException | None = None
+        endings = [kept.ending for kept in in_progress]  # a run may be removed at its end
+        for ending in endings:
+            while ending.outcome is None:
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await ending.wait()
+                except anyio.get_cancelled_exc_class() as cancellation:  # a native one
+                    interruption = cancellation
+        if interruption is not None:
+            raise interruption
+
+
+def _why_no_retry(kept: KeptRun) -> str:
+    if kept.in_progress:
+        return f"it has not ended, it is {kept.status}"
+    if kept.status == "completed":
+        return "it was completed"
+    return "it has nothing to repeat, as no step failed"
