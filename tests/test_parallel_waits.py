@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from anyio_workflows import Context, InputRequiredEvent, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import WorkflowCancelledByUser, WorkflowRuntimeError
 from anyio_workflows.events import UnhandledEvent
+from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from .running import answer, busy, check_ending, on_each_backend, read, run_virtually
 from .samples import Act, Answer, Item, Note, OneStep, Question
@@ -247,6 +248,27 @@ async def test_w4_step_that_ends_while_a_task_it_left_behind_waits() -> None:
     async with anyio.create_task_group() as group:
         handler = Leaves().run()
         assert await handler == (0, 1, 0)
+
+
+async def test_w3_the_time_of_an_open_wait_runs_since_it_first_began() -> None:
+    """Not since the attempt that begins it again."""
+    ended: list[float] = []
+
+    class Asks(Workflow):
+        @step(retry_policy=retry_policy(wait=wait_fixed(20), stop=stop_after_attempt(2)))
+        async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            if ctx.retry_info().retry_number:
+                with pytest.raises(TimeoutError):
+                    await ctx.wait_for_event(Answer, timeout=100)
+                ended.append(anyio.current_time())
+                return StopEvent()
+            with anyio.move_on_after(30):
+                await ctx.wait_for_event(Answer, timeout=100)
+            raise ValueError("no")
+
+    started = anyio.current_time()
+    await Asks(timeout=None).run()
+    assert [round(end - started) for end in ended] == [100]
 
 
 @pytest.mark.parametrize("how", ["cancel", "time out", "send a stop"])

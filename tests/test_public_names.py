@@ -117,7 +117,7 @@ def test_the_reference_names_are_where_users_look_for_them():
 
 
 MEMBERS = {
-    Context: "collect_events discard_work drain from_dict get_step_context has_work_left is_running "
+    Context: "collect_events discard_work drain from_dict get_step_context has_work_left idempotency_key is_running "
     "open_waits relay_events retry_failed retry_info run_id running_steps send_event store to_dict "
     "wait_for_event write_event_to_stream",
     Workflow: "add_step events graph run start_event_class stop_event_class types validate "

@@ -499,7 +499,7 @@ def plan_of(store: SqliteStore, statement: str, values: Any) -> str:
 
 async def test_what_is_asked_again_and_again_is_read_from_indexes(path: Path):
     async with opened(store := SqliteStore(path)):
-        named = {"workflows": '["w"]', "now": 1.0, "limit": 10}
+        named = {"workflows": '["w"]', "now": 1.0, "limit": 10, "also": "[]"}
         for statement, values in (
             (tables.DUE, named),
             (tables.MAIL, ("host",)),

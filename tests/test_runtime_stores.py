@@ -95,11 +95,11 @@ async def test_a_group_is_written_with_all_that_it_changes(store: Store):
     assert (run.id, run.workflow, run.status, run.created) == ("a", "review", "running", 1.0)
     assert (run.metadata, run.deadline, run.fingerprint) == ('{"x": 1}', 9.5, "f")
     assert (run.waiting_for, run.last_seq, run.owner) == (("m:A",), 2, None)
-    assert (run.ended, run.error, run.wake_at, run.asleep, run.recoveries) == (
+    assert (run.ended, run.error, run.wake_at, run.asleep_since, run.recoveries) == (
         None,
         None,
         None,
-        False,
+        None,
         0,
     )
     assert await store.rows("a") == {"w1": "one", "w2": "zwei ü \N{SNOWMAN}"}
@@ -282,20 +282,34 @@ async def test_only_runs_that_have_to_be_continued_are_claimed_the_oldest_first(
 
 async def test_a_run_that_is_asleep_is_claimed_when_it_is_due_or_has_mail(store: Store):
     """D7."""
-    await store.commit([new_run("a", asleep=True, wake_at=5.0), new_run("b", asleep=True)])
+    await store.commit(
+        [new_run("a", asleep_since=0.0, wake_at=5.0), new_run("b", asleep_since=0.0)]
+    )
     assert await claim(store, now=4.9) == []
     (a,) = await store.claim(["review"], 5.0, 10)
-    assert (a.id, a.asleep, a.wake_at) == ("a", False, None)
+    assert (a.id, a.asleep_since, a.wake_at) == ("a", None, None)
     assert await store.find_run("a") == a
     assert await claim(store, now=1e12) == []
     assert await store.post("b", "send", "x") is not None
     assert await claim(store) == ["b"]
 
 
+async def test_a_run_that_fell_asleep_in_the_future_is_claimed(store: Store):
+    """D7: the clock was set back, and its time may be over."""
+    await store.commit([new_run("a", asleep_since=9.0, wake_at=20.0)])
+    assert await claim(store, now=9.0) == []
+    assert await claim(store, now=8.9) == ["a"]
+
+
+async def test_a_run_that_is_asleep_is_claimed_by_its_id(store: Store):
+    await store.commit([new_run("a", asleep_since=0.0), new_run("b", asleep_since=0.0)])
+    assert [run.id for run in await store.claim(["review"], 0, 10, also=["b", "c"])] == ["b"]
+
+
 async def test_mail_that_was_replied_to_wakes_nobody(store: Store):
     await start(store, "a")
     mail = await post(store, "a")
-    asleep = RunChange("a", columns={"asleep": True}, replies={mail: "took it"}, released=True)
+    asleep = RunChange("a", columns={"asleep_since": 0.0}, replies={mail: "took it"}, released=True)
     await store.commit([asleep])
     assert await claim(store) == []
 
@@ -322,7 +336,9 @@ async def test_a_run_that_kills_its_hosts_is_stuck_in_the_end(place: Any, store:
 async def test_a_run_that_failed_or_is_parked_can_be_queued_again(store: Store):
     facts = {"ended": 2.0, "error": '"no"', "recoveries": 11}
     for status in ("failed", "timed_out", "cancelled", "incompatible", "stuck"):
-        await store.commit([new_run(status, status=status, asleep=True, wake_at=99.0, **facts)])
+        await store.commit(
+            [new_run(status, status=status, asleep_since=0.0, wake_at=99.0, **facts)]
+        )
         assert await store.requeue(status)
         run = await found(store, status)
         assert (run.status, run.ended, run.error, run.recoveries) == ("queued", None, None, 0)

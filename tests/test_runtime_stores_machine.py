@@ -101,7 +101,7 @@ class Stores(RuleBasedStateMachine):
             change.columns = {"status": status, "waiting_for": draw(TAGS)}
             change.columns["ended"] = draw(TIMES) if status in ENDED else None
         if draw(st.booleans()):
-            change.columns["asleep"] = True
+            change.columns["asleep_since"] = 0.0
             change.columns["wake_at"] = draw(st.none() | TIMES)
             change.released = True
         if draw(st.booleans()):
@@ -182,9 +182,9 @@ class Stores(RuleBasedStateMachine):
             if facts.workflow not in workflows or len(expected) == limit:
                 continue
             is_due = facts.wake_at is not None and facts.wake_at <= now
-            if facts.asleep and not is_due and facts.id not in asked:
+            if facts.asleep_since is not None and not is_due and facts.id not in asked:
                 continue
-            run.facts = attrs.evolve(facts, asleep=False, wake_at=None)
+            run.facts = attrs.evolve(facts, asleep_since=None, wake_at=None)
             if facts.recoveries > most:
                 run.facts = attrs.evolve(run.facts, status="stuck")
             else:
@@ -254,7 +254,7 @@ class Stores(RuleBasedStateMachine):
         if can_be and run is not None:
             cleared: dict[str, Any] = {"ended": None, "error": None, "wake_at": None}
             run.facts = attrs.evolve(
-                run.facts, status="queued", asleep=False, recoveries=0, **cleared
+                run.facts, status="queued", asleep_since=None, recoveries=0, **cleared
             )
 
     @rule(host=HOSTS, run_id=RUNS)

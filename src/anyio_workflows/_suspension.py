@@ -66,7 +66,8 @@ async def suspend(
         wait: The wait; it has an `answer` afterwards, unless it timed out.
         question: Published, unless an earlier attempt has published it, or it was read in an earlier
             run (W4).
-        timeout: Seconds to wait; `None` for no limit.
+        timeout: Seconds to wait; `None` for no limit. If an earlier attempt began the wait, its time runs
+            since then (W3).
 
     Raises:
         WorkflowRuntimeError: If an equal wait is open in this execution, or the outcome of the run is
@@ -76,6 +77,8 @@ async def suspend(
     run.check_open(what)
     signal = anyio.Event()
     wait.wake = signal.set
+    if timeout is not None:
+        wait.due = run.loop.current_time() + timeout
     waits = run.ledger.waits
     waits.begin(wait)
     if wait.over:
@@ -87,7 +90,7 @@ async def suspend(
             wait.asked = True
         run.note_wait(wait)
         with clock.suspended() if clock is not None else nullcontext():
-            with anyio.move_on_after(timeout):
+            with anyio.CancelScope(deadline=wait.due):
                 await signal.wait()
             if not signal.is_set():
                 waits.end(wait)  # without an answer; the execution now queues for a slot

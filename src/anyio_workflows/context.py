@@ -275,6 +275,19 @@ class Context(Generic[StateT]):
             last_failed_at=past.last_failed_at,
         )
 
+    @property
+    def idempotency_key(self) -> str:
+        """Identifies this execution of the step: the same in each of its attempts, also after a crash (D5).
+
+        Give it to services that take such a key: they do what they are asked for once, although an attempt
+        that failed, or was killed, may have asked before.
+
+        Raises:
+            WorkflowRuntimeError: If it is asked for outside a step.
+        """
+        work = self._own_work("ask for its idempotency key")
+        return f"{self._run.run_id}:{work.id}"
+
     def collect_events(
         self, ev: Event, expected: Sequence[type[Event]], buffer_id: str | None = None
     ) -> list[Event] | None:
@@ -326,7 +339,8 @@ class Context(Generic[StateT]):
             waiter_event: Published once when the wait begins, typically an `InputRequiredEvent`.
             waiter_id: Identifies the wait. Needed if one execution has several equal waits at once.
             requirements: Attributes that the event must have, with their values.
-            timeout: Seconds to wait; `None` for no limit.
+            timeout: Seconds to wait; `None` for no limit. For a wait that an attempt before this one has
+                begun, they count from then.
 
         Raises:
             TimeoutError: If no such event arrived in time.

@@ -260,6 +260,8 @@ class Wait:
             published in this run.
         timed_out: Whether it ended without an answer; then `answer` stays `None`.
         refused: Whether the execution ended while the task was waiting; then its task raises.
+        due: When it times out, if it is not answered; infinite without a limit, and until it has begun. An
+            equal wait of a later attempt has what is left of the time.
     """
 
     work: Work
@@ -275,6 +277,7 @@ class Wait:
     question_number: int = 0
     timed_out: bool = False
     refused: bool = False
+    due: float = math.inf
 
     @property
     def over(self) -> bool:
@@ -309,6 +312,7 @@ class Wait:
         self.question, self.asked = earlier.question, earlier.asked
         self.question_number = earlier.question_number
         self.answer, self.timed_out = earlier.answer, earlier.timed_out
+        self.due = min(self.due, earlier.due)
 
     def equals(self, other: Wait) -> bool:
         """Return whether two waits of an execution ask for the same thing (W4)."""

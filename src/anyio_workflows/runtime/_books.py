@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,11 +26,13 @@ class DurableQueues(StepQueues):
         journal: Has what waits for the commit.
         held: Work that is pending and waits for it, by its id.
         newest: The highest id of the work that has been here, or is from an earlier run.
+        resumed: The steps that waited when the run was let go, and are to begin their wait again.
     """
 
     journal: Journal = attrs.field(kw_only=True)
     held: dict[int, Work] = attrs.field(factory=dict, init=False)
     newest: int = attrs.field(default=0, init=False)
+    resumed: set[str] = attrs.field(factory=set, init=False)
 
     def add(self, work: Work) -> None:
         """Hold work that is new; what comes back, restored or after a retry delay, is queued."""
@@ -55,6 +58,11 @@ class DurableQueues(StepQueues):
     def busy(self) -> int:
         """Count the work that is in progress, or will be without an event from outside."""
         return super().busy() + len(self.held) + len(self.journal.answers)
+
+    def active_steps(self) -> list[str]:
+        """Return the sorted names of the steps that run, wait, or are in a retry delay."""
+        waiting = {name for name in self.resumed if self.by_step[name].queued}
+        return sorted({*super().active_steps(), *waiting})
 
     def statistics(self) -> dict[str, StepStatistics]:
         """Return the counts of the steps that have had work; what is held counts as queued."""
@@ -185,6 +193,14 @@ class DurableLedger(Ledger):
             for events in buffer.events.values():
                 for one in events:
                     journal.add_buffered(one, ["collect", step, buffer_id])
+
+    def set_dues(self, dues: Mapping[str, float], now: float) -> None:
+        """Let restored waits time out after what is left of their time (D7), by their ids."""
+        self.queues.resumed = {wait.work.step for wait in self.waits.open}
+        if dues:
+            for work in self.pending.values():
+                for wait in work.past.earlier_waits if work.history is not None else ():
+                    wait.due = now + dues.get(wait.id, math.inf)
 
     def _add_queues(self, branch: Branch | None, spec: StepSpec, queues: Any) -> None:
         for position, queue in enumerate(queues):

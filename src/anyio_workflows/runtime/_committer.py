@@ -80,6 +80,11 @@ class Committer:
             self._next.journals[journal] = None
             self._wake()
 
+    def has(self, journal: Journal) -> bool:
+        """Return whether something of it is not on the disk yet."""
+        turns = (self._current, self._next)
+        return any(turn is not None and journal in turn.journals for turn in turns)
+
     def _wake(self) -> None:
         if self._wakeup is not None:
             self._wakeup.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -316,7 +315,7 @@ class Journal:
         if self.detached:
             return
         self.last_seq += 1
-        kept = EventRecord(self.last_seq, time.time(), record.event)
+        kept = EventRecord(self.last_seq, self.writer.wall(), record.event)
         text = self.writer.event(record.event)
         self._stored_events.append(StoredEvent(kept.seq, kept.time, text))
         self.group.events.append((kept, len(text)))
@@ -350,7 +349,7 @@ class Journal:
             return
         self.columns |= {
             "status": status,
-            "ended": time.time(),
+            "ended": self.writer.wall(),
             "error": error,
             "waiting_for": (),
             "deadline": None,
@@ -413,7 +412,7 @@ class Journal:
         for wait_id, wait in self._waits.items():
             answer = self.answers.get(wait_id)
             rows[f"v{wait_id}"] = self.writer.wait(
-                wait, wait.answer if answer is None else answer.event
+                wait, wait.answer if answer is None else answer.event, now
             )
         for part in self._parts:
             if isinstance(part, Batch):

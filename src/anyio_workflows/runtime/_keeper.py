@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import math
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -61,6 +62,11 @@ logger = logging.getLogger(__name__)
 _PAGE = 128
 """How many events are read from the store at once."""
 
+_SECONDS_BETWEEN_CLAIMS = 1.0
+"""So often it is looked whether another process has died."""
+
+_SECONDS_BETWEEN_PURGES = 3600.0
+
 
 class DurableLive(LiveRun):
     """A run that this process executes, and that is kept in a store.
@@ -102,8 +108,22 @@ class DurableLive(LiveRun):
             self._on_end(self.kept)
         else:
             self.run.proceed(group)
+            self._keeper.note_activity(self)
         if group.replied:
             self._keeper.wake()
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether the run owes nothing but waits."""
+        run = self.run
+        return (
+            run.has_begun and run.outcome is None and not run.ledger.idle and run.ledger.is_quiet()
+        )
+
+    def next_due(self) -> float:
+        """Return when it times out, or one of its waits, on the loop's clock; infinite for never."""
+        dues = [wait.due for wait in self.run.ledger.waits.open]
+        return min([*dues, self.run._decision.deadline])
 
     async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event, and return when it is on the disk, with the names of the steps that took it."""
@@ -133,7 +153,9 @@ class Keeper:
         strict: Whether nothing begins before it is on the disk.
         max_recoveries: Recoveries without progress until a run counts as stuck.
         types: Types that events and states may hold, besides those that the workflows name.
-        new_log: Makes the log of a run.
+        log_events: How many events of each run stay in memory, at most.
+        log_bytes: How many bytes they may take, at most.
+        idle_after: Seconds after which a run that only waits is released from memory; `None` for never.
         instruments: Told what happens in each run that this process executes.
         committer: Writes the groups.
         host: The id of this host.
@@ -148,8 +170,8 @@ class Keeper:
     types: tuple[type, ...]
     log_events: int
     log_bytes: int
+    idle_after: float | None
     instruments: Sequence[Instrument] = ()
-    poll: float = 0.05
     committer: Committer = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
     _followed: WeakValueDictionary[str, KeptRun] = attrs.field(
@@ -162,6 +184,15 @@ class Keeper:
 
     _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set to have the attendant look at once."""
+
+    _quiet: OrderedDict[DurableLive, float] = attrs.field(factory=OrderedDict, init=False)
+    """The runs that this process executes, with the time of the last commit, longest ago first."""
+
+    _alarms: dict[str, float] = attrs.field(factory=dict, init=False)
+    """When the runs that were released here are to be brought back, on the loop's clock, by their ids."""
+
+    _next_purge: float = attrs.field(default=-math.inf, init=False)
+    """When to remove old runs again, on the loop's clock."""
 
     _attendance: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     """Around the attendant."""
@@ -201,7 +232,7 @@ class Keeper:
             status="queued",
             created=created.timestamp(),
             metadata=metadata,
-            deadline=None if timeout is None else created.timestamp() + timeout,
+            deadline=None if timeout is None else self.store.wall() + timeout,
             owner=self.host,
         )
         kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, 0))
@@ -216,7 +247,7 @@ class Keeper:
 
     def _journal(self, run_id: str, workflow: Workflow[Any], last_seq: int = 0) -> Journal:
         codec = _codec(workflow.graph, self.types)
-        writer = RowWriter(codec, workflow._config.hooks)
+        writer = RowWriter(codec, workflow._config.hooks, self.store.wall)
         return Journal(run_id, writer, self.loop, self.strict, self.committer.touch, last_seq)
 
     def _new_run(
@@ -241,6 +272,7 @@ class Keeper:
     def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
         kept.live = live = DurableLive(self, kept, run)
         kept.stored = None
+        self._followed.pop(kept.id, None)
         refuse = partial(self._refused, live)
         self.committer.add(Kept(run.journal, live.proceed, refuse, live.fail))
         try:
@@ -343,7 +375,7 @@ class Keeper:
             return []
         workflow = self.workflows[kept.workflow]
         found = self._reader(stored).run(
-            await self.store.rows(kept.id), workflow.graph, time.time()
+            await self.store.rows(kept.id), workflow.graph, self.store.wall()
         )
         ledger = Ledger(workflow.graph)
         restore(found.ledger, ledger, 0.0)
@@ -381,7 +413,7 @@ class Keeper:
                 raise WorkflowRuntimeError(
                     f"{what} cannot be sent: the run is {stored.status}; await runtime.retry(run_id) continues it"
                 )
-            with anyio.move_on_after(self.poll):
+            with anyio.move_on_after(self.store.poll):
                 await self._looked.wait()
         reply: dict[str, Any] = json.loads(text)
         if "error" in reply:
@@ -419,22 +451,26 @@ class Keeper:
 
     async def claim(self) -> None:
         """Bring back the runs that nobody executes and that have something to do."""
+        now = self.loop.current_time()
+        # What was released here is due by the loop's clock, whatever the wall clock was set to (D7).
+        due = [run_id for run_id, alarm in self._alarms.items() if alarm <= now]
         more = True
         while more and (room := self.runs.room()) > 0:
             limit = min(room, 100)
             claimed = await self.store.claim(
-                list(self.workflows), time.time(), self.max_recoveries, limit
+                list(self.workflows), self.store.wall(), self.max_recoveries, limit, due
             )
             for stored in claimed:
                 await self._bring_back(stored)
             more = len(claimed) == limit
 
     async def _bring_back(self, stored: StoredRun) -> None:
+        self._alarms.pop(stored.id, None)
         workflow = self.workflows[stored.workflow]
         reader = self._reader(stored)
         try:
             rows = await self.store.rows(stored.id)
-            found = reader.run(rows, workflow.graph, time.time())
+            found = reader.run(rows, workflow.graph, self.store.wall())
             for path, problem in _ledger_faults("$", found.ledger, workflow.graph):
                 raise ContextSerdeError(path, problem)
         except ContextSerdeError as error:
@@ -443,7 +479,9 @@ class Keeper:
         if found.decision is not None:
             await self._end(stored, found.decision)
             return
-        kept = self._followed.pop(stored.id, None) or self._kept(stored)
+        kept = self._followed.get(stored.id)
+        if kept is None:  # found by `find()` from now on, so that there is one of each run
+            kept = self._followed[stored.id] = self._kept(stored)
         await self._catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
         self._forget_end(kept)
         journal = self._journal(stored.id, workflow, stored.last_seq)
@@ -452,7 +490,7 @@ class Keeper:
         if found.left is not None:  # it is retried (X7)
             failed = found.left["failed"]
             found = found._replace(ledger=found.ledger.repeating(failed))
-        left = None if stored.deadline is None else stored.deadline - time.time()
+        left = None if stored.deadline is None else stored.deadline - self.store.wall()
         journal.restore(rows, found.next_part)  # first: the run numbers what it buffers
         run, _ = self._new_run(workflow, journal, found, None, {}, stored.id, left)
         if found.left is not None:
@@ -460,7 +498,7 @@ class Keeper:
             if failed in run.ledger.pending:
                 journal.mark_work(run.ledger.pending[failed])
             if (timeout := run._settings.timeout) is not None:
-                journal.columns["deadline"] = time.time() + timeout
+                journal.columns["deadline"] = self.store.wall() + timeout
         self._begin(kept, run, None)
 
     async def _park(self, stored: StoredRun, error: ContextSerdeError) -> None:
@@ -472,7 +510,7 @@ class Keeper:
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:
         """Publish the terminal event of a run whose end was decided by a process that died then (D4)."""
-        now = time.time()
+        now = self.store.wall()
         event = StoredEvent(stored.last_seq + 1, now, json.dumps(row["event"]))
         rows: dict[str, str | None] = {} if row["left"] is None else {"d": None, "f": row["left"]}
         columns = {
@@ -502,17 +540,37 @@ class Keeper:
             kept.begin_again()
 
     async def attend(self) -> None:
-        """Bring runs back, deliver mail, follow the runs of other processes, and remove old ones."""
+        """Do what there is to do, whenever something may have changed."""
         while True:
             await self.look()
-            with anyio.move_on_after(self.poll):
-                await self._wakeup.wait()
+            due = await self._next_look()
+            woken = False
+            while not woken and self.loop.current_time() < due and not await self.store.changed():
+                with anyio.move_on_at(min(due, self.loop.current_time() + self.store.poll)):
+                    await self._wakeup.wait()
+                    woken = True
             self._wakeup = anyio.Event()
 
+    async def _next_look(self) -> float:
+        """Return when to look again, on the loop's clock, if nothing happens before."""
+        now = self.loop.current_time()
+        times = [self._next_purge, *self._alarms.values()]
+        if self.store.poll < math.inf:  # a host may die, which changes nothing in the store
+            times.append(now + _SECONDS_BETWEEN_CLAIMS)
+        if (wake_at := await self.store.next_wake()) is not None:
+            times.append(now + wake_at - self.store.wall())
+        if self._quiet and self.idle_after is not None:
+            times.append(next(iter(self._quiet.values())) + self.idle_after)
+        return min(times)
+
     async def look(self) -> None:
-        """Look once for what there is to do."""
+        """Bring runs back, deliver mail, follow the runs of other processes, release those that only wait."""
         await self.claim()
         await self._read_mail()
+        self._release_idle()
+        if self.loop.current_time() >= self._next_purge:
+            self._next_purge = self.loop.current_time() + _SECONDS_BETWEEN_PURGES
+            await self.store.purge(self.store.wall() - self.keep_ended_for)
         for kept in list(self._followed.values()):
             if kept.in_progress and kept.live is None:
                 stored = await self.store.find_run(kept.id)
@@ -528,6 +586,56 @@ class Keeper:
         await self._tasks.__aenter__()
         self._tasks.start_soon(self.committer.run)
         self._tasks.start_soon(self._attend)
+
+    # --- Releasing ------------------------------------------------------------------------------------
+
+    def note_activity(self, live: DurableLive) -> None:
+        """Note that something of a run was committed just now: it is not idle."""
+        if self.idle_after is not None:
+            if not self._quiet:
+                self.wake()  # the attendant has no time to look at yet
+            self._quiet[live] = self.loop.current_time()
+            self._quiet.move_to_end(live)
+
+    def _release_idle(self) -> None:
+        """Begin to release the runs of which nothing was committed for so long, and that only wait."""
+        if self.idle_after is None:
+            return
+        now = self.loop.current_time()
+        while self._quiet:
+            live, since = next(iter(self._quiet.items()))
+            if now < since + self.idle_after:
+                break
+            del self._quiet[live]
+            if live.kept.live is not live:
+                continue  # it has ended
+            if live.only_waits and not self.committer.has(live.journal):
+                self._tasks.start_soon(self._release, live, live.next_due())
+                live.kept.fall_asleep()
+                self.runs.by_id.pop(live.kept.id, None)
+                self._followed[live.kept.id] = live.kept
+            else:
+                self._quiet[live] = now  # a step takes long
+
+    async def _release(self, live: DurableLive, due: float) -> None:
+        """Let a run go that owes nothing but waits: an answer, a timeout or the deadline brings it back.
+
+        Everything it owes is on the disk, since nothing was marked after the last commit. From here on it takes
+        nothing any more: answers are mail, and so are found when it is brought back.
+        """
+        live.let_go()
+        await live.run.wait_until_ended()  # its steps clean up before they can start over
+        wall = self.store.wall()
+        left = due - self.loop.current_time()
+        columns = {
+            "status": "waiting",
+            "asleep_since": wall,
+            "wake_at": None if math.isinf(due) else wall + left,
+        }
+        await self.store.commit([RunChange(live.kept.id, columns=columns, released=True)])
+        if not math.isinf(due):
+            self._alarms[live.kept.id] = due
+        self.wake()
 
     async def _attend(self) -> None:
         with self._attendance:

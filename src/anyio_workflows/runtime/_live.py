@@ -162,6 +162,11 @@ class KeptRun:
         self.log.close(why)
         self.ending.lose(why)
 
+    def fall_asleep(self) -> None:
+        """Note that the runtime releases the run from memory, as it only waits."""
+        self.stored = StoredRun(self.id, self.workflow, "waiting", self.created.timestamp())
+        self.steps, self.live = self.step_statistics(), None
+
     def begin_again(self) -> None:
         """Prepare for a retry, which continues the log."""
         self.saved, self.ended, self.steps = None, None, {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +67,9 @@ class MemoryStore:
         data: What is kept. A process that starts again after a crash is another store on the same data.
         on_commit: Called after each transaction that has written something, before the method returns,
             with its number: 1, 2, 3, ... for each store. It may call `kill()`, or raise.
+        wall: Stands for the wall clock.
+        poll: Seconds after which a runtime looks for what other hosts have written: to be set if there
+            are others at the same time.
 
     Attributes:
         data: What is kept.
@@ -72,9 +77,16 @@ class MemoryStore:
     """
 
     def __init__(
-        self, data: MemoryData | None = None, on_commit: Callable[[int], object] | None = None
+        self,
+        data: MemoryData | None = None,
+        on_commit: Callable[[int], object] | None = None,
+        *,
+        wall: Callable[[], float] = time.time,
+        poll: float = math.inf,
     ) -> None:
         self.data = MemoryData() if data is None else data
+        self.wall = wall
+        self.poll = poll
         self.problem: str | None = None
         self._on_commit = on_commit
         self._host = ""
@@ -205,7 +217,12 @@ class MemoryStore:
         return [event for event in self.data.events.get(run_id, ()) if event.seq > after][:limit]
 
     async def claim(
-        self, workflows: Collection[str], now: float, max_recoveries: int, limit: int = 100
+        self,
+        workflows: Collection[str],
+        now: float,
+        max_recoveries: int,
+        limit: int = 100,
+        also: Collection[str] = (),
     ) -> list[StoredRun]:
         """Become the owner of runs that nobody executes (see `Store`)."""
         await self._writing()
@@ -218,7 +235,9 @@ class MemoryStore:
             run
             for run in data.runs.values()
             if run.owner is None and run.status in ACTIVE and run.workflow in workflows
-            if not run.asleep
+            if run.asleep_since is None
+            or run.asleep_since > now
+            or run.id in also
             or run.id in with_mail
             or (run.wake_at is not None and run.wake_at <= now)
         ]
@@ -227,7 +246,7 @@ class MemoryStore:
         for run in sorted(due, key=lambda run: (run.created, run.id)):
             if len(claimed) == limit:
                 break
-            awake = self._evolve(run, asleep=False, wake_at=None)
+            awake = self._evolve(run, asleep_since=None, wake_at=None)
             if run.recoveries > max_recoveries:
                 self._evolve(awake, status="stuck")
                 stuck = True
@@ -237,6 +256,16 @@ class MemoryStore:
             self._committed()
         return claimed
 
+    async def next_wake(self) -> float | None:
+        """Return when the first of the sleeping runs is to be woken (see `Store`)."""
+        await self._reading()
+        times = [
+            run.wake_at
+            for run in self.data.runs.values()
+            if run.owner is None and run.wake_at is not None
+        ]
+        return min(times, default=None)
+
     async def requeue(self, run_id: str) -> bool:
         """Have a run that failed or is parked claimed again (see `Store`)."""
         await self._writing()
@@ -244,7 +273,7 @@ class MemoryStore:
         if run is None or run.status in ACTIVE or run.status == "completed":
             return False
         self._evolve(run, status="queued", ended=None, error=None, recoveries=0)
-        self._evolve(self.data.runs[run_id], asleep=False, wake_at=None)
+        self._evolve(self.data.runs[run_id], asleep_since=None, wake_at=None)
         self._committed()
         return True
 

@@ -20,8 +20,9 @@ Batches, branches and buffered events are numbered in the order in which they be
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import attrs
@@ -60,6 +61,21 @@ def buffer_key(step: str, buffer_id: str | None) -> str:
     return "x" + _compact([step, buffer_id])
 
 
+def _due(left: float, wall: float) -> str:
+    """Return how many seconds are left of a time, as the last parts of a row.
+
+    Both in seconds and until when: time passes while nobody executes the run, and the wall clock may be set
+    back (D7).
+    """
+    return f'"due_in":{left!r},"due_at":{wall + left!r}'
+
+
+def _take_due(row: dict[str, Any], wall: float) -> float | None:
+    """Return how many seconds are left, which is never more than there were; `None` without a limit."""
+    left, until = row.pop("due_in", None), row.pop("due_at", None)
+    return None if left is None else max(0.0, min(left, until - wall))
+
+
 @attrs.define(eq=False, repr=False)
 class RowWriter:
     """Writes parts of a run as JSON.
@@ -67,12 +83,14 @@ class RowWriter:
     Attributes:
         codec: Knows the types that the run may hold.
         hooks: The hooks of the converter of the workflow, if it has one.
+        wall: Returns the wall clock's time, in seconds since 1970.
         texts: The events that were written since the last group, by their ids, each with its JSON: an
             event is written once, though several steps take it. The events are kept, so that their ids stay theirs.
     """
 
     codec: JsonCodec
     hooks: Hooks | None = None
+    wall: Callable[[], float] = time.time
     texts: dict[int, tuple[Event, str]] = attrs.field(factory=dict, init=False)
 
     def value(self, value: Any, path: str = "$") -> str:
@@ -113,10 +131,7 @@ class RowWriter:
         if work.attempt > 1:
             parts.append(f'"attempt":{work.attempt}')
         if work.due is not None:
-            # Both: what is left, if the wall clock is set back meanwhile, and until when, as time passes
-            # while nobody executes the run (D7).
-            left = work.due - now
-            parts.append(f'"due_in":{left!r},"due_at":{time.time() + left!r}')
+            parts.append(_due(work.due - now, self.wall()))
         if work.history is not None:
             parts += self._history(work.history, now)
         return ",".join(parts) + "}"
@@ -140,7 +155,7 @@ class RowWriter:
             parts.append(f'"collected":{self.value(records)}')
         return parts
 
-    def wait(self, wait: Wait, answer: Event | None) -> str:
+    def wait(self, wait: Wait, answer: Event | None, now: float) -> str:
         """Return a row for a wait, with its answer."""
         over = answer is not None or wait.timed_out
         record = WaitRecord(
@@ -154,7 +169,10 @@ class RowWriter:
             number=wait.number,
             since=wait.since,
         )
-        return _compact(self._fields(record, f"wait {wait.label}"))
+        text = _compact(self._fields(record, f"wait {wait.label}"))
+        return (
+            text if math.isinf(wait.due) else f"{text[:-1]},{_due(wait.due - now, self.wall())}}}"
+        )
 
     def batch(self, batch: Batch, outer: int | None) -> str:
         """Return a row for a batch."""
@@ -209,6 +227,7 @@ class RunRecord(NamedTuple):
         ledger: What is pending.
         batches: The number of the batch of each branch, by the number of the branch.
         next_part: The next number for a part of it.
+        wait_dues: How many seconds are left until each wait times out that has a limit, by its id.
         state: The state; `None` if it was never used.
         decision: The row of the decision, if there is one.
         left: The row that says what `retry()` needs to know, if the run has ended.
@@ -217,6 +236,7 @@ class RunRecord(NamedTuple):
     ledger: LedgerRecord
     batches: dict[int, int]
     next_part: int
+    wait_dues: dict[str, float]
     state: Any
     decision: Mapping[str, Any] | None
     left: Mapping[str, Any] | None
@@ -277,7 +297,8 @@ class RowReader:
             return sorted(by_kind.get(kind, ()), key=lambda key: int(key[1:]))
 
         counters = parsed("m") if "m" in rows else {}
-        waits = self._waits(rows, by_kind.get("v", ()))
+        wait_dues: dict[str, float] = {}
+        waits = self._waits(rows, by_kind.get("v", ()), wall, wait_dues)
         work = [
             self._work(int(key[1:]), parsed(key), waits.get(int(key[1:]), []), wall)
             for key in keys("w")
@@ -298,6 +319,7 @@ class RowReader:
             record,
             batch_of,
             counters.get("next_part", 1),
+            wait_dues,
             self._state(rows, by_kind.get("s", ()), graph),
             parsed("d") if "d" in rows else None,
             parsed("f") if "f" in rows else None,
@@ -306,18 +328,21 @@ class RowReader:
     def _work(
         self, number: int, row: dict[str, Any], waits: list[WaitRecord], wall: float
     ) -> WorkRecord:
-        due_at = row.pop("due_at", None)
-        if due_at is not None:
-            # Never later than was asked for, even if the wall clock was set back (D7).
-            row["due_in"] = max(0.0, min(row["due_in"], due_at - wall))
-        data = {**_BLANK_WORK, "id": number, **row}
+        due_in = _take_due(row, wall)
+        data = {**_BLANK_WORK, "id": number, **row, "due_in": due_in}
         work: WorkRecord = self._load(data, WorkRecord, f"row w{number}")
         return attrs.evolve(work, waits=waits)
 
-    def _waits(self, rows: Mapping[str, str], keys: Iterable[str]) -> dict[int, list[WaitRecord]]:
+    def _waits(
+        self, rows: Mapping[str, str], keys: Iterable[str], wall: float, dues: dict[str, float]
+    ) -> dict[int, list[WaitRecord]]:
+        """Return the waits by the ids of their work; what is left of their time goes into `dues`."""
         found: dict[int, list[WaitRecord]] = {}
         for key in keys:
-            wait = self.value(rows[key], WaitRecord, f"row {key}")
+            row = _parsed(rows[key], f"row {key}")
+            if (due := _take_due(row, wall)) is not None:
+                dues[key[1:]] = due
+            wait = self._load(row, WaitRecord, f"row {key}")
             found.setdefault(int(key[1:].partition(":")[0]), []).append(wait)
         for waits in found.values():
             waits.sort(key=lambda wait: (wait.since, wait.number))

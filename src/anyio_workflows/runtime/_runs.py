@@ -184,6 +184,7 @@ class DurableRun(LoggedRun):
     def _seal(self, branches: Any) -> list[Work]:
         assert self.found is not None
         self._books.number_parts(branches, self.found.batches)
+        self._books.set_dues(self.found.wait_dues, self.loop.current_time())
         return super()._seal(branches)
 
     def _status(self) -> tuple[RunStatus, tuple[str, ...]]:

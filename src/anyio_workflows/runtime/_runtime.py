@@ -108,7 +108,7 @@ class Runtime:
         self._keep_ended = _whole("keep_ended", keep_ended, 0)
         default = _DAY if self._store is None else 30 * _DAY
         self._keep_ended_for = _seconds("keep_ended_for", keep_ended_for) or default
-        _seconds("idle_after", idle_after)
+        self._idle_after = _seconds("idle_after", idle_after)
         self._max_recoveries = _whole("max_recoveries", max_recoveries, 0)
         if durability not in get_args(Durability):
             raise WorkflowConfigurationError(
@@ -157,6 +157,7 @@ class Runtime:
                 self._types,
                 self._log_events,
                 self._log_bytes,
+                self._idle_after,
                 self._instruments,
             )
             await self._keeper.open()

@@ -89,6 +89,12 @@ class SqliteStore:
         self._patience = patience
         self._open: _Connections | None = None
 
+    poll = 0.05
+
+    def wall(self) -> float:
+        """Return the time of the machine (see `Store`)."""
+        return time.time()
+
     # --- The host -----------------------------------------------------------------------------
 
     async def open(self) -> str:
@@ -262,10 +268,20 @@ class SqliteStore:
         return [StoredEvent(*row) for row in found]
 
     async def claim(
-        self, workflows: Collection[str], now: float, max_recoveries: int, limit: int = 100
+        self,
+        workflows: Collection[str],
+        now: float,
+        max_recoveries: int,
+        limit: int = 100,
+        also: Collection[str] = (),
     ) -> list[StoredRun]:
         """Become the owner of runs that nobody executes (see `Store`)."""
-        wanted = {"workflows": json.dumps(list(workflows)), "now": now, "limit": limit}
+        wanted = {
+            "workflows": json.dumps(list(workflows)),
+            "now": now,
+            "limit": limit,
+            "also": json.dumps(list(also)),
+        }
         return await self._write(self._claim, wanted, max_recoveries)
 
     def _claim(
@@ -292,6 +308,11 @@ class SqliteStore:
         for other in dead:
             files.remove_dead(self._path, other)
         return claimed
+
+    async def next_wake(self) -> float | None:
+        """Return when the first of the sleeping runs is to be woken (see `Store`)."""
+        [(found,)] = await self._read(_select, sql.NEXT_WAKE, ())
+        return None if found is None else float(found)
 
     async def requeue(self, run_id: str) -> bool:
         """Have a run that failed or is parked claimed again (see `Store`)."""

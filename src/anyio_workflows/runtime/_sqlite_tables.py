@@ -40,7 +40,7 @@ _SCHEMA = (
         fingerprint TEXT NOT NULL,
         deadline REAL,
         wake_at REAL,
-        asleep INTEGER NOT NULL,
+        asleep_since REAL,
         recoveries INTEGER NOT NULL,
         owner TEXT
     ) STRICT
@@ -49,8 +49,9 @@ _SCHEMA = (
     "CREATE INDEX runs_by_status ON runs (status, created, id)",
     "CREATE INDEX runs_by_workflow ON runs (workflow, created, id)",
     "CREATE INDEX runs_by_both ON runs (workflow, status, created, id)",
-    f"CREATE INDEX runs_active ON runs (owner, asleep, created, id) WHERE {IS_ACTIVE}",
+    f"CREATE INDEX runs_active ON runs (owner, asleep_since, created, id) WHERE {IS_ACTIVE}",
     "CREATE INDEX runs_to_wake ON runs (wake_at) WHERE wake_at IS NOT NULL",
+    "CREATE INDEX runs_asleep ON runs (asleep_since) WHERE asleep_since IS NOT NULL",
     "CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL",
     """
     CREATE TABLE rows (
@@ -120,6 +121,8 @@ FIND_HOST = "SELECT 1 FROM hosts WHERE id = ?"
 ADD_HOST = "INSERT INTO hosts VALUES (?, ?)"
 DELETE_HOST = "DELETE FROM hosts WHERE id = ?"
 
+NEXT_WAKE = "SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL"
+
 FIND_RUN = f"SELECT {LISTED} FROM runs WHERE id = ?"
 FIND_NUMBER = f"SELECT {LISTED} FROM runs WHERE no = ?"
 INSERT_RUN = f"""
@@ -155,21 +158,27 @@ REPLY = "UPDATE inbox SET reply = ? WHERE id = ?"
 FIND_REPLY = "SELECT reply FROM inbox WHERE id = ? AND reply IS NOT NULL"
 DELETE_MAIL = "DELETE FROM inbox WHERE id = ?"
 
-# Claiming. What has to be continued: the runs that are awake, the oldest first; those due; those with mail.
+# Claiming. What has to be continued: the runs that are awake, the oldest first; those due; those that fell asleep
+# in the future, as the clock was set back meanwhile (D7); those with mail.
 _KNOWN = "runs.workflow IN (SELECT value FROM json_each(:workflows))"
 DUE = f"""
     SELECT * FROM (
         SELECT no, created, id, recoveries FROM runs
-        WHERE owner IS NULL AND asleep = 0 AND {IS_ACTIVE} AND {_KNOWN}
+        WHERE owner IS NULL AND asleep_since IS NULL AND {IS_ACTIVE} AND {_KNOWN}
         ORDER BY created, id LIMIT :limit
     )
     UNION SELECT no, created, id, recoveries FROM runs
-        WHERE wake_at <= :now AND owner IS NULL AND asleep AND {IS_ACTIVE} AND {_KNOWN}
+        WHERE wake_at <= :now AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
+    UNION SELECT no, created, id, recoveries FROM runs
+        WHERE asleep_since > :now AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
+    UNION SELECT no, created, id, recoveries FROM runs
+        WHERE id IN (SELECT value FROM json_each(:also))
+            AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
     UNION SELECT no, created, runs.id, recoveries FROM inbox CROSS JOIN runs ON runs.no = inbox.run
-        WHERE reply IS NULL AND owner IS NULL AND asleep AND {IS_ACTIVE} AND {_KNOWN}
+        WHERE reply IS NULL AND owner IS NULL AND asleep_since IS NOT NULL AND {IS_ACTIVE} AND {_KNOWN}
     ORDER BY created, id LIMIT :limit
 """
-_AWAKE = "asleep = 0, wake_at = NULL"
+_AWAKE = "asleep_since = NULL, wake_at = NULL"
 OWN = f"UPDATE runs SET owner = ?, {_AWAKE} WHERE no = ?"
 STICK = f"UPDATE runs SET status = 'stuck', {_AWAKE} WHERE no = ?"
 GIVE_UP = (
@@ -200,7 +209,6 @@ def stored(columns: Mapping[str, Any]) -> list[Any]:
 def run_of(row: Sequence[Any]) -> StoredRun:
     facts = dict(zip(COLUMNS, row, strict=True))
     facts["waiting_for"] = tuple(json.loads(facts["waiting_for"]))
-    facts["asleep"] = bool(facts["asleep"])
     return StoredRun(**facts)
 
 

@@ -46,8 +46,8 @@ class StoredRun:
         fingerprint: That of the graph with which its rows were written.
         deadline: When it times out; `None` if it never does.
         wake_at: While it is asleep, when it is to be woken at the latest; `None` for never.
-        asleep: Whether it was released from memory: it owes nothing but waits, and only mail or time
-            can make it continue.
+        asleep_since: When it was released from memory: it owes nothing but waits, and only mail or time can
+            make it continue. `None` if it was not, or has been claimed since.
         recoveries: How often it was taken over from a host that died, without progress in between.
         owner: The id of the host that executes it; `None` if there is none, as when it has ended or is
             parked.
@@ -65,7 +65,7 @@ class StoredRun:
     fingerprint: str = ""
     deadline: float | None = None
     wake_at: float | None = None
-    asleep: bool = False
+    asleep_since: float | None = None
     recoveries: int = 0
     owner: str | None = None
 
@@ -148,6 +148,15 @@ class Store(Protocol):
     transaction done or undone, but never done by half.
     """
 
+    def wall(self) -> float:
+        """Return the wall clock's time, in seconds since 1970: all hosts of a store go by the same clock."""
+        ...
+
+    @property
+    def poll(self) -> float:
+        """Seconds after which to ask `changed()` again; infinite if no other process writes."""
+        ...
+
     async def open(self) -> str:
         """Open the store, as a host; returns the id of the host."""
         ...
@@ -186,13 +195,18 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, workflows: Collection[str], now: float, max_recoveries: int, limit: int = 100
+        self,
+        workflows: Collection[str],
+        now: float,
+        max_recoveries: int,
+        limit: int = 100,
+        also: Collection[str] = (),
     ) -> list[StoredRun]:
         """Become the owner of runs that have to be continued, and that nobody executes.
 
         First, hosts that have died are removed: their runs get one more recovery, and no owner. Then runs
         without an owner are taken, which have not ended and are not parked, and are not asleep, or have mail, or were
-        to be woken by `now`, the oldest first. They are not asleep any more. One with more than
+        to be woken by `now`, or fell asleep after `now`, as the clock was set back since; the oldest first. They are not asleep any more. One with more than
         `max_recoveries` becomes `"stuck"` instead.
 
         Args:
@@ -200,11 +214,16 @@ class Store(Protocol):
             now: The wall clock's time.
             max_recoveries: Recoveries without progress until a run counts as stuck.
             limit: At most so many runs.
+            also: The ids of runs that are taken even if they are asleep.
         """
         ...
 
     async def post(self, run_id: str, kind: MailKind, data: str) -> int | None:
         """Leave mail for a run; returns its id, or `None` if the run has ended or there is none."""
+        ...
+
+    async def next_wake(self) -> float | None:
+        """Return when the first of the runs that are asleep is to be woken; `None` for never."""
         ...
 
     async def requeue(self, run_id: str) -> bool:
