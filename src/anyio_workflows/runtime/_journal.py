@@ -44,14 +44,14 @@ class Group:
         held: Work that may be queued at its steps now.
         answers: Answers that the executions may have now.
         events: Events that the log may show now, each with the length of its JSON.
-        ended: Whether the terminal event is among them.
+        ended: When the terminal event was written, by the wall clock; `None` if it is not among them.
         replied: Whether mail was replied to, so that a sender may be waiting for that.
     """
 
     held: list[Work] = attrs.field(factory=list)
     answers: list[Answer] = attrs.field(factory=list)
     events: list[tuple[EventRecord, int]] = attrs.field(factory=list)
-    ended: bool = False
+    ended: float | None = None
     replied: bool = False
 
 
@@ -347,9 +347,10 @@ class Journal:
         """
         if self.detached:
             return
+        ended = self.writer.wall()
         self.columns |= {
             "status": status,
-            "ended": self.writer.wall(),
+            "ended": ended,
             "error": error,
             "waiting_for": (),
             "deadline": None,
@@ -358,7 +359,7 @@ class Journal:
             self._rows, self._wipe = {}, True
         else:
             self._rows |= {"d": None, "f": left}
-        self.group.ended = True
+        self.group.ended = ended
         self.change()
 
     # --- Groups -------------------------------------------------------------------------------------

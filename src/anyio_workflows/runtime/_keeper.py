@@ -38,7 +38,7 @@ from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ..workflow import Workflow
 from ._committer import Committer, Kept
 from ._journal import Group, Journal
-from ._kept import KeptRuns
+from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
 from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
@@ -101,10 +101,10 @@ class DurableLive(LiveRun):
         """Show what is on the disk now, and let what waited for that continue."""
         for record, size in group.events:
             self.kept.log.append(record, size)
-        if group.ended:
+        if group.ended is not None:
             assert self.outcome is not None
             self._keeper.committer.remove(self.journal)
-            self.kept.end(self.outcome, None)
+            self.kept.end(self.outcome, None, group.ended)
             self._on_end(self.kept)
         else:
             self.run.proceed(group)
@@ -281,6 +281,8 @@ class Keeper:
         except BaseException:
             self.committer.remove(run.journal)
             raise
+        if kept.internal_wanted:
+            kept.listen()
         self.runs.add(kept)
         self.committer.touch(run.journal)
         return live
@@ -715,9 +717,15 @@ class Keeper:
         kept = await self.find(run_id)
         if kept is None:
             raise UnknownRunError(run_id)
-        if kept.live is not None or not await self.store.requeue(run_id):
-            raise WorkflowRuntimeError(f"run {run_id} cannot be retried: it is {kept.status}")
+        if kept.live is not None or kept.stored is None or kept.status in ACTIVE:
+            raise cannot_retry(kept)
+        if kept.stored.has_ended and "f" not in await self.store.rows(run_id):
+            raise cannot_retry(kept)
+        if not await self.store.requeue(run_id):
+            raise cannot_retry(kept)
         self._forget_end(kept)
+        if kept.live is None:
+            kept.stored = attrs.evolve(kept.stored, status="queued", ended=None, error=None)
         self.wake()
         return kept
 

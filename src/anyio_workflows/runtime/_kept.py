@@ -167,3 +167,13 @@ class KeptRuns:
             log_events=sum(log.kept for log in logs),
             log_bytes=sum(log.bytes for log in logs),
         )
+
+
+def cannot_retry(kept: KeptRun) -> WorkflowRuntimeError:
+    """Say why a run cannot be retried."""
+    why = "it has nothing to repeat, as no step failed"
+    if kept.in_progress:
+        why = f"it has not ended, it is {kept.status}"
+    elif kept.status == "completed":
+        why = "it was completed"
+    return WorkflowRuntimeError(f"run {kept.id} cannot be retried: {why}")

@@ -13,7 +13,7 @@ from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent
 from ..instrument import Instrument
 from ..workflow import Workflow
-from ._kept import KeptRuns
+from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
 from ._records import RunPage
@@ -82,7 +82,7 @@ class MemoryKeeper:
         """Continue a run that has ended without a result (X7)."""
         kept = self.runs.get(run_id)
         if kept.in_progress or kept.saved is None:
-            raise WorkflowRuntimeError(f"run {run_id} cannot be retried: {_why_no_retry(kept)}")
+            raise cannot_retry(kept)
         self.runs.check_room()
         if kept.saved.pending is None:
             kept.saved.retry_failed()
@@ -119,11 +119,3 @@ class MemoryKeeper:
                     interruption = cancellation
         if interruption is not None:
             raise interruption
-
-
-def _why_no_retry(kept: KeptRun) -> str:
-    if kept.in_progress:
-        return f"it has not ended, it is {kept.status}"
-    if kept.status == "completed":
-        return "it was completed"
-    return "it has nothing to repeat, as no step failed"
