@@ -24,6 +24,7 @@ from anyio_workflows import (
 from anyio_workflows.errors import UnknownRunError, WorkflowCancelledByUser, WorkflowRuntimeError
 from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime import LogReader
+from anyio_workflows.runtime._memory import MemoryData, MemoryStore
 
 from .running import on_each_backend, run_virtually
 from .samples import Answer, Note, ProviderError
@@ -94,8 +95,8 @@ class Reading:
 class Machine:
     """A runtime and the model of its runs, to which the same things are done."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    def __init__(self, runtime: Runtime, stored: bool) -> None:
+        self.runtime, self.stored = runtime, stored
         self.runs: dict[str, Model] = {}
         self.readings: list[Reading] = []
         self.lives = 0
@@ -189,6 +190,8 @@ class Machine:
     # --- What is true after each of them ----------------------------------------------------------
 
     def remove_old(self) -> None:
+        if self.stored:
+            return
         ended = [name for name, run in self.runs.items() if run.status != "waiting"]
         ended.sort(key=lambda name: self.runs[name].ended)
         now = anyio.current_time()
@@ -230,12 +233,13 @@ acts = st.one_of(
 )
 
 
-async def play(script: list[tuple[Any, ...]]) -> None:
-    runtime = Runtime(
-        workflows=[Obeys()], keep_ended=KEEP_ENDED, keep_ended_for=KEEP_FOR, max_runs=MAX_RUNS
-    )
-    async with runtime:
-        machine = Machine(runtime)
+async def play(script: list[tuple[Any, ...]], stored: bool = False) -> None:
+    limits: dict[str, Any] = {"keep_ended": KEEP_ENDED, "keep_ended_for": KEEP_FOR}
+    database = None
+    if stored:  # which keeps all runs for long, by the wall clock
+        limits, database = {}, MemoryStore(MemoryData())
+    async with Runtime(database, workflows=[Obeys()], max_runs=MAX_RUNS, **limits) as runtime:
+        machine = Machine(runtime, stored)
         for name, *args in script:
             if name == "sleep":
                 await anyio.sleep(args[0])
@@ -255,3 +259,10 @@ async def play(script: list[tuple[Any, ...]]) -> None:
 @given(script=st.lists(acts, min_size=5, max_size=60))
 def test_a_runtime_does_what_its_model_does(backend: str, script: list[tuple[Any, ...]]) -> None:
     run_virtually(backend, lambda: play(script))
+
+
+@on_each_backend
+@settings(max_examples=40)
+@given(script=st.lists(acts, min_size=5, max_size=60))
+def test_so_does_a_runtime_with_a_store(backend: str, script: list[tuple[Any, ...]]) -> None:
+    run_virtually(backend, lambda: play(script, stored=True))
