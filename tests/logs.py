@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import attrs
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Event
@@ -44,6 +46,14 @@ def shown(items: Sequence[EventRecord | Gap]) -> list[Any]:
 async def read_to_end(reader: LogReader) -> list[Any]:
     """Return everything that a reader finds in a log that is closed, as `shown()` does."""
     return shown([item async for item in reader])
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[TaskGroup]:
+    """A task group that fails when its tasks wait for ever."""
+    with anyio.fail_after(10_000):
+        async with anyio.create_task_group() as tg:
+            yield tg
 
 
 @attrs.define(eq=False)

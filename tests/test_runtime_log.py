@@ -17,7 +17,7 @@ from anyio_workflows.events import WorkflowIdleEvent
 from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime._log import EventLog, Gap, LogReader, LogStatistics
 
-from .logs import fill, read_to_end, record, shown
+from .logs import fill, read_to_end, record, shown, task_group
 from .running import on_asyncio
 from .samples import Note
 
@@ -74,7 +74,7 @@ async def test_the_readers_of_a_log_whose_rest_is_elsewhere_are_told_after_what_
     log = EventLog()
     fill(log, 2)
     parked, behind = log.reader(2), log.reader()
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         tg.start_soon(read)
         await anyio.sleep(1)
         log.close(WorkflowRuntimeError("elsewhere"))
@@ -84,6 +84,9 @@ async def test_the_readers_of_a_log_whose_rest_is_elsewhere_are_told_after_what_
             await anext(behind)
         assert len(caught.traceback) < 6  # it does not grow
     log.reopen()
+    with anyio.move_on_after(1) as scope:
+        await anext(behind)
+    assert scope.cancelled_caught
     fill(log, 1)
     log.close()
     assert await read_to_end(behind) == [3]
@@ -119,7 +122,7 @@ async def test_l2_a_reader_waits_for_events_and_for_the_end():
             found.append(item)
         found.append("end")
 
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         tg.start_soon(read)
         for number in (1, 2, 3):
             await anyio.sleep(1)
@@ -232,6 +235,30 @@ async def test_l5_internal_events_take_no_room_from_public_ones():
     assert log.statistics().trimmed == 0
 
 
+async def test_l5_a_reader_of_internal_events_is_woken_by_them():
+    async def read() -> None:
+        assert shown([await anext(log.reader(internal=True))]) == [WorkflowIdleEvent()]
+
+    log = EventLog()
+    async with task_group() as tg:
+        tg.start_soon(read)
+        await anyio.sleep(1)
+        log.append_internal(WorkflowIdleEvent(), 1.0)
+
+
+async def test_l5_internal_events_that_left_the_memory_are_counted():
+    log = EventLog(max_events=3)
+    reader = log.reader(internal=True)
+    for _ in range(10):
+        log.append_internal(WorkflowIdleEvent(), 0.0)
+    assert len(await reader.batch()) == 3
+    assert reader.missed_internal == 7
+    log.append_internal(WorkflowIdleEvent(), 0.0)
+    await reader.aclose()
+    assert await reader.batch() == []
+    assert reader.missed_internal == 7
+
+
 def test_a_reader_that_was_dropped_is_not_counted():
     log = EventLog()
     fill(log, 5)
@@ -334,7 +361,7 @@ async def test_l4_a_thousand_readers_are_woken_by_one_event_once_between_two_tur
         found.append(await read_to_end(reader))
 
     monkeypatch.setattr(anyio, "Event", CountedEvent)
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         for _ in range(1000):
             tg.start_soon(read, log.reader())
         for _ in range(5):
@@ -364,7 +391,10 @@ async def test_l4_an_event_is_encoded_once_for_all_its_readers():
             assert isinstance(item, EventRecord)
             assert log.encoded(item, encode) == b"%d" % item.seq
     assert encoded == [1, 2, 3]
-    assert log.encoded(record(2), lambda item: b"another form") == b"another form"
+    *_, last = [item async for item in log.reader()]
+    assert isinstance(last, EventRecord)
+    assert log.encoded(last, lambda item: b"another form") == b"another form"
+    assert log.encoded(last, encode) == b"3"
     *_, internal = [item async for item in log.reader(internal=True)]
     assert isinstance(internal, EventRecord)
     assert log.encoded(internal, encode) == b"3"  # made anew: it has the number of another event
@@ -403,6 +433,51 @@ async def test_l3_encodings_count_and_are_trimmed_with_their_events():
     assert log.statistics() == LogStatistics(3, 5, 3, 3 * 290, 2, 0, 0)
 
 
+async def test_l2_a_batch_is_measured_by_the_encodings_of_its_events():
+    def encode(item: EventRecord) -> bytes:
+        return b"x" * 100
+
+    log = EventLog()
+    fill(log, 5, size=1)
+    for item in await log.reader().batch():
+        assert isinstance(item, EventRecord)
+        log.encoded(item, encode)
+    assert shown(await log.reader().batch(max_bytes=101)) == [1, 2]
+
+
+async def test_l4_an_event_may_leave_the_memory_while_it_is_encoded():
+    def encode(item: EventRecord) -> bytes:
+        fill(log, 5)
+        return b"x"
+
+    log = EventLog(max_events=3)
+    fill(log, 1)
+    item = await anext(log.reader())
+    assert isinstance(item, EventRecord)
+    assert log.encoded(item, encode) == b"x"
+    assert log.statistics() == LogStatistics(4, 6, 3, 300, 3, 0, 0)
+
+
+@pytest.mark.parametrize("limits", [{"max_events": 5}, {"max_bytes": 5000}])
+async def test_l3_encodings_are_let_go_of_with_their_events(limits: dict[str, int]):
+    def encode(item: EventRecord) -> bytes:
+        return b"%d" % item.seq * 1000
+
+    log = EventLog(**limits)
+    reader = log.reader()
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            fill(log, 1, size=1)
+            item = await anext(reader)
+            assert isinstance(item, EventRecord)
+            log.encoded(item, encode)
+        del item
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_l4_a_reader_that_does_not_read_costs_no_memory(begun: bool):
     def grow() -> int:
@@ -438,7 +513,7 @@ async def test_r6_a_reader_that_always_finds_an_event_lets_others_run():
     log = EventLog()
     fill(log, 2000)
     log.close()
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         tg.start_soon(count_turns)
         await checkpoint()
         for read_one in (True, False):
@@ -490,7 +565,7 @@ async def test_l2_a_cancellation_in_the_turn_of_an_event_loses_nothing():
     log = EventLog()
     reader = log.reader()
     for turns in range(8):
-        async with anyio.create_task_group() as tg:
+        async with task_group() as tg:
             tg.start_soon(follow)
             await anyio.sleep(1)
             fill(log, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import anyio
@@ -12,7 +13,8 @@ from anyio_workflows.events import WorkflowIdleEvent
 from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime._log import EventLog, LogReader
 
-from .logs import Database, fill, read_to_end, shown
+from .logs import Database, fill, read_to_end, shown, task_group
+from .samples import Note
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +54,15 @@ async def test_l3_a_database_is_read_by_pages():
     assert max(limit for _, limit in database.calls) < 500
 
 
+async def test_l3_a_reader_keeps_nothing_of_what_it_has_read():
+    log, _ = archived(100)
+    reader = log.reader()
+    for _ in range(96):
+        await anext(reader)
+    gc.collect()
+    assert sum(type(thing) is Note for thing in gc.get_objects()) == 5
+
+
 async def test_l3_events_may_leave_the_memory_while_a_reader_waits_for_the_database():
     log, database = archived(10, delay=5)
     reader = log.reader()
@@ -60,7 +71,7 @@ async def test_l3_events_may_leave_the_memory_while_a_reader_waits_for_the_datab
     async def read() -> None:
         found.extend(await read_to_end(reader))
 
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         tg.start_soon(read)
         for _ in range(20):
             await anyio.sleep(2)
@@ -153,7 +164,7 @@ async def test_d3_a_cursor_from_another_process_may_be_ahead_of_this_one():
     async def read() -> None:
         found.extend(await read_to_end(reader))
 
-    async with anyio.create_task_group() as tg:
+    async with task_group() as tg:
         tg.start_soon(read)
         for _ in range(5):
             await anyio.sleep(1)
@@ -169,6 +180,16 @@ async def test_l2_a_cursor_that_is_nowhere_is_refused_by_the_first_read():
     for read in (LogReader.__anext__, LogReader.batch):
         with pytest.raises(WorkflowRuntimeError, match=r"number 3 so far, .* read event 4"):
             await read(log.reader(after=4))
+
+
+async def test_d3_an_event_may_be_kept_and_appended_while_its_cursor_is_checked():
+    async def read(after: int, limit: int) -> list[EventRecord]:
+        fill(log, 3)
+        log.close()
+        return []
+
+    log = EventLog(archive=read)
+    assert await read_to_end(log.reader(after=2)) == [3]
 
 
 async def test_l5_internal_events_stand_between_those_of_the_database():

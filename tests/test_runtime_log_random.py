@@ -19,7 +19,7 @@ from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime._log import EventLog, Gap, LogReader, LogStatistics
 from anyio_workflows.runtime._sizes import estimate_size
 
-from .logs import Database, record
+from .logs import Database, record, task_group
 from .running import on_each_backend, run_virtually
 
 IDLE = WorkflowIdleEvent()
@@ -363,7 +363,7 @@ def test_l2_readers_that_are_cancelled_lose_and_repeat_nothing(
             database.delay, database.longest = archived
         log = EventLog(max_events, archive=None if archived is None else database.read)
         all_of_them = [Follower(log, *kind) for kind in followers]
-        async with anyio.create_task_group() as tg:
+        async with task_group() as tg:
             for act, number in steps:
                 follower = all_of_them[number % len(all_of_them)]
                 if act == "append":

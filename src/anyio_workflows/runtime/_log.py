@@ -168,7 +168,7 @@ class EventLog:
             that has been appended.
 
     Attributes:
-        closed: Whether the terminal event has been appended: nothing follows, and readers end behind it.
+        closed: Whether nothing follows, because the terminal event has been appended, or because of `lost`.
         lost: Why the rest is not to be had here, if it is closed without the terminal event.
     """
 
@@ -289,7 +289,8 @@ class EventLog:
         if after > self.last and self.archive is None:
             self._refuse(after)
         next_internal = self._internal.find(after)
-        reader = LogReader(self, after, internal, next_internal, unchecked=after > self.last)
+        reader = LogReader(self, after, internal, next_internal)
+        reader._unchecked = after > self.last
         self._readers.add(weakref.ref(reader, self._readers.discard))
         return reader
 
@@ -308,7 +309,7 @@ class EventLog:
         encoding = self._encodings.get(record.seq)
         if encoding is None:
             encoding = encode(record)
-            if self._keeps(record):  # `encode` may have run for long
+            if self._keeps(record):  # else it has left the memory meanwhile
                 self._encodings[record.seq] = encoding
                 first = self._records.first
                 self._records.enlarge(record.seq, len(encoding))
@@ -378,7 +379,7 @@ class LogReader:
     missed_internal: int = 0
 
     _page: Sequence[EventRecord] = ()
-    """What it has read from the archive. All are part of the log, and some may have been returned."""
+    """What it has read from the archive. Some may have been returned, and others not be appended yet."""
 
     _reads_left: int = _READS_PER_CHECKPOINT
     """It may return so many records until it lets others run."""
@@ -438,12 +439,14 @@ class LogReader:
 
     def _take(self) -> EventRecord | Gap | None:
         """Return what comes next and move on; `None` if that has to be waited for."""
+        if self._ended:
+            return None
         log = self._log
         if self._internal and (event := self._take_internal()) is not None:
             return event
         number = self.cursor + 1
         records = log._records
-        if number >= records.end or self._ended:
+        if number >= records.end:
             return None
         if number >= records.first:
             self.cursor = number
@@ -454,7 +457,7 @@ class LogReader:
             return Gap(number, self.cursor)
         if self._page:
             index = number - self._page[0].seq
-            if 0 <= index < len(self._page):
+            if index < len(self._page):
                 self.cursor = number
                 return self._page[index]
         return None
@@ -464,7 +467,7 @@ class LogReader:
         if self._next_internal < events.first:
             self.missed_internal += events.first - self._next_internal
             self._next_internal = events.first
-        if self._next_internal == events.end or self._ended:
+        if self._next_internal == events.end:
             return None
         event = events[self._next_internal]
         if event.seq > self.cursor:
@@ -507,8 +510,7 @@ class LogReader:
                 f"event {after + 1} of this run, which is not in memory, is missing where the run is kept: "
                 f"instead, what was read after event {after} has the numbers {short_repr(numbers)}"
             )
-        known = self._log.last - after  # what was kept a moment ago may not have been appended yet
-        self._page = page[:known]
+        self._page = page
         return True
 
     async def _check_cursor(self) -> bool:
