@@ -90,6 +90,10 @@ SUITE = [
     "test_reporting.py",
     "test_snapshot_file.py",
     "test_checkpoint.py",
+    "test_runtime_memory.py",
+    "test_runtime_list.py",
+    "test_runtime_memory_block.py",
+    "test_runtime_readers.py",
 ]
 """What a mutant has to get past, fast ones first."""
 
@@ -962,6 +966,49 @@ MUTANTS = [
         "batches.extend(branch.batches or ())",
         "pass",
         "F4: nested batches of a batch that `Take(cancel=True)` ends go on",
+    ),
+    # --- The runtime, in memory -----------------------------------------------------------------
+    Mutant(
+        "let a retry come to the end of the try before",
+        "KeptRun.begin_again",
+        "self.ending = Ending()",
+        "self.ending.outcome = None",
+        "K5: tasks that wait for a failed try miss its end if the run is retried at once",
+    ),
+    Mutant(
+        "keep one ended run too many",
+        "KeptRuns.remove_old",
+        "len(ended) <= self.keep_ended",
+        "len(ended) <= self.keep_ended + 1",
+        "K4: more than `keep_ended` ended runs are kept",
+    ),
+    Mutant(
+        "order runs by the wall clock",
+        "KeptRuns.next_created",
+        "max(utc_now(), self._last_created + _TICK)",
+        "utc_now()",
+        "K2: the order of the list jumps with the wall clock",
+    ),
+    Mutant(
+        "say that a run waits while it closes its resources",
+        "LiveRun.status",
+        "run.ledger.is_quiet() and run.outcome is None",
+        "run.ledger.is_quiet()",
+        "K2: a run whose outcome is decided seems to wait for an answer",
+    ),
+    Mutant(
+        "let a run of the runtime be a child of the step that started it",
+        "LoggedRun",
+        "self.parent = None",
+        "self.parent = self.parent",
+        "K1: a run that a step starts under a runtime ends with the step",
+    ),
+    Mutant(
+        "hold the engine's run of what can be retried",
+        "_what_is_left",
+        """{"run": None, "pending": pending, "failed": failed}""",
+        """{"pending": pending, "failed": failed}""",
+        "O6: a run that could be retried pins its context and its ledger",
     ),
 ]
 
