@@ -27,7 +27,8 @@ OTHER_NOTE = (
     "database in another process until all runs have finished that step, per run. Memory and disk: what a run holds "
     "that waits for an answer, as resident memory and after a checkpoint of the database. Starts at once: {together:,} "
     "runs; recovery, memory and disk: {many:,}; or the number in parentheses. LangGraph keeps no run in memory that "
-    "waits, and recovers nothing by itself: the program resumes each run by its name."
+    "waits, and recovers nothing by itself: the program resumes each run by its name. *Released from memory* is a runtime with "
+    "`idle_after`, whose runs have all been released before the first answer."
 )
 
 Values = Sequence[Measurement]

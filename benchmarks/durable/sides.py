@@ -36,6 +36,7 @@ class Side:
         database: What it writes to.
         backend: The event loop.
         options: More for the program.
+        works: The works that it takes part in; `None`: all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Side:
     database: Database
     backend: str = "asyncio"
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    works: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +70,7 @@ UNKEPT = "no runtime"
 IN_MEMORY = "runtime in memory"
 STRICT = "SQLite"
 EVENTUAL = "SQLite, eventual"
+RELEASED = "SQLite, released from memory"
 
 
 def our_sides(*, quick: bool) -> list[Side]:
@@ -79,12 +82,16 @@ def our_sides(*, quick: bool) -> list[Side]:
         (IN_MEMORY, "none", "in memory"),
         (UNKEPT, "none", "no"),
     ]
-    return [
+    sides = [
         Side(name, None, database, backend, {"kept": kept})
         for name, database, kept in kinds
         for backend in backends
         if not quick or name == STRICT or (backend == "asyncio" and name != IN_MEMORY)
     ]
+    if not quick:
+        released = {"kept": "strict", "idle_after": 0.2}
+        sides.append(Side(RELEASED, None, "sqlite", "asyncio", released, ("answer", "wait")))
+    return sides
 
 
 PEER_SIDES = [

@@ -35,7 +35,8 @@ class Work:
 
     def suits(self, side: Side) -> bool:
         """Return whether there is anything to measure: without a database, nothing is recovered."""
-        return side.database != "none" or not self.killed
+        takes_part = side.works is None or self.name in side.works
+        return takes_part and (side.database != "none" or not self.killed)
 
     def sizes(self, side: Side, *, quick: bool) -> Sizes:
         if quick:

@@ -121,9 +121,11 @@ class Countdown:
         self._announce = announce
 
     def come(self) -> None:
-        self._missing.pop()  # atomic, unlike the decrement of a number
-        if not self._missing:
-            self._announce()
+        """Count one more; what comes after the last, because a step started over, does not count."""
+        if self._missing:
+            self._missing.pop()  # atomic, unlike the decrement of a number
+            if not self._missing:
+                self._announce()
 
 
 class Course:

@@ -140,7 +140,8 @@ async def opened(job: Job) -> AsyncIterator[Any]:
             yield runtime
     else:
         address = f"sqlite:///{job['database']}"
-        async with Runtime(address, durability=job["kept"], **options) as runtime:
+        options |= {"durability": job["kept"], "idle_after": job.get("idle_after")}
+        async with Runtime(address, **options) as runtime:
             yield runtime
 
 
@@ -213,11 +214,21 @@ async def ask(runtime: Any, runs: int) -> list[Any]:
     return started
 
 
+async def fall_asleep(runtime: Any) -> None:
+    """Wait until all runs are released from memory."""
+    while runtime.statistics().in_progress:  # noqa: ASYNC110 - nobody is told of it
+        await anyio.sleep(0.1)
+    await anyio.sleep(3)  # they are on their way
+
+
 async def answers(job: Job) -> Measurement:
     global resumes
     waits = []
     async with opened(job) as runtime:
-        for number, run in enumerate(await ask(runtime, job["runs"])):
+        runs = await ask(runtime, job["runs"])
+        if job.get("idle_after"):
+            await fall_asleep(runtime)
+        for number, run in enumerate(runs):
             resumes = anyio.Event()
             begun = time.perf_counter()
             await run.send_event(Answer(number=number))
@@ -228,15 +239,25 @@ async def answers(job: Job) -> Measurement:
 
 
 async def wait(job: Job) -> Measurement:
+    database = job["database"]
     async with opened(job) as runtime:
         kept = await ask(runtime, 10)
-        disk = measured.sqlite_size(job["database"]) if job["database"] else 0
+        if job.get("idle_after"):
+            await ask(runtime, 1000)  # what they leave free in the heap does not count below
+            await fall_asleep(runtime)
+        disk = measured.sqlite_size(database) if database else 0
         memory = measured.memory()
-        kept += await ask(runtime, job["runs"])
+        for _ in range(job["runs"] // 1000 or 1):
+            asked = await ask(runtime, min(1000, job["runs"]))
+            if job.get("idle_after"):
+                await fall_asleep(runtime)
+            else:
+                kept += asked
+        asked.clear()
         grown = measured.memory() - memory
         measurement = {"memory": grown / job["runs"]}
-        if job["database"]:
-            measurement["disk"] = (measured.sqlite_size(job["database"]) - disk) / job["runs"]
+        if database:
+            measurement["disk"] = (measured.sqlite_size(database) - disk) / job["runs"]
         measured.report(measurement)  # to answer all of them takes longer than to measure them
 
 
