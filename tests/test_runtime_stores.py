@@ -238,7 +238,9 @@ async def test_a_host_that_closes_gives_its_runs_up_without_a_recovery(place: An
     assert await claim(other) == ["a"]
 
 
-async def test_closing_a_lost_host_leaves_the_runs_to_those_who_have_them(place: Any, other: Store):
+async def test_closing_a_lost_host_leaves_the_runs_to_those_who_have_them(
+    place: Any, other: Store, caplog: pytest.LogCaptureFixture
+):
     """D6."""
     store = place.store()
     async with opened(store):
@@ -248,6 +250,7 @@ async def test_closing_a_lost_host_leaves_the_runs_to_those_who_have_them(place:
     run = await found(other, "a")
     assert run.owner is not None
     assert await other.commit([RunChange("a", rows={"k": "v"})]) == set()
+    assert not caplog.records
 
 
 async def test_a_host_that_is_alive_keeps_its_runs_whoever_claims(store: Store, place: Any):
@@ -474,6 +477,28 @@ async def test_runs_that_ended_long_ago_are_purged_with_all_that_belongs_to_them
     assert await store.commit([new_run("old")]) == set()
     assert await store.rows("old") == {}
     assert await store.events("old", 0, 9) == []
+
+
+async def test_a_new_run_inherits_nothing_from_one_that_was_deleted(store: Store):
+    for run_id in ("first", "second"):
+        await store.commit([new_run(run_id, status="incompatible", waiting_for=("m:A",))])
+        assert await store.rows(run_id) == {}
+        assert await store.events(run_id, 0, 9) == []
+        assert await store.requeue(run_id)
+        assert await claim(store) == [run_id]
+        assert await store.mail() == []
+        await store.commit([RunChange(run_id, columns={"waiting_for": ()}, rows={"k": "v"})])
+        await store.commit(
+            [RunChange(run_id, columns={"waiting_for": ("m:B",)}, events=[event(1)])]
+        )
+        await post(store, run_id)
+        assert await ids(store, waiting_for=["m:B"]) == [run_id]
+        await store.commit([RunChange(run_id, columns={"status": "stuck"})])
+        assert await store.delete(run_id)
+    await store.commit([new_run("third")])
+    assert await ids(store, waiting_for=["m:A", "m:B"]) == []
+    assert await store.rows("third") == {}
+    assert await store.events("third", 0, 9) == []
 
 
 async def test_a_purge_takes_so_many_at_once_those_that_ended_first(store: Store):

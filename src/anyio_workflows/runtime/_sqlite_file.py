@@ -268,11 +268,8 @@ def remove_dead(path: str, host: str) -> None:
 
 def is_dead(path: str, host: str) -> bool:
     """Return whether a host that has a row in the database is dead: whether its lock can be taken."""
-    lock = _lock_path(path, host)
-    if not os.path.lexists(lock):
-        return True
     try:
-        db = connect(lock, 0)
+        db = connect(_lock_path(path, host), 0)  # a file that is gone is made anew: nobody holds it
     except sqlite3.Error:  # as without permission: nobody knows
         return False
     try:
