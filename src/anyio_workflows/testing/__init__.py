@@ -13,6 +13,11 @@
 #   _harness        one run: starts it, reads it, answers it, ends it
 #   _explore        many runs: draw scenarios, check each run, shrink what fails
 #
+# How a run is shown to survive: its process is ended at a commit, and another one continues.
+#
+#   _lives          one run, and the processes that execute it, one after the other
+#   _kills          many runs: end the process at each of its commits
+#
 # Beside it:
 #
 #   _clock          virtual time: event loops in which waiting takes no time, and counts of what they do
@@ -24,14 +29,18 @@
 from ._clock import VirtualTimeLoop, run_virtually, virtual_time
 from ._explore import cancel_everywhere, check_termination, replay
 from ._instrumented import InjectedError
+from ._kills import DurabilityViolation, kill_at, kill_everywhere
+from ._lives import Kill
 from ._record import Marker, TerminationViolation, Violation
 from ._runner import WorkflowTestResult, WorkflowTestRunner
 from ._scenario import End, Fault, Moment, Pause, Read, Scenario, faults
 
 __all__ = [
+    "DurabilityViolation",
     "End",
     "Fault",
     "InjectedError",
+    "Kill",
     "Marker",
     "Moment",
     "Pause",
@@ -45,6 +54,8 @@ __all__ = [
     "cancel_everywhere",
     "check_termination",
     "faults",
+    "kill_at",
+    "kill_everywhere",
     "replay",
     "run_virtually",
     "virtual_time",

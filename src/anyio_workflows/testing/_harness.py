@@ -45,7 +45,8 @@ _MOMENT = 0.001
 _THREAD_CHECKS = 50
 
 
-def _check_is_callable(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def check_makes_workflows(value: object) -> None:
+    """Refuse what is no function that makes workflows."""
     if not callable(value):
         raise WorkflowConfigurationError(
             "make_workflow makes a new workflow for each run: give the class, or a function, not "
@@ -64,7 +65,9 @@ class Harness:
         answer: Called with each event of the stream; the event that it returns is sent to the run.
     """
 
-    make_workflow: Callable[..., Workflow[Any]] = attrs.field(validator=_check_is_callable)
+    make_workflow: Callable[..., Workflow[Any]] = attrs.field(
+        validator=lambda instance, attribute, value: check_makes_workflows(value)
+    )
     start: StartEvent | None = None
     outside: Sequence[Event] = ()
     answer: Callable[[Event], Event | None] | None = None

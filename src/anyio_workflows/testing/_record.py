@@ -335,7 +335,7 @@ class Execution:
 
     def end_with_result(self, result: object) -> None:
         """Note that the body returned. Nothing may run between this and the return to the run."""
-        self._end(f"returns {_short(result)}")
+        self._end(f"returns {short(result)}")
         if fault := self.spec.result_fault(result):
             self._add_cause("bad return", fault)
         elif isinstance(result, StopEvent):
@@ -349,7 +349,7 @@ class Execution:
             cancelled: Whether that is a cancellation, and nothing else.
         """
         stray = error is self.stray
-        self._end(f"raises {_short(error)}" if stray or not cancelled else "is cancelled")
+        self._end(f"raises {short(error)}" if stray or not cancelled else "is cancelled")
         if stray:
             self._add_cause("stray", error)
         elif not cancelled:
@@ -531,7 +531,7 @@ class Record:
         """Note that an event was read from the stream."""
         self.read_events.append(event)
         if not isinstance(event, Marker):
-            self.add_trace("stream", _short(event))
+            self.add_trace("stream", short(event))
 
     def add_violation(self, rule: str, what: str) -> None:
         """Note that a rule was broken."""
@@ -582,6 +582,7 @@ class Record:
         return [f"{time:9.3f}  {source:<{width}}  {what}" for time, source, what in self._trace]
 
 
-def _short(value: object) -> str:
+def short(value: object, most: int = 100) -> str:
+    """Return the repr of a value on one line, shortened."""
     shown = " ".join(repr(value).split())
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."

@@ -36,7 +36,7 @@ _ASYNC_ONLY = frozenset({"raise in cleanup", "slow cleanup", "swallow cancellati
 EndKind = Literal["cancel", "block", "loop"]
 
 
-class _ReprAsCode:
+class ReprAsCode:
     """A repr that is the call which makes the object; what has its default is left out."""
 
     def __repr__(self) -> str:
@@ -50,7 +50,9 @@ class _ReprAsCode:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _one_of(*allowed: str) -> Any:
+def one_of(*allowed: str) -> Any:
+    """Return a validator that refuses other values than these."""
+
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
             raise WorkflowConfigurationError(
@@ -62,7 +64,7 @@ def _one_of(*allowed: str) -> Any:
 
 
 @attrs.frozen(repr=False)
-class Pause(_ReprAsCode):
+class Pause(ReprAsCode):
     """A pause in one call of a step.
 
     Args:
@@ -82,7 +84,7 @@ class Pause(_ReprAsCode):
 
 
 @attrs.frozen(repr=False)
-class Fault(_ReprAsCode):
+class Fault(ReprAsCode):
     """Something that goes wrong in one call of a step.
 
     Args:
@@ -97,13 +99,13 @@ class Fault(_ReprAsCode):
     """
 
     step: str
-    kind: FaultKind = attrs.field(validator=_one_of(*get_args(FaultKind)))
+    kind: FaultKind = attrs.field(validator=one_of(*get_args(FaultKind)))
     call: int = 1
     seconds: float = 0.0
 
 
 @attrs.frozen(repr=False)
-class Moment(_ReprAsCode):
+class Moment(ReprAsCode):
     """Some virtual seconds from now, and then some checkpoints later."""
 
     seconds: float = 0.0
@@ -111,7 +113,7 @@ class Moment(_ReprAsCode):
 
 
 @attrs.frozen(repr=False)
-class End(_ReprAsCode):
+class End(ReprAsCode):
     """How the run is ended from outside, and when.
 
     Args:
@@ -121,13 +123,13 @@ class End(_ReprAsCode):
         task_step: Instead of `at`: after this many task steps in the event loop.
     """
 
-    kind: EndKind = attrs.field(validator=_one_of(*get_args(EndKind)))
+    kind: EndKind = attrs.field(validator=one_of(*get_args(EndKind)))
     at: Moment = Moment()
     task_step: int | None = None
 
 
 @attrs.frozen(repr=False)
-class Read(_ReprAsCode):
+class Read(ReprAsCode):
     """Read the stream until `limit` events have come or `patience` virtual seconds have passed."""
 
     limit: int | None = None
@@ -135,7 +137,7 @@ class Read(_ReprAsCode):
 
 
 @attrs.frozen(repr=False)
-class Scenario(_ReprAsCode):
+class Scenario(ReprAsCode):
     """Everything that disturbs one run. The empty scenario disturbs nothing.
 
     Args:
