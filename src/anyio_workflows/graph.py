@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import AsyncGeneratorType
 from typing import Any
 
@@ -285,6 +286,10 @@ def _takes_by_position(function: Callable[..., Any], is_method: bool, names: lis
     return True
 
 
+def _tags(types: Iterable[type]) -> list[str]:
+    return sorted(f"{cls.__module__}:{cls.__qualname__}" for cls in types)
+
+
 @attrs.frozen(eq=False, slots=False, repr=False)
 class Graph:
     """The steps of a workflow, and the routes of events between them. It never changes.
@@ -302,6 +307,19 @@ class Graph:
     owner: type | None = None
     unread: tuple[str, ...] = ()
     _routes: dict[EventType, tuple[StepSpec, ...]] = attrs.field(factory=dict, init=False)
+
+    def fingerprint(self) -> str:
+        """Return a text that is another one when steps, or the events that they take and return, are others."""
+        steps = [
+            (
+                spec.name,
+                [(_tags(param.accepts), repr(param.policy)) for param in spec.event_params],
+                _tags(spec.returns),
+                _tags(spec.returns_list),
+            )
+            for spec in self.steps.values()
+        ]
+        return hashlib.sha256(repr(sorted(steps)).encode()).hexdigest()[:32]
 
     @functools.cached_property
     def joins(self) -> dict[StepSpec, set[StepSpec]]:

@@ -194,6 +194,24 @@ class DurableLedger(Ledger):
                 for one in events:
                     journal.add_buffered(one, ["collect", step, buffer_id])
 
+    def mark_all(self) -> None:
+        """Mark all that is pending, to have it written under the names of today."""
+        journal = self.journal
+        journal.rewrite()
+        for work in self.pending.values():
+            journal.mark_work(work)
+            for wait in work.past.earlier_waits if work.history is not None else ():
+                journal.mark_wait(wait)
+        for part in list(journal.numbers):
+            if not isinstance(part, Buffered):
+                journal.mark_part(part)
+            if isinstance(part, Batch):
+                for join, arrived in part.arrived.items():
+                    for place, event in enumerate(arrived or ()):
+                        journal.put_arrival(part, join.name, place, event)
+        for (step, buffer_id), buffer in self.buffers.by_key.items():
+            journal.put_types(step, buffer_id, list(buffer.expected) if buffer.total else None)
+
     def set_dues(self, dues: Mapping[str, float], now: float) -> None:
         """Let restored waits time out after what is left of their time (D7), by their ids."""
         self.queues.resumed = {wait.work.step for wait in self.waits.open}

@@ -154,6 +154,12 @@ class Journal:
             elif key[0] == "k":  # events in buffers get new rows
                 self._rows[key] = None
 
+    def rewrite(self) -> None:
+        """Delete all rows that are on the disk; the caller marks all that the run owes."""
+        self._wipe, self._counters_text, self._state_texts = True, "", {}
+        self.put_state()
+        self.change()
+
     # --- Marks ----------------------------------------------------------------------------------
 
     @property
@@ -297,9 +303,14 @@ class Journal:
         """
         if work.id not in self.touched or not self.open:
             return
-        texts = self.writer.state(self.state())
+        self.put_state()
         if over:
             self.touched.discard(work.id)
+
+    def put_state(self) -> None:
+        """Write what has changed in the state."""
+        state = self.state()
+        texts = {} if state is None else self.writer.state(state)
         for key in self._state_texts.keys() - texts.keys():
             self._rows[key] = None
         for key, text in texts.items():

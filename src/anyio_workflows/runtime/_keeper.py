@@ -24,10 +24,11 @@ from .._ledger.ledger import Ledger
 from .._ledger.pending import restore
 from .._ledger.work import OpenWait
 from .._messages import text_of
-from .._snapshot import _codec, _ledger_faults
+from .._snapshot import _ledger_faults
 from ..context import Context, _context_of
 from ..errors import (
     ContextSerdeError,
+    StoreError,
     UnknownRunError,
     WorkflowConfigurationError,
     WorkflowError,
@@ -35,14 +36,14 @@ from ..errors import (
 )
 from ..events import Event, StartEvent, StopEvent
 from ..instrument import EventRecord, Instrument, RunRecord, RunResult
-from ..workflow import Workflow
 from ._committer import Committer, Kept
 from ._journal import Group, Journal
 from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
 from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
-from ._rows import RowReader, RowWriter
+from ._registered import NOT_RENAMED, Registered
+from ._rows import RowReader
 from ._rows import RunRecord as RowRecord
 from ._runs import DurableRun, DurableState, left_row
 from ._store import (
@@ -149,10 +150,9 @@ class Keeper:
     Attributes:
         store: Where they are.
         runs: Those that this process executes or has executed.
-        workflows: The workflows by the names under which they are registered.
+        registered: The workflows by the names under which they are registered.
         strict: Whether nothing begins before it is on the disk.
         max_recoveries: Recoveries without progress until a run counts as stuck.
-        types: Types that events and states may hold, besides those that the workflows name.
         log_events: How many events of each run stay in memory, at most.
         log_bytes: How many bytes they may take, at most.
         idle_after: Seconds after which a run that only waits is released from memory; `None` for never.
@@ -163,11 +163,10 @@ class Keeper:
 
     store: Store
     runs: KeptRuns
-    workflows: Mapping[str, Workflow[Any]]
+    registered: Mapping[str, Registered]
     strict: bool
     max_recoveries: int
     keep_ended_for: float
-    types: tuple[type, ...]
     log_events: int
     log_bytes: int
     idle_after: float | None
@@ -220,10 +219,10 @@ class Keeper:
         metadata: str,
     ) -> KeptRun:
         """Start a run; returns when it is on the disk. If there is one of this id, returns that."""
-        workflow = self.workflows[name]
+        registered = self.registered[name]
         created = self.runs.next_created()
-        journal = self._journal(run_id or "", workflow)
-        run, event = self._new_run(workflow, journal, None, start_event, fields, run_id)
+        journal = self._journal(run_id or "", registered)
+        run, event = self._new_run(registered, journal, None, start_event, fields, run_id)
         journal.run_id = run.run_id
         timeout = run._settings.timeout
         journal.new = StoredRun(
@@ -233,6 +232,7 @@ class Keeper:
             created=created.timestamp(),
             metadata=metadata,
             deadline=None if timeout is None else self.store.wall() + timeout,
+            fingerprint=registered.fingerprint,
             owner=self.host,
         )
         kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, 0))
@@ -245,14 +245,13 @@ class Keeper:
             raise
         return kept
 
-    def _journal(self, run_id: str, workflow: Workflow[Any], last_seq: int = 0) -> Journal:
-        codec = _codec(workflow.graph, self.types)
-        writer = RowWriter(codec, workflow._config.hooks, self.store.wall)
+    def _journal(self, run_id: str, registered: Registered, last_seq: int = 0) -> Journal:
+        writer = registered.writer(self.store.wall)
         return Journal(run_id, writer, self.loop, self.strict, self.committer.touch, last_seq)
 
     def _new_run(
         self,
-        workflow: Workflow[Any],
+        registered: Registered,
         journal: Journal,
         found: RowRecord | None,
         start_event: StartEvent | None,
@@ -260,14 +259,14 @@ class Keeper:
         run_id: str | None,
         seconds_left: float | None = None,
     ) -> tuple[DurableRun, Event | None]:
-        saved = DurableState(workflow.graph, self.types, workflow._config.hooks, journal=journal)
+        saved = DurableState(registered.graph, (), registered.hooks, journal=journal)
         if found is not None:
             saved.pending = found.ledger
             if found.state is not None:
                 saved.store._restore(found.state)
         kind = partial(DurableRun, journal=journal, found=found, seconds_left=seconds_left)
         ctx: Context[Any] = _context_of(saved)
-        return workflow._new_run(kind, ctx, start_event, fields, run_id)
+        return registered.workflow._new_run(kind, ctx, start_event, fields, run_id)
 
     def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
         kept.live = live = DurableLive(self, kept, run)
@@ -276,7 +275,7 @@ class Keeper:
         refuse = partial(self._refused, live)
         self.committer.add(Kept(run.journal, live.proceed, refuse, live.fail))
         try:
-            limiter = self.workflows[kept.workflow]._config.limiter
+            limiter = self.registered[kept.workflow].workflow._config.limiter
             run.start(event, limiter, [live, *self.instruments])
         except BaseException:
             self.committer.remove(run.journal)
@@ -306,13 +305,13 @@ class Keeper:
         ]
 
     def _reader(self, stored: StoredRun) -> RowReader:
-        workflow = self.workflows.get(stored.workflow)
-        if workflow is None:
+        registered = self.registered.get(stored.workflow)
+        if registered is None:
             raise WorkflowConfigurationError(
                 f"run {stored.id} is of workflow {stored.workflow}, which is not registered in this Runtime; add "
                 "it to workflows=[...]"
             )
-        return RowReader(_codec(workflow.graph, self.types), workflow._config.hooks)
+        return registered.reader()
 
     def _refused(self, live: DurableLive) -> None:
         """Let go of a run that the store does not let this host write: there is another one of its id."""
@@ -375,11 +374,11 @@ class Keeper:
         stored = await self.store.find_run(kept.id)
         if stored is None or stored.has_ended:
             return []
-        workflow = self.workflows[kept.workflow]
-        found = self._reader(stored).run(
-            await self.store.rows(kept.id), workflow.graph, self.store.wall()
+        registered = self.registered[kept.workflow]
+        found = registered.reader().run(
+            await self.store.rows(kept.id), registered.graph, self.store.wall()
         )
-        ledger = Ledger(workflow.graph)
+        ledger = Ledger(registered.graph)
         restore(found.ledger, ledger, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
 
@@ -389,8 +388,7 @@ class Keeper:
         self, kept: KeptRun, event: Event, step: str | None, wait: str | None
     ) -> tuple[str, ...]:
         """Send an event to a run that this process does not execute; returns the steps that took it."""
-        workflow = self.workflows[kept.workflow]
-        writer = RowWriter(_codec(workflow.graph, self.types), workflow._config.hooks)
+        writer = self.registered[kept.workflow].writer(self.store.wall)
         data = {"event": json.loads(writer.event(event)), "step": step, "wait": wait}
         reply = await self._post(kept, "send", data, type(event).__name__)
         return tuple(reply["taken_by"])
@@ -439,9 +437,8 @@ class Keeper:
             run.cancel("cancel() was called")
             return {}
         data = json.loads(mail.data)
-        workflow = self.workflows[live.kept.workflow]
         try:
-            reader = RowReader(_codec(workflow.graph, self.types), workflow._config.hooks)
+            reader = self.registered[live.kept.workflow].reader()
             event = reader.event(json.dumps(data["event"]))
             if data["wait"] is None:
                 return {"taken_by": run.send(event, data["step"])}
@@ -460,7 +457,7 @@ class Keeper:
         while more and (room := self.runs.room()) > 0:
             limit = min(room, 100)
             claimed = await self.store.claim(
-                list(self.workflows), self.store.wall(), self.max_recoveries, limit, due
+                list(self.registered), self.store.wall(), self.max_recoveries, limit, due
             )
             for stored in claimed:
                 await self._bring_back(stored)
@@ -468,25 +465,35 @@ class Keeper:
 
     async def _bring_back(self, stored: StoredRun) -> None:
         self._alarms.pop(stored.id, None)
-        workflow = self.workflows[stored.workflow]
-        reader = self._reader(stored)
+        registered = self.registered[stored.workflow]
+        rows = await self.store.rows(stored.id)
         try:
-            rows = await self.store.rows(stored.id)
-            found = reader.run(rows, workflow.graph, self.store.wall())
-            for path, problem in _ledger_faults("$", found.ledger, workflow.graph):
+            found = registered.reader().run(rows, registered.graph, self.store.wall())
+            for path, problem in _ledger_faults("$", found.ledger, registered.graph):
                 raise ContextSerdeError(path, problem)
-        except ContextSerdeError as error:
+            if found.decision is not None:
+                await self._end(stored, found.decision)
+            else:
+                await self._continue(stored, registered, rows, found)
+        except StoreError:
+            raise
+        except WorkflowError as error:
             await self._park(stored, error)
-            return
-        if found.decision is not None:
-            await self._end(stored, found.decision)
-            return
+
+    async def _continue(
+        self,
+        stored: StoredRun,
+        registered: Registered,
+        rows: Mapping[str, str],
+        found: RowRecord,
+    ) -> None:
+        """Execute a run again that was read from its rows."""
         kept = self._followed.get(stored.id)
         if kept is None:  # found by `find()` from now on, so that there is one of each run
             kept = self._followed[stored.id] = self._kept(stored)
         await self._catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
         self._forget_end(kept)
-        journal = self._journal(stored.id, workflow, stored.last_seq)
+        journal = self._journal(stored.id, registered, stored.last_seq)
         journal.recoveries = stored.recoveries
         failed: int | None = None
         if found.left is not None:  # it is retried (X7)
@@ -494,7 +501,11 @@ class Keeper:
             found = found._replace(ledger=found.ledger.repeating(failed))
         left = None if stored.deadline is None else stored.deadline - self.store.wall()
         journal.restore(rows, found.next_part)  # first: the run numbers what it buffers
-        run, _ = self._new_run(workflow, journal, found, None, {}, stored.id, left)
+        run, _ = self._new_run(registered, journal, found, None, {}, stored.id, left)
+        if stored.fingerprint != registered.fingerprint:
+            journal.columns["fingerprint"] = registered.fingerprint
+        if registered.renamed != NOT_RENAMED:
+            run.rewrite()
         if found.left is not None:
             journal.forget("f")
             if failed in run.ledger.pending:
@@ -503,9 +514,17 @@ class Keeper:
                 journal.columns["deadline"] = self.store.wall() + timeout
         self._begin(kept, run, None)
 
-    async def _park(self, stored: StoredRun, error: ContextSerdeError) -> None:
+    async def _park(self, stored: StoredRun, error: WorkflowError) -> None:
         """Leave a run alone that this program cannot continue: nothing of it is dropped."""
-        logger.error("run %s of %s cannot be continued: %s", stored.id, stored.workflow, error)
+        changed = stored.fingerprint != self.registered[stored.workflow].fingerprint
+        why = "its workflow is another one now" if changed else "something of it is damaged"
+        logger.error(
+            "run %s of %s cannot be continued, %s: %s",
+            stored.id,
+            stored.workflow,
+            why,
+            error,
+        )
         text = error_text(error, None)
         change = RunChange(stored.id, columns={"status": "incompatible", "error": text})
         await self.store.commit([change])
@@ -707,9 +726,9 @@ class Keeper:
 
     def _tags(self, event_type: type[Event]) -> tuple[str, ...]:
         """Return the tags of the types that are this one or a subclass of it, as far as they are known here."""
-        known: set[type] = {event_type, *self.types}
-        for workflow in self.workflows.values():
-            known.update(_codec(workflow.graph, self.types).types)
+        known: set[type] = {event_type}
+        for registered in self.registered.values():
+            known.update(registered.codec.types)
         return tuple(sorted(tag_of(cls) for cls in known if issubclass(cls, event_type)))
 
     async def retry(self, run_id: str) -> KeptRun:

@@ -133,11 +133,11 @@ class KeptRun:
         )
 
     def _error(self) -> RunError | None:
+        if self.stored is not None:  # the exception may have come back as another one
+            return read_error(self.stored.error)
         outcome = self.ending.outcome
         if outcome is None or outcome.error is None:
             return None
-        if self.stored is not None:  # the exception may have come back as another one
-            return read_error(self.stored.error)
         return describe_error(outcome.error, outcome.event)
 
     def step_statistics(self) -> Mapping[str, StepStatistics]:

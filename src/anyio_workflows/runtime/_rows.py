@@ -29,6 +29,7 @@ import attrs
 
 from .._json.codec import JsonCodec
 from .._json.hooks import Hooks
+from .._json.renamed import Renamed
 from .._ledger.fanin import Batch, Buffered
 from .._ledger.pending import (
     BatchRecord,
@@ -45,7 +46,7 @@ from .._ledger.work import History, Wait, Work
 from .._messages import short_repr
 from ..errors import ContextSerdeError
 from ..events import Event
-from ..graph import Graph, StepSpec
+from ..graph import Graph
 from ..state import DictState
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -257,10 +258,17 @@ _BLANK_WORK: dict[str, Any] = {
 
 @attrs.define(eq=False, repr=False)
 class RowReader:
-    """Reads the rows of a run of a workflow."""
+    """Reads the rows of a run of a workflow.
+
+    Attributes:
+        codec: Knows the types that the run may hold.
+        hooks: The hooks of the converter of the workflow, if it has one.
+        renamed: What the rows may call by other names.
+    """
 
     codec: JsonCodec
     hooks: Hooks | None = None
+    renamed: Renamed = attrs.field(factory=Renamed)
 
     def value(self, text: str, as_type: Any = None, path: str = "$") -> Any:
         """Return the value that JSON stands for.
@@ -278,7 +286,7 @@ class RowReader:
         return event
 
     def _load(self, data: Any, as_type: Any, path: str) -> Any:
-        return self.codec.load(data, as_type, path, hooks=self.hooks)
+        return self.codec.load(data, as_type, path, self.renamed, self.hooks)
 
     def run(self, rows: Mapping[str, str], graph: Graph, wall: float) -> RunRecord:
         """Read the rows of a run, at the wall clock's time `wall`.
@@ -286,6 +294,19 @@ class RowReader:
         Raises:
             ContextSerdeError: If a row cannot be read; its path begins with the key of the row.
         """
+        try:
+            found = self._run(rows, graph, wall)
+        except ContextSerdeError:
+            raise
+        except Exception as error:  # a key or a value is not what any release writes
+            raise ContextSerdeError("rows", f"damaged: {type(error).__name__}: {error}") from error
+        if not self.renamed.steps:
+            return found
+        taken: dict[str, str] = {}
+        ledger = found.ledger.with_steps(lambda step: self.renamed.new_step(step, taken))
+        return found._replace(ledger=ledger)
+
+    def _run(self, rows: Mapping[str, str], graph: Graph, wall: float) -> RunRecord:
         by_kind: dict[str, list[str]] = {}
         for key in rows:
             by_kind.setdefault(key[:1], []).append(key)
@@ -312,7 +333,7 @@ class RowReader:
             last_finished=counters.get("last_finished"),
             work=work,
             batches=self._batches(rows, keys("b"), batch_of, by_kind.get("a", ()), kept, graph),
-            sets=_sets(kept, None, graph),
+            sets=self._sets(kept, None, graph),
             buffers=self._buffers(rows, by_kind.get("x", ()), kept),
         )
         return RunRecord(
@@ -373,7 +394,7 @@ class RowReader:
             batches.append(
                 BatchRecord(
                     outer=row["outer"],
-                    branches=[BranchRecord(one, _sets(kept, one, graph)) for one in branches],
+                    branches=[BranchRecord(one, self._sets(kept, one, graph)) for one in branches],
                     arrived={
                         join: None if fired else arrived.get((number, join), [])
                         for join, fired in row["joins"].items()
@@ -409,25 +430,24 @@ class RowReader:
             return DictState(values)
         return self._load(data.get("", data), graph.state_type, "$.state")
 
+    def _sets(
+        self, kept: list[tuple[list[Any], KeptRecord]], branch: int | None, graph: Graph
+    ) -> list[SetRecord]:
+        """Return the buffers of steps with several events, of one branch or outside of all."""
+        sets: dict[str, list[list[KeptRecord]]] = {}
+        for place, one in kept:
+            if place[0] == "set" and place[1] == branch:
+                _, _, step, position = place
+                spec = graph.steps.get(self.renamed.steps.get(step, step))
+                number = position + 1 if spec is None else len(spec.event_params)
+                queues = sets.setdefault(step, [])
+                queues.extend([] for _ in range(number - len(queues)))
+                queues[position].append(one)
+        return [SetRecord(step, queues) for step, queues in sets.items()]
+
 
 def _parsed(text: str, path: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
         raise ContextSerdeError(path, f"no JSON: {error}") from None
-
-
-def _sets(
-    kept: list[tuple[list[Any], KeptRecord]], branch: int | None, graph: Graph
-) -> list[SetRecord]:
-    """Return the buffers of steps with several events, of one branch or outside of all."""
-    sets: dict[str, list[list[KeptRecord]]] = {}
-    for place, one in kept:
-        if place[0] == "set" and place[1] == branch:
-            _, _, step, position = place
-            queues = sets.setdefault(step, [])
-            spec: StepSpec | None = graph.steps.get(step)
-            number = position + 1 if spec is None else len(spec.event_params)
-            queues.extend([] for _ in range(number - len(queues)))
-            queues[position].append(one)
-    return [SetRecord(step, queues) for step, queues in sets.items()]

@@ -192,6 +192,10 @@ class DurableRun(LoggedRun):
         tags = tuple(sorted({tag_of(wait.event_type) for wait in waits})) if len(waits) else ()
         return "waiting" if self.ledger.is_quiet() else "running", tags
 
+    def rewrite(self) -> None:
+        """Write all that it owes anew: it was read under names that have changed since."""
+        self._books.mark_all()
+
     def proceed(self, group: Group) -> None:
         """Let what waited for a commit continue."""
         if not self.ended:

@@ -33,6 +33,7 @@ from ._records import (
     metadata_text,
     read_cursor,
 )
+from ._registered import register
 from ._sqlite import SqliteStore
 from ._store import RunStatus, Store
 
@@ -116,7 +117,10 @@ class Runtime:
             )
         _check_types(types)
         _check_renamed(renamed)
-        self._durability, self._types = durability, tuple(types)
+        self._durability = durability
+        self._registered = {}
+        if self._store is not None:  # else nothing is written, or read
+            self._registered = register(self._workflows, tuple(types), renamed)
         self._instruments = _check_instruments(instruments)
         self._runs: KeptRuns | None = None
         self._keeper: Keeper | MemoryKeeper | None = None
@@ -150,11 +154,10 @@ class Runtime:
             self._keeper = Keeper(
                 self._store,
                 self._runs,
-                self._workflows,
+                self._registered,
                 self._durability == "strict",
                 self._max_recoveries,
                 self._keep_ended_for,
-                self._types,
                 self._log_events,
                 self._log_bytes,
                 self._idle_after,
