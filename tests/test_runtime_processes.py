@@ -215,7 +215,9 @@ def test_a_commit_that_is_cut_by_a_kill_is_there_as_a_whole_or_not_at_all(path: 
             while (number := int(said(child))) < cut_after:
                 pass
             child.kill()
-            rest = child.communicate()[0].split()
+            child.wait()
+            assert child.stdout is not None
+            rest = [line for line in child.stdout.readlines() if line.endswith("\n")]
         anyio.run(check, int(rest[-1]) if rest else number, backend=backend)
 
 
