@@ -59,6 +59,19 @@ async def test_d4_the_error_of_a_run_is_the_same_in_every_process() -> None:
     assert infos[0].error == infos[1].error
 
 
+async def test_k2_open_waits_of_a_run_are_counted_in_every_process() -> None:
+    data = MemoryData()
+    async with (
+        Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as runtime,
+        Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as other,
+    ):
+        run = await runtime.start(Asks, "one")
+        await anext(run.records())  # the question, and so the wait, is in the store
+        there = await other.get("one")
+        assert (run.info.open_waits, there.info.open_waits) == (1, 1)
+        assert len(await there.open_waits()) == 1
+
+
 # --- Instruments of a runtime -------------------------------------------------------------------
 
 

@@ -127,10 +127,15 @@ class KeptRun:
             created=self.created,
             ended=self.ended,
             last_seq=self.log.last,
-            open_waits=0 if self.live is None else self.live.number_of_waits,
+            open_waits=self._number_of_waits(),
             metadata=read_metadata(self.metadata),
             error=self._error(),
         )
+
+    def _number_of_waits(self) -> int:
+        if self.live is not None:
+            return self.live.number_of_waits
+        return 0 if self.stored is None else len(self.stored.waiting_for)
 
     def _error(self) -> RunError | None:
         if self.stored is not None:  # the exception may have come back as another one

@@ -54,10 +54,11 @@ class Runtime:
             result = await run
 
     Runs live in the event loop, not in the task that started them. Leaving the block cancels those that have
-    not ended, since without a database nothing else could continue them.
+    not ended, since without a database nothing else could continue them. With a database they are let go: they
+    continue in another process, or at the next start.
 
     Args:
-        database: Where runs are kept; `None` for the memory of this process.
+        database: Where runs are kept: `"sqlite:///path/to/file.db"`, or `None` for the memory of this process.
         workflows: The instances whose runs it starts. Each is registered under the `workflow_name` it was
             given, or else under the name of its class: `ResearchAgent` as `"research_agent"`. A dict gives
             other names.
