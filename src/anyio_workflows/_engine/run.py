@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
+from typing import ClassVar
 
 import anyio
 import attrs
@@ -117,7 +118,7 @@ class Run:
         self._decision = self._new_decision()
         self._instruments = Instruments(self, settings.name, self._shared_instruments)
         self._dispatch = self._new_dispatch()
-        self._pool = WorkerPool(
+        self._pool = self._pool_class(
             self,
             self.workflow,
             settings.name,
@@ -129,6 +130,8 @@ class Run:
         saved.begin(self)
 
     # --- Its parts: a runtime makes them in another way -------------------------------------
+
+    _pool_class: ClassVar[type[WorkerPool]] = WorkerPool
 
     def _new_stream(self) -> EventStream:
         return EventStream(self.loop)

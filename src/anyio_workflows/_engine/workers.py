@@ -169,6 +169,10 @@ class WorkerPool:
         if self._run.ledger.queues.granted and "steps" not in self._starting:
             self._spawn("steps")
 
+    async def _wait_for_slot(self) -> bool:
+        """Let a worker that has nothing to do wait for a slot; returns whether it did, or is to end."""
+        return False
+
     def watch_delays(self) -> None:
         """Ensure that work whose retry delay is over is delivered."""
         if self._delays_changed is not None:
@@ -254,7 +258,14 @@ class WorkerPool:
         current_time, receivers = loop.current_time, self._inboxes.receivers
         now = rested = current_time()
         steps = 0
-        while queues.granted and decision.outcome is None:
+        context: _StepContext | None = None
+        while decision.outcome is None:
+            if not queues.granted:
+                context = None  # the step that is over has none any more, wherever it is asked for
+                if not await self._wait_for_slot():
+                    return
+                now = rested = current_time()
+                continue
             # The deadline has passed, and the host has not been told yet: no step starts any more.
             if now >= decision.deadline:
                 decision.decide_cancellation()
