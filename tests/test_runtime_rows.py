@@ -27,7 +27,8 @@ from .ledger_graphs import OPENERS, POLICIES, TAKES, TYPES, Berry, Pit, Reply, k
 def canonical(record: LedgerRecord) -> LedgerRecord:
     """Return a record that is equal to another one if they owe the same.
 
-    Branches are numbered in order; buffers of different steps and waits are in no order; times pass.
+    Branches are numbered in order; buffers of different steps and waits are in no order; times pass. Numbers of
+    work are reserved in blocks (`check_next_id`), and what finished last is written with them.
     """
     ids = {branch.id: n for n, branch in enumerate(b for o in record.batches for b in o.branches)}
 
@@ -69,6 +70,8 @@ def canonical(record: LedgerRecord) -> LedgerRecord:
         buffers=buffers,
         questions=[],
         events_read=0,
+        next_id=0,
+        last_finished=None,
     )
 
 
@@ -118,6 +121,10 @@ class KeptKitchenMachine(RuleBasedStateMachine):
 
     def read(self) -> RunRecord:
         return RowReader(self.codec).run(self.rows, self.graph, time.time())
+
+    def check_next_id(self, found: LedgerRecord) -> None:
+        """Check that no number of work is used again, and few are left out."""
+        assert self.next_id <= found.next_id <= self.next_id + 64
 
     def carry(self, new: list[Work] | None) -> None:
         for work in new or ():
@@ -251,7 +258,9 @@ class KeptKitchenMachine(RuleBasedStateMachine):
                 self.rows[key] = text
         self.carry(self.ledger.release(group))
         self.committed = canonical(take(self.ledger, self.clock.now, 0))
+        self.next_id = self.ledger.next_id
         found = self.read().ledger
+        self.check_next_id(found)
         assert canonical(found) == self.committed
         delayed = {work.id for work in self.ledger.pending.values() if work.due is not None}
         assert delayed <= {work.id for work in found.work if work.due_in is not None}
@@ -260,6 +269,8 @@ class KeptKitchenMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """Lose what was not committed, and continue from the rows."""
         found = self.read()
+        if self.rows:
+            self.check_next_id(found.ledger)
         assert canonical(found.ledger) == self.committed
         assert not list(_ledger_faults("$", found.ledger, self.graph))
         self.begin()

@@ -25,6 +25,7 @@
 #
 #   formats   text forms; how values are written under an annotation; errors and bounds
 #   fields    the fields of events, attrs classes, dataclasses and pydantic models; the types that data may name
+#   plain     the text of events whose values are plain, at once
 #   hooks     the hooks of a converter, for all other classes
 #   renamed   names that have changed since data was written
 #   reader    JSON data to values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import inspect
 import itertools
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,7 @@ from ..events import Event
 from .fields import NO_TYPE, Registry, is_foreign, tag_of
 from .formats import (
     ANYTHING,
+    LONG_INT,
     MAX_DEPTH,
     TAGGED_TYPES,
     Encoding,
@@ -44,11 +46,12 @@ from .formats import (
     text_of_type,
 )
 from .hooks import Hooks, hook_check, no_hooks
+from .plain import PlainTexts
 from .reader import Reader, RestoredError, builtin_error
 from .renamed import Renamed, read_renamed
 
-_LONG_INT = 2048
-"""In bits. JSON has decimal integers, of which Python refuses to read very long ones; these are tagged."""
+compact = json.JSONEncoder(separators=(",", ":")).encode
+"""Returns the text of JSON data."""
 
 
 class JsonCodec:
@@ -69,6 +72,7 @@ class JsonCodec:
 
     def __init__(self, types: Iterable[type] = (), more_types: Iterable[type] = ()) -> None:
         self._registry = Registry(types, more_types)
+        self._plain = PlainTexts(self._registry)
 
     @property
     def types(self) -> list[type]:
@@ -91,6 +95,16 @@ class JsonCodec:
             data = Writer(self._registry, hooks).write(value, ANYTHING)
             check_depth(data)  # `load` refuses what is deeper, which would be noticed too late
         return data
+
+    def text_of_event(self, event: Event, path: str = "$", hooks: Hooks | None = None) -> str:
+        """Return the compact JSON of what `dump` returns for an event.
+
+        Raises:
+            ContextSerdeError: If the event, or a value in it, cannot be written as JSON.
+        """
+        if not self._registry.given_foreign and (text := self._plain.text(event)) is not None:
+            return text
+        return compact(self.dump(event, path, hooks))
 
     def load(
         self,
@@ -395,7 +409,7 @@ def stands_for_itself(value: Any) -> bool:
     if cls is dict:
         return all(type(key) is str for key in value) and not is_marked(value)
     if cls is int:
-        return int(value).bit_length() <= _LONG_INT
+        return int(value).bit_length() <= LONG_INT
     return is_finite(value)
 
 

@@ -155,6 +155,9 @@ def _by_value(cls: type[Enum]) -> bool:
 MAX_DEPTH = 100
 """How deeply JSON may be nested. Reading recurses: this leaves most of the stack to the caller."""
 
+LONG_INT = 2048
+"""In bits. JSON has decimal integers, of which Python refuses to read very long ones; these are tagged."""
+
 ATOMS = frozenset({types.NoneType, bool, int, float, str})
 LISTS = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
 SETS = {set: set, abc.Set: set, abc.MutableSet: set, frozenset: frozenset}

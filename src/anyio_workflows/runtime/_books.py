@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -149,15 +148,12 @@ class DurableLedger(Ledger):
     def __attrs_post_init__(self) -> None:
         self.journal.counters = self._counters
 
-    def _counters(self, next_part: int) -> str:
-        return json.dumps(
-            {
-                "next_id": self.next_id,
-                "input_asked": self.input_asked,
-                "last_finished": self.last_finished,
-                "next_part": next_part,
-            }
-        )
+    def _counters(self) -> tuple[int, bool, str | None]:
+        return self.next_id, self.input_asked, self.last_finished
+
+    def is_quiet(self, besides: Work | None = None) -> bool:
+        """Return whether nothing is in progress; at once if work waits for the commit, as most often."""
+        return not self.queues.held and super().is_quiet(besides)
 
     # --- After a commit, and after a restore --------------------------------------------------------
 

@@ -22,6 +22,9 @@ consistent prefix of the run survives."""
 
 Part = Batch | Branch | Buffered
 
+_BLOCK = 64
+"""So many numbers of work are reserved at once."""
+
 
 @attrs.define(eq=False, repr=False)
 class Answer:
@@ -78,7 +81,7 @@ class Journal:
         decided: Whether the rows are those of the moment when the end of the run was decided; they stay so.
         replies: Answers to mail, by its id.
         touched: Executions in progress that have used the state, and may change what is in it.
-        counters: Returns the row of the counters, given the next number of a part.
+        counters: Returns `next_id`, `input_asked` and `last_finished` of the ledger.
         state: Returns the state of the run.
         status: Returns how the run stands, and the tags of the event types that it waits for.
     """
@@ -98,7 +101,7 @@ class Journal:
     decided: bool = attrs.field(default=False, init=False)
     replies: dict[int, str] = attrs.field(factory=dict, init=False)
     touched: set[int] = attrs.field(factory=set, init=False)
-    counters: Callable[[int], str] = attrs.field(init=False)
+    counters: Callable[[], tuple[int, bool, str | None]] = attrs.field(init=False)
     state: Callable[[], Any] = attrs.field(init=False)
     status: Callable[[], tuple[RunStatus, tuple[str, ...]]] = attrs.field(init=False)
 
@@ -125,7 +128,9 @@ class Journal:
     _fresh: set[str] = attrs.field(factory=set, init=False)
     """Keys of rows that no group has written: to delete them is to forget them."""
 
-    _counters_text: str = attrs.field(default="", init=False)
+    _written_counters: tuple[int, bool, int] | None = attrs.field(default=None, init=False)
+    """What the row of the counters says, as far as it has to be right; `None` if there may be none."""
+
     _state_texts: dict[str, str] = attrs.field(factory=dict, init=False)
     """The rows of the state as they were written last."""
 
@@ -145,7 +150,6 @@ class Journal:
             next_part: The next number of a part.
         """
         self.next_part = next_part
-        self._counters_text = rows.get("m", "")
         for key, text in rows.items():
             if key[0] == "v":
                 self._waits_of.setdefault(int(key[1:].partition(":")[0]), {})[key[1:]] = None
@@ -156,7 +160,7 @@ class Journal:
 
     def rewrite(self) -> None:
         """Delete all rows that are on the disk; the caller marks all that the run owes."""
-        self._wipe, self._counters_text, self._state_texts = True, "", {}
+        self._wipe, self._written_counters, self._state_texts = True, None, {}
         self.put_state()
         self.change()
 
@@ -433,9 +437,21 @@ class Journal:
             else:
                 rows[f"r{numbers[part]}"] = str(numbers[part.batch])
         self._work, self._waits, self._parts = {}, {}, {}
-        counters = self.counters(self.next_part)
-        if counters != self._counters_text:
-            rows["m"] = self._counters_text = counters
+        self._flush_counters()
+
+    def _flush_counters(self) -> None:
+        """Write the row of the counters, unless it is right as it is.
+
+        Numbers of work are reserved in blocks, so that it is not written for each step: what is left of a block
+        when the run is brought back is not used (D5). Nor is it for `last_finished` alone, which only messages
+        mention.
+        """
+        next_id, input_asked, last_finished = self.counters()
+        reserved = (next_id // _BLOCK + 1) * _BLOCK
+        counters = (reserved, input_asked, self.next_part)
+        if counters != self._written_counters:
+            self._written_counters = counters
+            self._rows["m"] = self.writer.counters(*counters, last_finished)
 
     def check(self, *events: object) -> None:
         """Refuse an event that cannot be kept, before anything is done with it.

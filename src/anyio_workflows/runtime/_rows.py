@@ -2,7 +2,7 @@
 
 The first letter of a key says what the row is:
 
-    m                       counters: the next number of work, and of parts; what finished last
+    m                       counters: a number above those of all work, the next one of a part; what finished last
     w7                      work 7: its step and events, attempt, recoveries, retry delay, last error
     v7:1:Answer             a wait of work 7, by its id, with its question and its answer
     b3                      batch 3: the branch it was opened in, its joins, and which of them have fired
@@ -23,11 +23,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 import attrs
 
-from .._json.codec import JsonCodec
+from .._json.codec import JsonCodec, compact
 from .._json.hooks import Hooks
 from .._json.renamed import Renamed
 from .._ledger.fanin import Batch, Buffered
@@ -49,8 +50,6 @@ from ..events import Event
 from ..graph import Graph
 from ..state import DictState
 
-_compact = json.JSONEncoder(separators=(",", ":")).encode
-
 
 def arrival_key(batch: int, join: str, place: int) -> str:
     """Return the key of what arrived for a join."""
@@ -59,7 +58,7 @@ def arrival_key(batch: int, join: str, place: int) -> str:
 
 def buffer_key(step: str, buffer_id: str | None) -> str:
     """Return the key of the types that a collect buffer is for."""
-    return "x" + _compact([step, buffer_id])
+    return "x" + compact([step, buffer_id])
 
 
 def _due(left: float, wall: float) -> str:
@@ -100,7 +99,7 @@ class RowWriter:
         Raises:
             ContextSerdeError: If it cannot be written.
         """
-        return _compact(self.codec.dump(value, path, self.hooks))
+        return compact(self.codec.dump(value, path, self.hooks))
 
     def event(self, event: Event) -> str:
         """Return an event as JSON.
@@ -110,7 +109,7 @@ class RowWriter:
         """
         known = self.texts.get(id(event))
         if known is None:
-            text = self.value(event, type(event).__name__)
+            text = self.codec.text_of_event(event, type(event).__name__, self.hooks)
             known = self.texts[id(event)] = (event, text)
         return known[1]
 
@@ -122,11 +121,11 @@ class RowWriter:
         """Return a row for work; what most work does not have is left out."""
         payload = work.payload
         events = self.events([payload] if isinstance(payload, Event) else payload)
-        parts = [f'{{"step":{_compact(work.step)},"events":{events}']
+        parts = [f'{{"step":{quoted(work.step)},"events":{events}']
         if branch is not None:
             parts.append(f'"branch":{branch}')
         if work.recoveries:
-            parts.append(f'"recoveries":{_compact(work.recoveries)}')
+            parts.append(f'"recoveries":{compact(work.recoveries)}')
         if work.opener is not None:
             parts.append(f'"opener":{self.event(work.opener)}')
         if work.attempt > 1:
@@ -170,7 +169,7 @@ class RowWriter:
             number=wait.number,
             since=wait.since,
         )
-        text = _compact(self._fields(record, f"wait {wait.label}"))
+        text = compact(self._fields(record, f"wait {wait.label}"))
         return (
             text if math.isinf(wait.due) else f"{text[:-1]},{_due(wait.due - now, self.wall())}}}"
         )
@@ -184,12 +183,25 @@ class RowWriter:
             "cancelled": batch.cancelled,
         }
         opener = "" if batch.opener is None else f',"opener":{self.event(batch.opener)}'
-        return _compact(fields)[:-1] + opener + "}"
+        return compact(fields)[:-1] + opener + "}"
 
     def buffered(self, buffered: Buffered, place: list[Any]) -> str:
         """Return a row for an event in a buffer; `place` says in which one."""
-        recoveries = _compact(buffered.recoveries)
-        return f"[{_compact(place)},{self.event(buffered.event)},{recoveries}]"
+        recoveries = compact(buffered.recoveries)
+        return f"[{compact(place)},{self.event(buffered.event)},{recoveries}]"
+
+    def counters(
+        self, next_id: int, input_asked: bool, next_part: int, last_finished: str | None
+    ) -> str:
+        """Return the row of the counters."""
+        return compact(
+            {
+                "next_id": next_id,
+                "input_asked": input_asked,
+                "last_finished": last_finished,
+                "next_part": next_part,
+            }
+        )
 
     def types(self, types: Iterable[type[Event]]) -> str:
         """Return a row for event types."""
@@ -211,8 +223,8 @@ class RowWriter:
             return {f"s{key}": self.value(value, f"$.state.{key}") for key, value in state.items()}
         data = self._fields(state, "$.state")
         if not isinstance(data, dict):  # a model with a root
-            return {"s": _compact(data)}
-        return {f"s{key}": _compact(value) for key, value in data.items()}
+            return {"s": compact(data)}
+        return {f"s{key}": compact(value) for key, value in data.items()}
 
     def _fields(self, record: Any, path: str) -> Any:
         return self.codec.dump(record, path, self.hooks)["value"]
