@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,7 +112,12 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"renamed": ["a"]}, "renamed must be a dict of old names with new ones"),
     ({"renamed": {"a": 1}}, "renamed must be a dict of old names with new ones"),
     ({"database": 7}, "database must be a URL in a str, not 7"),
-    ({"database": "runs.db"}, "database must be a URL, not 'runs.db'; .*sqlite:///path"),
+    ({"database": "runs.db"}, "database must be a URL, not 'runs.db'; .*'sqlite:///runs.db'"),
+    ({"database": Path("/a/b.db")}, "a URL in a str, not .*; .*'sqlite:////a/b.db'"),
+    (
+        {"database": "sqlite:///runs.db?mode=ro"},
+        "has options behind '\\?', and there are none here",
+    ),
     ({"database": "mysql://host/db"}, "there is no database 'mysql://' here; .*sqlite:///path"),
     ({"database": "postgresql://host/db"}, "there is no database 'postgresql://' here"),
     ({"database": "sqlite://"}, "names no file; .*sqlite:///path"),

@@ -142,6 +142,7 @@ def test_a_run_whose_step_is_gone_is_parked_with_all_it_has(backend: str) -> Non
 
     async def look(runtime: Runtime) -> None:
         run = await runtime.get("r")
+        assert await run.open_waits() == []  # it is about to be parked
         await anyio.sleep(1)
         info = (await runtime.runs(status="incompatible")).runs[0]
         assert (info.id, info.error) == ("r", run.info.error)
@@ -149,6 +150,7 @@ def test_a_run_whose_step_is_gone_is_parked_with_all_it_has(backend: str) -> Non
         assert run.info.error is not None
         assert "no step 'join'" in run.info.error.message
         assert "renamed={'join': " in run.info.error.message
+        assert (await run.open_waits(), run.info.open_waits, info.open_waits) == ([], 0, 0)
         with pytest.raises(WorkflowRuntimeError, match="the run is incompatible"):
             await run.send_event(Answer(words="go"))
 

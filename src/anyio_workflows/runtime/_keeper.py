@@ -372,12 +372,13 @@ class Keeper:
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
         """Return the open waits of a run that this process does not execute."""
         stored = await self.store.find_run(kept.id)
-        if stored is None or stored.has_ended:
+        if stored is None or stored.status not in ACTIVE:  # one that is parked takes no answers
             return []
         registered = self.registered[kept.workflow]
-        found = registered.reader().run(
-            await self.store.rows(kept.id), registered.graph, self.store.wall()
-        )
+        try:
+            found = self._read_rows(registered, await self.store.rows(kept.id))
+        except ContextSerdeError:  # it is about to be parked
+            return []
         ledger = Ledger(registered.graph)
         restore(found.ledger, ledger, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
@@ -463,14 +464,23 @@ class Keeper:
                 await self._bring_back(stored)
             more = len(claimed) == limit
 
+    def _read_rows(self, registered: Registered, rows: Mapping[str, str]) -> RowRecord:
+        """Read what a run owes.
+
+        Raises:
+            ContextSerdeError: If that cannot be read, or does not fit its workflow as that is now.
+        """
+        found = registered.reader().run(rows, registered.graph, self.store.wall())
+        for path, problem in _ledger_faults("$", found.ledger, registered.graph):
+            raise ContextSerdeError(path, problem)
+        return found
+
     async def _bring_back(self, stored: StoredRun) -> None:
         self._alarms.pop(stored.id, None)
         registered = self.registered[stored.workflow]
         rows = await self.store.rows(stored.id)
         try:
-            found = registered.reader().run(rows, registered.graph, self.store.wall())
-            for path, problem in _ledger_faults("$", found.ledger, registered.graph):
-                raise ContextSerdeError(path, problem)
+            found = self._read_rows(registered, rows)
             if found.decision is not None:
                 await self._end(stored, found.decision)
             else:

@@ -135,7 +135,7 @@ class KeptRun:
     def _number_of_waits(self) -> int:
         if self.live is not None:
             return self.live.number_of_waits
-        return 0 if self.stored is None else len(self.stored.waiting_for)
+        return 0 if self.stored is None else self.stored.open_waits
 
     def _error(self) -> RunError | None:
         if self.stored is not None:  # the exception may have come back as another one

@@ -81,7 +81,7 @@ def info_of(stored: StoredRun) -> RunInfo:
         created=datetime.fromtimestamp(stored.created, UTC),
         ended=None if stored.ended is None else datetime.fromtimestamp(stored.ended, UTC),
         last_seq=stored.last_seq,
-        open_waits=len(stored.waiting_for),
+        open_waits=stored.open_waits,
         metadata=read_metadata(stored.metadata),
         error=read_error(stored.error),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
@@ -420,7 +421,10 @@ def _store_of(database: object) -> Store | None:
     """Return the store that a URL names; `None` for the memory of this process."""
     if database is None or isinstance(database, MemoryStore):
         return database
-    known = 'leave it out for the memory of this process, or write "sqlite:///path/to/file.db"'
+    file = os.fspath(database) if isinstance(database, os.PathLike) else database
+    if not (isinstance(file, str) and file) or ":" in file:
+        file = "path/to/file.db"
+    known = f"leave it out for the memory of this process, or write 'sqlite:///{file}'"
     if not isinstance(database, str):
         raise WorkflowConfigurationError(
             f"database must be a URL in a str, not {short_repr(database)}; {known}"
@@ -439,6 +443,10 @@ def _store_of(database: object) -> Store | None:
     if not path.startswith("/"):
         raise WorkflowConfigurationError(
             f"database {short_repr(database)} names a host, and SQLite has none; write 'sqlite:///{path}'"
+        )
+    if "?" in path:
+        raise WorkflowConfigurationError(
+            f"database {short_repr(database)} has options behind '?', and there are none here; leave them out"
         )
     return SqliteStore(path[1:])
 

@@ -70,6 +70,11 @@ class StoredRun:
     owner: str | None = None
 
     @property
+    def open_waits(self) -> int:
+        """How many waits can be answered now: none if it is parked."""
+        return len(self.waiting_for) if self.status in ACTIVE else 0
+
+    @property
     def has_ended(self) -> bool:
         """Whether it has published its terminal event."""
         return self.status in ENDED
