@@ -999,7 +999,7 @@ MUTANTS = [
     Mutant(
         "let a run of the runtime be a child of the step that started it",
         "LoggedRun",
-        "self.parent = None",
+        "self.parent: RunPort | None = None",
         "self.parent = self.parent",
         "K1: a run that a step starts under a runtime ends with the step",
     ),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anyio_workflows import Event
+from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, step
 from anyio_workflows._ledger.pending import LedgerRecord, WorkRecord, restore, take
 from anyio_workflows._ledger.work import StepQueue, Wait, Work
 from anyio_workflows._snapshot import _codec, _ledger_faults
 from anyio_workflows.collect import All, Take
+from anyio_workflows.errors import ContextSerdeError
+from anyio_workflows.runtime import Runtime
 from anyio_workflows.runtime._books import DurableLedger
 from anyio_workflows.runtime._journal import Journal
 from anyio_workflows.runtime._rows import RowReader, RowWriter, RunRecord
@@ -293,3 +298,24 @@ class KeptKitchenMachine(RuleBasedStateMachine):
 
 TestKeptKitchen = KeptKitchenMachine.TestCase
 TestKeptKitchen.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize("where", ["state", "wait"])
+def test_a_key_that_is_no_text_fails_its_step_and_not_the_group(where: str, tmp_path: Path) -> None:
+    """SQLite takes no half of a surrogate pair in a key."""
+
+    class Odd(Workflow):
+        @step
+        async def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            if where == "state":
+                await ctx.store.set("\ud800", 1)
+            else:
+                await ctx.wait_for_event(Reply, waiter_id="\ud800")
+            return StopEvent()
+
+    async def main() -> None:
+        async with Runtime(f"sqlite:///{tmp_path}/runs.db", workflows=[Odd()]) as runtime:
+            with pytest.raises(ContextSerdeError, match="is no text: surrogates not allowed"):
+                await (await runtime.start("odd"))
+
+    anyio.run(main)

@@ -140,10 +140,12 @@ class DurableLedger(Ledger):
     """A ledger that marks what it changes."""
 
     journal: Journal = attrs.field(kw_only=True)
-    queues: DurableQueues = attrs.field(
+    queues: DurableQueues = attrs.field(  # pyright: ignore[reportIncompatibleVariableOverride]
         init=False, default=attrs.Factory(_queues_of, takes_self=True)
     )
-    waits: DurableWaits = attrs.field(init=False, default=attrs.Factory(_waits_of, takes_self=True))
+    waits: DurableWaits = attrs.field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        init=False, default=attrs.Factory(_waits_of, takes_self=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         self.journal.counters = self._counters
@@ -244,9 +246,11 @@ class DurableLedger(Ledger):
         self.journal.drop_waits(work)
         self.journal.mark_work(work)
 
-    def collect(self, work: Work, *args: Any) -> list[Event] | None:
+    def collect(
+        self, work: Work, buffer_id: str | None, event: Event, expected: list[type[Event]]
+    ) -> list[Event] | None:
         """Keep an event; returns one of each expected type once they are there."""
-        found = super().collect(work, *args)
+        found = super().collect(work, buffer_id, event, expected)
         self.journal.mark_work(work)
         return found
 

@@ -13,7 +13,7 @@ from .._ledger.work import Wait, Work
 from ..errors import ContextSerdeError
 from ..events import Event
 from ..instrument import EventRecord
-from ._rows import RowWriter, arrival_key, buffer_key
+from ._rows import RowWriter, arrival_key, buffer_key, check_key
 from ._store import RunChange, RunStatus, StoredEvent, StoredRun
 
 Durability = Literal["strict", "eventual"]
@@ -470,6 +470,7 @@ class Journal:
             ContextSerdeError: If its type is not known, or a requirement cannot be written.
         """
         self.writer.value(wait.event_type, "event_type")
+        check_key(wait.label, "waiter_id")
         for name, value in wait.requirements.items():
             try:
                 self.writer.value(value)

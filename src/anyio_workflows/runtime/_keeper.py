@@ -697,7 +697,7 @@ class Keeper:
         except BaseExceptionGroup as group:
             # The tasks are the runtime's own: nobody expects a group because of them.
             failures = list(dict.fromkeys(group.exceptions))
-            if len(failures) > 1 and error is self.committer.problem is not None:
+            if len(failures) > 1 and error is not None and error is self.committer.problem:
                 failures.remove(error)  # which the block was told because of the other one
             if len(failures) > 1:
                 raise

@@ -56,6 +56,19 @@ def arrival_key(batch: int, join: str, place: int) -> str:
     return f"a{batch}/{join}/{place:08d}"
 
 
+def check_key(key: str, path: str) -> None:
+    """Refuse a text that cannot be part of a key, because it has half of a surrogate pair in it.
+
+    Raises:
+        ContextSerdeError: Which names it by `path`.
+    """
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise ContextSerdeError(path, f"{short_repr(key)} is no text: {error.reason}") from None
+
+
 def buffer_key(step: str, buffer_id: str | None) -> str:
     """Return the key of the types that a collect buffer is for."""
     return "x" + compact([step, buffer_id])
@@ -220,6 +233,7 @@ class RowWriter:
                         "$.state",
                         f"the keys of a state that is kept are texts, not {short_repr(key)}",
                     )
+                check_key(key, "$.state")
             return {f"s{key}": self.value(value, f"$.state.{key}") for key, value in state.items()}
         data = self._fields(state, "$.state")
         if not isinstance(data, dict):  # a model with a root

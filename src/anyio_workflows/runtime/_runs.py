@@ -16,7 +16,7 @@ from .._engine.stream import EventStream, LoggedStream
 from .._engine.workers import Dispatch, WorkerPool
 from .._json.fields import tag_of
 from .._ledger.ledger import Ledger
-from .._ledger.pending import LedgerRecord, SavedState
+from .._ledger.pending import LedgerRecord, RunPort, SavedState
 from .._ledger.work import Work
 from ..context import _current_step
 from ..errors import ContextSerdeError
@@ -34,7 +34,7 @@ class LoggedRun(Run):
     """A run whose public events a log keeps; it belongs to its runtime, and to no run whose step started it."""
 
     def __attrs_post_init__(self) -> None:
-        self.parent = None
+        self.parent: RunPort | None = None
         self.observed = True  # the runtime keeps the failure, for anybody who asks (O6)
         super().__attrs_post_init__()
 
