@@ -85,6 +85,7 @@ class Purchase(Workflow[str]):
 
     @step
     async def order(self, ev: Approved) -> StopEvent:
+        # A shop would be given `ctx.idempotency_key`, which is the same in each attempt of this step, after crashes too.
         return StopEvent(result=f"Ordered {ev.item}, approved by {ev.by}.")
 
 

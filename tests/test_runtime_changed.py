@@ -158,6 +158,27 @@ def test_a_run_whose_step_is_gone_is_parked_with_all_it_has(backend: str) -> Non
     assert data.rows["r"] == rows
 
 
+@pytest.mark.parametrize("seconds", [0, 1])
+@on_each_backend
+def test_what_a_parked_run_refused_is_not_done_later(backend: str, seconds: float) -> None:
+    data = started(backend)
+
+    async def refused(runtime: Runtime) -> None:
+        run = await runtime.get("r")
+        await anyio.sleep(seconds)  # before it is parked, or afterwards
+        for act in (run.send_event(Answer(words="go")), run.cancel()):
+            with pytest.raises(WorkflowRuntimeError, match="cannot be taken: the run is incompat"):
+                await act
+
+    async def again(runtime: Runtime) -> None:
+        run = await runtime.retry("r")
+        await anyio.sleep(1)
+        assert (run.info.status, len(await run.open_waits())) == ("waiting", 2)
+
+    live(backend, data, refused, After(timeout=None))
+    live(backend, data, again, After(timeout=None), renamed=RENAMED)
+
+
 @on_each_backend
 def test_renamed_brings_it_back_under_its_new_names(backend: str) -> None:
     data = started(backend)

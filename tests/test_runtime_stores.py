@@ -383,11 +383,11 @@ async def test_a_reply_is_written_with_its_group_or_not_at_all(store: Store, oth
     assert [each.id for each in await store.mail()] == [mail]
 
 
-async def test_mail_is_taken_by_runs_that_have_not_ended(store: Store):
+async def test_mail_is_taken_by_runs_that_have_to_be_continued(store: Store):
     await store.commit([ended_run("over"), new_run("parked", status="stuck"), new_run("a")])
     assert await store.post("over", "send", "x") is None
     assert await store.post("none", "send", "x") is None
-    assert await store.post("parked", "cancel", "x") is not None
+    assert await store.post("parked", "cancel", "x") is None
     assert await store.mail() == []
     await claim(store)
     assert await store.post("a", "send", "x") is not None
@@ -395,8 +395,10 @@ async def test_mail_is_taken_by_runs_that_have_not_ended(store: Store):
 
 
 async def test_no_mail_gets_an_id_that_another_one_had(store: Store):
-    await store.commit([new_run("a", status="stuck"), new_run("b")])
+    await store.commit([new_run("a"), new_run("b")])
     first = await post(store, "a")
+    await claim(store)
+    await store.commit([RunChange("a", columns={"status": "stuck"})])
     assert await store.delete("a")
     assert await post(store, "b") > first
 

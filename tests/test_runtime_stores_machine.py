@@ -209,7 +209,7 @@ class Stores(RuleBasedStateMachine):
     @rule(host=HOSTS, run_id=RUNS, data=st.text(max_size=3))
     def post(self, host: int, run_id: str, data: str) -> None:
         number = self.call(self.hosts[host].store.post, run_id, "send", data)
-        if run_id not in self.runs or self.runs[run_id].facts.has_ended:
+        if run_id not in self.runs or self.runs[run_id].facts.status not in ACTIVE:
             assert number is None
         else:
             assert number not in self.mail

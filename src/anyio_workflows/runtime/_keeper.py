@@ -60,6 +60,8 @@ from ._store import (
 
 logger = logging.getLogger(__name__)
 
+_PARKED = "{} cannot be taken: the run is {}; await runtime.retry(run_id) continues it"
+
 _PAGE = 128
 """How many events are read from the store at once."""
 
@@ -411,9 +413,7 @@ class Keeper:
             if stored is None or stored.has_ended:
                 raise _EndedError(f"{what} cannot be sent: the run has ended")
             if stored.status not in ACTIVE:
-                raise WorkflowRuntimeError(
-                    f"{what} cannot be sent: the run is {stored.status}; await runtime.retry(run_id) continues it"
-                )
+                raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
             with anyio.move_on_after(self.store.poll):
                 await self._looked.wait()
         reply: dict[str, Any] = json.loads(text)
@@ -537,6 +537,10 @@ class Keeper:
         )
         text = error_text(error, None)
         change = RunChange(stored.id, columns={"status": "incompatible", "error": text})
+        # What is refused now must not be done later, when the run has been mended.
+        refusal = json.dumps({"error": _PARKED.format("what was sent", "incompatible")})
+        mail = await self.store.mail()
+        change.replies = {one.id: refusal for one in mail if one.run_id == stored.id}
         await self.store.commit([change])
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:

@@ -308,7 +308,7 @@ class MemoryStore:
         """Leave mail for a run (see `Store`)."""
         await self._writing()
         run = self.data.runs.get(run_id)
-        if run is None or run.has_ended:
+        if run is None or run.status not in ACTIVE:
             return None
         self.data.last_mail += 1
         mail = Mail(self.data.last_mail, run_id, kind, data)

@@ -148,7 +148,7 @@ EVENTS = """
 """
 
 POST = f"""
-    INSERT INTO inbox (run, kind, data) SELECT no, ?, ? FROM runs WHERE id = ? AND NOT {HAS_ENDED}
+    INSERT INTO inbox (run, kind, data) SELECT no, ?, ? FROM runs WHERE id = ? AND {IS_ACTIVE}
 """
 MAIL = """
     SELECT inbox.id, runs.id, kind, data FROM inbox CROSS JOIN runs ON runs.no = inbox.run

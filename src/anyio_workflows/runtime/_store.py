@@ -224,7 +224,7 @@ class Store(Protocol):
         ...
 
     async def post(self, run_id: str, kind: MailKind, data: str) -> int | None:
-        """Leave mail for a run; returns its id, or `None` if the run has ended or there is none."""
+        """Leave mail for a run; returns its id, or `None` if the run has ended or is parked, or there is none."""
         ...
 
     async def next_wake(self) -> float | None:
