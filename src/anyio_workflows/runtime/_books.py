@@ -37,7 +37,7 @@ class DurableQueues(StepQueues):
         """Hold work that is new; what comes back, restored or after a retry delay, is queued."""
         if work.id > self.newest and self.journal.strict:
             self.held[work.id] = work
-            self.journal.group.held.append(work)
+            self.journal.held.append(work)
         else:
             super().add(work)
         self.newest = max(self.newest, work.id)
@@ -99,7 +99,7 @@ class DurableWaits(Waits):
             return
         self.open.discard(wait)
         journal.answers[wait.id] = answer = Answer(wait, event)
-        journal.group.answers.append(answer)
+        journal.given.append(answer)
         journal.mark_wait(wait)
 
     def release(self, answer: Answer) -> None:

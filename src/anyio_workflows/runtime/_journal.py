@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -51,11 +51,18 @@ class Group:
         replied: Whether mail was replied to, so that a sender may be waiting for that.
     """
 
-    held: list[Work] = attrs.field(factory=list)
-    answers: list[Answer] = attrs.field(factory=list)
-    events: list[tuple[EventRecord, int]] = attrs.field(factory=list)
-    ended: float | None = None
-    replied: bool = False
+    held: Sequence[Work]
+    answers: Sequence[Answer]
+    events: Sequence[tuple[EventRecord, int]]
+    ended: float | None
+    replied: bool
+
+
+# What most groups have nothing of. A thousand runs leave as few new objects behind for each group as they can:
+# to look at these, the garbage collector takes as long as all else that becomes of a group.
+_NO_COLUMNS: dict[str, Any] = {}
+_NO_EVENTS: list[StoredEvent] = []
+_NO_REPLIES: dict[int, str] = {}
 
 
 @attrs.define(eq=False, repr=False)
@@ -63,7 +70,7 @@ class Journal:
     """What changed in one run since the last group.
 
     The ledger, the stream and the workers of a run that is kept mark here what they change. The next group
-    takes the marks as rows. What may happen only after the commit waits in `group`.
+    takes the marks as rows, with what may happen only after the commit.
 
     Attributes:
         run_id: The run.
@@ -74,7 +81,8 @@ class Journal:
         last_seq: The number of the last event of the public stream.
         new: The run, until the first group has inserted it.
         columns: What is to be written about the run itself.
-        group: What waits for the next commit.
+        held: Work that waits for the next commit, or was dropped meanwhile.
+        given: Answers that wait for the next commit.
         answers: The answers that are not on the disk yet, by the ids of their waits.
         recoveries: How often it was taken over without progress; an execution that ends is progress (D9).
         detached: Whether the run has been let go: nothing is recorded any more.
@@ -94,7 +102,8 @@ class Journal:
     last_seq: int = 0
     new: StoredRun | None = None
     columns: dict[str, Any] = attrs.field(factory=dict, init=False)
-    group: Group = attrs.field(factory=Group, init=False)
+    held: list[Work] = attrs.field(factory=list, init=False)
+    given: list[Answer] = attrs.field(factory=list, init=False)
     answers: dict[str, Answer] = attrs.field(factory=dict, init=False)
     recoveries: int = attrs.field(default=0, init=False)
     detached: bool = attrs.field(default=False, init=False)
@@ -140,6 +149,10 @@ class Journal:
     """What the store knows about how the run stands."""
 
     _stored_events: list[StoredEvent] = attrs.field(factory=list, init=False)
+    _events: list[tuple[EventRecord, int]] = attrs.field(factory=list, init=False)
+    """What the log shows after the commit, of the same events."""
+
+    _ended: float | None = attrs.field(default=None, init=False)
     _wipe: bool = attrs.field(default=False, init=False)
 
     def restore(self, rows: Mapping[str, str], next_part: int) -> None:
@@ -266,7 +279,6 @@ class Journal:
     def reply(self, mail: int, text: str) -> None:
         """Answer mail, in the group of what it caused."""
         self.replies[mail] = text
-        self.group.replied = True
         self.change()
 
     def delete_arrivals(self, batch: Batch, join: str, number: int) -> None:
@@ -333,7 +345,7 @@ class Journal:
         kept = EventRecord(self.last_seq, self.writer.wall(), record.event)
         text = self.writer.event(record.event)
         self._stored_events.append(StoredEvent(kept.seq, kept.time, text))
-        self.group.events.append((kept, len(text)))
+        self._events.append((kept, len(text)))
         self.change()
 
     def decide(self, row: str) -> None:
@@ -347,7 +359,7 @@ class Journal:
         try:
             self._flush()
         except ContextSerdeError:  # what cannot be written decided this: its rows stay as they were
-            self._work, self._waits, self._parts = {}, {}, {}
+            self._clear_marks()
         self._rows["d"] = row
         self.decided = True
         self.change()
@@ -374,7 +386,7 @@ class Journal:
             self._rows, self._wipe = {}, True
         else:
             self._rows |= {"d": None, "f": left}
-        self.group.ended = ended
+        self._ended = ended
         self.change()
 
     # --- Groups -------------------------------------------------------------------------------------
@@ -382,7 +394,7 @@ class Journal:
     @property
     def settled(self) -> bool:
         """Whether nothing of it waits for a commit."""
-        return not (self.group.held or self.answers)
+        return not (self.held or self.answers)
 
     def take(self) -> tuple[RunChange, Group]:
         """Return what changed since the last group, and what is to be continued once that is kept.
@@ -397,18 +409,32 @@ class Journal:
         change = RunChange(
             self.run_id,
             self.new,
-            self.columns,
+            self.columns or _NO_COLUMNS,
             self._wipe,
             self._rows,
-            self._stored_events,
-            self.replies,
+            self._stored_events or _NO_EVENTS,
+            self.replies or _NO_REPLIES,
         )
-        group = self.group
-        self.new, self.columns, self._rows, self._stored_events = None, {}, {}, []
-        self.replies, self.group, self._wipe = {}, Group(), False
+        replied = bool(self.replies)
+        group = Group(self.held or (), self.given or (), self._events or (), self._ended, replied)
+        self._begin_group()
+        return change, group
+
+    def _begin_group(self) -> None:
+        """Forget what was taken; what is empty was not."""
+        self.new, self._ended, self._wipe, self._rows = None, None, False, {}
+        if self.columns:
+            self.columns = {}
+        if self.replies:
+            self.replies = {}
+        if self._events:
+            self._stored_events, self._events = [], []
+        if self.held:
+            self.held = []
+        if self.given:
+            self.given = []
         self._fresh.clear()
         self.writer.texts.clear()
-        return change, group
 
     def _note_status(self) -> None:
         status, tags = now = self.status()
@@ -436,8 +462,13 @@ class Journal:
                 rows[f"b{numbers[part]}"] = self.writer.batch(part, outer)
             else:
                 rows[f"r{numbers[part]}"] = str(numbers[part.batch])
-        self._work, self._waits, self._parts = {}, {}, {}
+        self._clear_marks()
         self._flush_counters()
+
+    def _clear_marks(self) -> None:
+        self._work.clear()
+        self._waits.clear()
+        self._parts.clear()
 
     def _flush_counters(self) -> None:
         """Write the row of the counters, unless it is right as it is.
