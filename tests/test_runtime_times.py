@@ -154,6 +154,42 @@ def test_d7_the_deadline_survives(backend: str, idle_after: float | None) -> Non
     assert world.live(end) == pytest.approx(5 * DAY, abs=1)
 
 
+class Slow(Workflow):
+    """Takes ten seconds of the fifteen it has, one run at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=15, num_concurrent_runs=1)
+
+    @step
+    async def sleep(self, ev: StartEvent) -> StopEvent:
+        await anyio.sleep(10)
+        return StopEvent(result="done")
+
+
+@on_each_backend
+def test_d7_r7_the_time_in_the_queue_does_not_count(backend: str) -> None:
+    world = World(backend, Slow)
+
+    async def begin(runtime: Runtime) -> None:
+        for run_id in ("a", "b"):
+            await runtime.start("slow", run_id=run_id)
+        await anyio.sleep(5)
+        statuses = {run_id: world.data.runs[run_id].status for run_id in ("a", "b")}
+        assert statuses == {"a": "running", "b": "queued"}
+        assert world.data.runs["b"].deadline is None
+        deadline = world.data.runs["a"].deadline
+        assert deadline is not None
+        assert deadline - world.wall == pytest.approx(15, abs=5.1)
+
+    async def end(runtime: Runtime) -> None:
+        with pytest.raises(WorkflowTimeoutError):
+            await (await runtime.get("a"))
+        assert await (await runtime.get("b")) == "done"
+
+    world.live(begin, then=60)
+    world.live(end)
+
+
 class Stumbles(Workflow):
     """Fails once, and is tried again an hour later."""
 

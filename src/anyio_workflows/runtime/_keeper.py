@@ -226,14 +226,12 @@ class Keeper:
         journal = self._journal(run_id or "", registered)
         run, event = self._new_run(registered, journal, None, start_event, fields, run_id)
         journal.run_id = run.run_id
-        timeout = run._settings.timeout
         journal.new = StoredRun(
             id=run.run_id,
             workflow=name,
             status="queued",
             created=created.timestamp(),
             metadata=metadata,
-            deadline=None if timeout is None else self.store.wall() + timeout,
             fingerprint=registered.fingerprint,
             owner=self.host,
         )
@@ -520,8 +518,6 @@ class Keeper:
             journal.forget("f")
             if failed in run.ledger.pending:
                 journal.mark_work(run.ledger.pending[failed])
-            if (timeout := run._settings.timeout) is not None:
-                journal.columns["deadline"] = self.store.wall() + timeout
         self._begin(kept, run, None)
 
     async def _park(self, stored: StoredRun, error: WorkflowError) -> None:

@@ -72,9 +72,13 @@ class DurableDecision(Decision):
     def start_clock(self, group: TaskGroup) -> None:
         """Note that the task group is open; from now on the deadline counts."""
         super().start_clock(group)
-        if self.deadline < math.inf and self.seconds_left is not None:
-            self.deadline = self.run.loop.current_time() + self.seconds_left
-            group.cancel_scope.deadline = self.deadline
+        if self.deadline < math.inf:
+            now = self.run.loop.current_time()
+            if self.seconds_left is not None:
+                self.deadline = group.cancel_scope.deadline = now + self.seconds_left
+            # Only now: the time that it waits for a slot does not count (R7).
+            self.journal.columns["deadline"] = self.journal.writer.wall() + self.deadline - now
+        self.journal.change()  # it is not queued any more
 
     def _settle(self, outcome: Outcome) -> None:
         super()._settle(outcome)
@@ -223,6 +227,8 @@ class DurableRun(LoggedRun):
     def _status(self) -> tuple[RunStatus, tuple[str, ...]]:
         waits = self.ledger.waits.open
         tags = tuple(sorted({tag_of(wait.event_type) for wait in waits})) if len(waits) else ()
+        if self.outcome is None and not self.has_begun:
+            return "queued", tags
         return "waiting" if self.ledger.is_quiet() else "running", tags
 
     def rewrite(self) -> None:

@@ -44,7 +44,7 @@ class StoredRun:
         metadata: What the caller said about the run, as JSON.
         error: Why it failed or was parked, as JSON; `None` if it was not.
         fingerprint: That of the graph with which its rows were written.
-        deadline: When it times out; `None` if it never does.
+        deadline: When it times out; `None` if it never does, or has not begun.
         wake_at: While it is asleep, when it is to be woken at the latest; `None` for never.
         asleep_since: When it was released from memory: it owes nothing but waits, and only mail or time can
             make it continue. `None` if it was not, or has been claimed since.
