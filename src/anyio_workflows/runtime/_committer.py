@@ -36,9 +36,9 @@ class Kept:
 
 @attrs.define(eq=False, repr=False)
 class _Turn:
-    """One group: the journals with changes, until they are on the disk."""
+    """One group: the journals with changes, and whether these are on the disk."""
 
-    journals: dict[Journal, None] = attrs.field(factory=dict)
+    journals: dict[Journal, bool] = attrs.field(factory=dict)
     done: anyio.Event = attrs.field(factory=anyio.Event)
 
 
@@ -72,12 +72,11 @@ class Committer:
         """Write no changes of a run any more: it has been let go, or has ended."""
         journal.detached = True
         self._kept.pop(journal, None)
-        self._next.journals.pop(journal, None)
 
     def touch(self, journal: Journal) -> None:
         """Note that a journal has changes."""
         if journal not in self._next.journals:
-            self._next.journals[journal] = None
+            self._next.journals[journal] = False
             self._wake()
 
     def has(self, journal: Journal) -> bool:
@@ -89,20 +88,27 @@ class Committer:
         if self._wakeup is not None:
             self._wakeup.set()
 
-    async def wait(self, journal: Journal) -> None:
+    async def wait(self, journal: Journal) -> bool:
         """Wait until all that has been marked so far is on the disk.
+
+        Returns:
+            Whether it is: the run may have been let go, or refused, before that.
 
         Raises:
             StoreError: If it cannot be written.
         """
-        if journal in self._next.journals:
-            await self._next.done.wait()
-        elif self._current is not None and journal in self._current.journals:
-            await self._current.done.wait()
-        else:
+        turn: _Turn | None = self._next
+        if journal not in self._next.journals:
+            turn = self._current
+        if turn is None or journal not in turn.journals:
             await checkpoint()
-        if self.problem is not None:
-            raise self.problem
+            written = True
+        else:
+            await turn.done.wait()
+            written = turn.journals[journal]
+        if (problem := self.problem) is not None:
+            raise type(problem)(problem.store, problem.problem) from problem
+        return written
 
     async def flush(self) -> None:
         """Wait until all that any journal has marked so far is on the disk, or cannot be written."""
@@ -175,6 +181,7 @@ class Committer:
             if kept.journal.run_id in refused:
                 kept.refuse()
             else:
+                turn.journals[kept.journal] = True
                 kept.proceed(group)
         turn.done.set()
 

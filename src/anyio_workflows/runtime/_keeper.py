@@ -79,15 +79,17 @@ class DurableLive(LiveRun):
     Attributes:
         journal: What changed in it since the last group.
         outcome: How the engine's run ended; `None` before that.
+        is_kept: Whether the run is in the store: it may be refused before that.
     """
 
-    __slots__ = ("_keeper", "journal", "outcome", "run")
+    __slots__ = ("_keeper", "is_kept", "journal", "outcome", "run")
     run: DurableRun
 
     def __init__(self, keeper: Keeper, kept: KeptRun, run: DurableRun) -> None:
         super().__init__(kept, run, keeper.note_end)
         self._keeper, self.journal = keeper, run.journal
         self.outcome: Outcome | None = None
+        self.is_kept = run.found is not None
 
     def event_written(self, run: RunRecord, record: EventRecord) -> None:
         """Have an event kept; the log gets it afterwards."""
@@ -102,6 +104,7 @@ class DurableLive(LiveRun):
 
     def proceed(self, group: Group) -> None:
         """Show what is on the disk now, and let what waited for that continue."""
+        self.is_kept = True
         for record, size in group.events:
             self.kept.log.append(record, size)
         if group.ended is not None:
@@ -131,8 +134,11 @@ class DurableLive(LiveRun):
     async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event, and return when it is on the disk, with the names of the steps that took it."""
         taken_by = await super().send(event, step, wait)
-        if self.journal.strict:
-            await self._keeper.committer.wait(self.journal)
+        if self.journal.strict and not await self._keeper.committer.wait(self.journal):
+            raise WorkflowRuntimeError(
+                f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
+                "in a runtime on the same database"
+            )
         return taken_by
 
     def fail(self, error: ContextSerdeError) -> None:
@@ -220,7 +226,10 @@ class Keeper:
         fields: dict[str, Any],
         metadata: str,
     ) -> KeptRun:
-        """Start a run; returns when it is on the disk. If there is one of this id, returns that."""
+        """Start a run; returns when it is on the disk.
+
+        If another process starts one of this id at the same moment, returns that, of whichever workflow.
+        """
         registered = self.registered[name]
         created = self.runs.next_created()
         journal = self._journal(run_id or "", registered)
@@ -238,12 +247,15 @@ class Keeper:
         kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, 0))
         live = self._begin(kept, run, event)
         try:
-            await self.committer.wait(journal)
+            if await self.committer.wait(journal):
+                return kept
         except BaseException:
             if journal.new is not None:  # it is in no group yet: nobody will ever know of it
                 self._forget(live)
             raise
-        return kept
+        self._check_not_left(f"run {kept.id} could not be started")
+        found = await self.find(kept.id)
+        return kept if found is None else found
 
     def _journal(self, run_id: str, registered: Registered, last_seq: int = 0) -> Journal:
         writer = registered.writer(self.store.wall)
@@ -291,10 +303,14 @@ class Keeper:
 
     async def _archive(self, run_id: str, after: int, limit: int) -> list[EventRecord]:
         """Read older events of a run from the store (L3)."""
-        stored = await self.store.find_run(run_id)
-        if stored is None:
-            return []
-        events = await self.store.events(run_id, after, limit)
+        try:
+            stored = await self.store.find_run(run_id)
+            if stored is None:
+                return []
+            events = await self.store.events(run_id, after, limit)
+        except StoreError:
+            self._check_not_left(f"events of run {run_id} that are not in memory cannot be read")
+            raise
         return self._read_events(stored, events)
 
     def _read_events(self, stored: StoredRun, events: Collection[StoredEvent]) -> list[EventRecord]:
@@ -330,15 +346,22 @@ class Keeper:
         Raises:
             WorkflowConfigurationError: If its workflow is not registered here.
         """
-        if (kept := self.runs.by_id.get(run_id)) is not None:
-            return kept
-        stored = await self.store.find_run(run_id)
-        if (kept := self.runs.by_id.get(run_id)) is not None:  # it was brought back meanwhile
-            return kept
+        while True:
+            if (here := self.runs.by_id.get(run_id)) is None:
+                stored = await self.store.find_run(run_id)
+                if run_id not in self.runs.by_id:
+                    break
+            elif not isinstance(here.live, DurableLive) or here.live.is_kept:
+                return here
+            else:  # it is being started, and may be refused
+                await self.committer.wait(here.live.journal)
+        kept = self._followed.get(run_id)
+        if kept is not None and kept.live is None and not _is_of(kept, stored):
+            self._remove(kept)
+            kept = None
         if stored is None:
             return None
         self._reader(stored)
-        kept = self._followed.get(run_id)
         if kept is None:
             kept = self._followed[run_id] = self._kept(stored)
         await self._catch_up(kept, stored)
@@ -349,12 +372,20 @@ class Keeper:
         log = self._new_log(stored.id, stored.last_seq)
         return KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
 
+    def _remove(self, kept: KeptRun) -> None:
+        """Forget a run that the store does not keep any more."""
+        self._followed.pop(kept.id, None)
+        kept.forget()
+
     async def _catch_up(self, kept: KeptRun, stored: StoredRun) -> None:
         """Note how a run stands that another process executes, or nobody."""
+        is_newer = (stored.last_seq, not stored.has_ended) > (kept.log.last, False)
+        if kept.live is None and is_newer:  # it was retried
+            self._forget_end(kept)
         while kept.live is None and kept.in_progress and kept.log.last < stored.last_seq:
             events = await self.store.events(kept.id, kept.log.last, _PAGE)
             records = self._read_events(stored, events)
-            if kept.live is not None:  # it was brought back meanwhile
+            if kept.live is not None or not events:  # it was brought back, or removed, meanwhile
                 return
             for record, (_, _, text) in zip(records, events, strict=True):
                 if record.seq == kept.log.last + 1:
@@ -363,11 +394,11 @@ class Keeper:
             return
         kept.stored = stored
         if stored.has_ended and kept.in_progress:
-            [last] = await self.store.events(kept.id, stored.last_seq - 1, 1)
-            [record] = self._read_events(stored, [last])
-            assert isinstance(record.event, StopEvent)
-            if kept.live is None and kept.in_progress:
-                kept.end(outcome_of(record.event, stored.error), None, stored.ended)
+            last = await self.store.events(kept.id, stored.last_seq - 1, 1)
+            for record in self._read_events(stored, last):  # none if it was removed meanwhile
+                assert isinstance(record.event, StopEvent)
+                if kept.live is None and kept.in_progress:
+                    kept.end(outcome_of(record.event, stored.error), None, stored.ended)
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
         """Return the open waits of a run that this process does not execute."""
@@ -401,9 +432,11 @@ class Keeper:
 
     async def _post(self, kept: KeptRun, kind: MailKind, data: Any, what: str) -> dict[str, Any]:
         """Leave mail for a run, and return the reply, once it is on the disk with what it caused."""
+        self._check_not_left(f"{what} cannot be sent")
         mail = await self.store.post(kept.id, kind, json.dumps(data))
         self.wake()
         while True:
+            self._check_not_left(f"nobody has taken {what} yet, which is kept for run {kept.id}")
             text = None if mail is None else await self.store.take_reply(mail)
             if text is not None:
                 break
@@ -418,6 +451,10 @@ class Keeper:
         if "error" in reply:
             raise WorkflowRuntimeError(reply["error"])
         return reply
+
+    def _check_not_left(self, what: str) -> None:
+        if self._attendance.cancel_called:
+            raise WorkflowRuntimeError(f"{what}: this runtime has been left")
 
     async def _read_mail(self) -> None:
         mail = await self.store.mail()
@@ -605,8 +642,10 @@ class Keeper:
         for kept in list(self._followed.values()):
             if kept.in_progress and kept.live is None:
                 stored = await self.store.find_run(kept.id)
-                if stored is not None:
+                if stored is not None and _is_of(kept, stored):
                     await self._catch_up(kept, stored)
+                elif kept.live is None:
+                    self._remove(kept)
         looked, self._looked = self._looked, anyio.Event()
         looked.set()
 
@@ -679,14 +718,20 @@ class Keeper:
             StoreError: If the store could not be written (D10).
             BaseException: What the block raised, `error`, in a group with what else went wrong.
         """
+        self._attendance.cancel()
+        interruption: BaseException | None = None
+        has_left = False
         try:
-            self._attendance.cancel()
-            with anyio.CancelScope(shield=True):
-                if self.committer.problem is None:
-                    await self.committer.flush()
-                await self._let_go()
-                self.committer.close()
-            await self._leave_tasks(error)
+            while not has_left:
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._finish()
+                        has_left = True
+                except anyio.get_cancelled_exc_class() as cancellation:  # a native one
+                    interruption = cancellation
+            await self._leave_tasks(interruption if error is None else error)
+            if interruption is not None:
+                raise interruption
         finally:
             await self.store.close()
 
@@ -695,16 +740,24 @@ class Keeper:
             trace = None if error is None else error.__traceback__
             await self._tasks.__aexit__(None if error is None else type(error), error, trace)
         except BaseExceptionGroup as group:
-            # The tasks are the runtime's own: nobody expects a group because of them.
+            # The tasks are the runtime's own: nobody expects a group because of them. What else failed
+            # because the store did, in the tasks or in the block, says nothing more.
             failures = list(dict.fromkeys(group.exceptions))
-            if len(failures) > 1 and error is not None and error is self.committer.problem:
-                failures.remove(error)  # which the block was told because of the other one
-            if len(failures) > 1:
+            if len(failures) > 1 and not all(map(_says_store_error, failures)):
                 raise
+            failure = next((one for one in failures if isinstance(one, StoreError)), failures[0])
         else:
             return
-        if failures != [error]:
-            raise failures[0]
+        if failure is not error:
+            raise failure
+
+    async def _finish(self) -> None:
+        """Write what there is to write, and let all runs go. Can be called again if it was interrupted."""
+        self._looked.set()  # nobody looks any more
+        if self.committer.problem is None:
+            await self.committer.flush()
+        await self._let_go()
+        self.committer.close()
 
     async def _let_go(self) -> None:
         lives = [kept.live for kept in self.runs.in_progress()]
@@ -714,6 +767,9 @@ class Keeper:
         for live in durable:
             await live.run.wait_until_ended()
             live.kept.abandon()
+        for kept in list(self._followed.values()):
+            if kept.in_progress:
+                kept.abandon()
 
     # --- The list ---------------------------------------------------------------------------------------
 
@@ -767,8 +823,19 @@ class Keeper:
             raise WorkflowRuntimeError(
                 f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
             )
-        self._followed.pop(run_id, None)
-        kept.forget()
+        self._remove(kept)
+
+
+def _says_store_error(error: BaseException) -> bool:
+    """Return whether an exception is a `StoreError`, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(StoreError)[1] is None
+    return isinstance(error, StoreError)
+
+
+def _is_of(kept: KeptRun, stored: StoredRun | None) -> bool:
+    """Return whether they are the same run: one of its id may have been removed, and another one started."""
+    return stored is not None and datetime.fromtimestamp(stored.created, UTC) == kept.created
 
 
 class _EndedError(WorkflowRuntimeError):

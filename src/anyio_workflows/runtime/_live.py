@@ -14,7 +14,7 @@ from .._engine.outcome import Outcome
 from .._engine.run import Run
 from .._ledger.pending import SavedState
 from .._ledger.work import OpenWait, StepStatistics, utc_now
-from ..errors import WorkflowError, WorkflowRuntimeError
+from ..errors import UnknownRunError, WorkflowError, WorkflowRuntimeError
 from ..events import Event
 from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ._log import EventLog
@@ -162,7 +162,8 @@ class KeptRun:
         why = WorkflowRuntimeError(
             f"{self!r} was let go, because its runtime was left; it continues in a runtime on the same database"
         )
-        self.stored = StoredRun(self.id, self.workflow, self.status, self.created.timestamp())
+        if self.stored is None:
+            self.stored = StoredRun(self.id, self.workflow, self.status, self.created.timestamp())
         self.steps, self.live = self.step_statistics(), None
         self.log.close(why)
         self.ending.lose(why)
@@ -186,6 +187,9 @@ class KeptRun:
 
     def forget(self) -> None:
         """Let go of everything, because the runtime does not keep it any more."""
+        if self.in_progress:
+            self.log.close(UnknownRunError(self.id))
+            self.ending.lose(UnknownRunError(self.id))
         self.removed, self.saved, self.steps = True, None, {}
         self.ending, self.log = Ending(), _NO_LOG
 

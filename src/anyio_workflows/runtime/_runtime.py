@@ -246,18 +246,20 @@ class Runtime:
         """
         keeper = await self._checked("start()")
         name = self._name_of(workflow)
+        known: KeptRun | None = None
         if run_id is not None:
             check_run_id(run_id)
-            if (known := await keeper.find(run_id)) is not None:
-                if known.workflow != name:
-                    raise WorkflowRuntimeError(
-                        f"there is a run {run_id!r} already, of workflow {known.workflow}, so none of "
-                        f"workflow {name} can have this id"
-                    )
-                return self._handle(known)
-        text = metadata_text(metadata)
-        keeper.runs.check_room()
-        return self._handle(await keeper.start(name, run_id, start_event, fields, text))
+            known = await keeper.find(run_id)
+        if known is None:
+            text = metadata_text(metadata)
+            keeper.runs.check_room()
+            known = await keeper.start(name, run_id, start_event, fields, text)
+        if known.workflow != name:
+            raise WorkflowRuntimeError(
+                f"there is a run {known.id!r} already, of workflow {known.workflow}, so none of workflow {name} "
+                "can have this id"
+            )
+        return self._handle(known)
 
     async def get(self, run_id: str) -> RunHandle[Any]:
         """Return the handle of a run, in progress or ended.
