@@ -59,6 +59,32 @@ async def test_d4_the_error_of_a_run_is_the_same_in_every_process() -> None:
     assert infos[0].error == infos[1].error
 
 
+async def test_d9_a_run_that_waits_is_not_stuck_however_often_its_process_dies() -> None:
+    data = MemoryData()
+    for _ in range(6):
+        store = MemoryStore(data)
+        async with Runtime(store, workflows=[Asks(timeout=None)], max_recoveries=2) as runtime:
+            run = await runtime.start(Asks, "one")
+            await anyio.sleep(5)
+            assert run.info.status == "waiting"
+            store.kill()
+
+
+async def test_d9_a_run_that_kills_its_process_in_a_step_is_stuck_in_the_end() -> None:
+    async def act(ctx: Context) -> None:
+        await anyio.sleep(100)
+
+    data, statuses = MemoryData(), []
+    for _ in range(6):
+        store = MemoryStore(data)
+        async with Runtime(store, workflows=[OneStep(act)], max_recoveries=2) as runtime:
+            run = await runtime.start(OneStep, "one")
+            await anyio.sleep(5)
+            statuses.append(run.info.status)
+            store.kill()
+    assert statuses == ["running"] * 3 + ["stuck"] * 3
+
+
 async def test_k2_open_waits_of_a_run_are_counted_in_every_process() -> None:
     data = MemoryData()
     async with (

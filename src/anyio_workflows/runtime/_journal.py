@@ -84,7 +84,8 @@ class Journal:
         held: Work that waits for the next commit, or was dropped meanwhile.
         given: Answers that wait for the next commit.
         answers: The answers that are not on the disk yet, by the ids of their waits.
-        recoveries: How often it was taken over without progress; an execution that ends is progress (D9).
+        recoveries: How often it was taken over without progress: no execution has ended, and the run has not come
+            to wait for events from outside (D9).
         detached: Whether the run has been let go: nothing is recorded any more.
         decided: Whether the rows are those of the moment when the end of the run was decided; they stay so.
         replies: Answers to mail, by its id.
@@ -438,6 +439,9 @@ class Journal:
 
     def _note_status(self) -> None:
         status, tags = now = self.status()
+        if status == "waiting" and self.recoveries:
+            # It has come as far as it can: it may wait for weeks, while its process is replaced every day.
+            self.columns["recoveries"] = self.recoveries = 0
         if now != self._last_status:
             self.columns |= {"status": status, "waiting_for": tags}
             self._last_status = now
