@@ -119,6 +119,15 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def kill(session: nox.Session) -> None:
+    """Kill processes that execute runs, a thousand times in each set-up; takes half an hour."""
+    install(session, "test", extras="[trio]")
+    mixed = ["--processes", "3", "--backends", "asyncio", "trio"]
+    for setup in ([], mixed, [*mixed, "--idle-after", "0.05"]):
+        session.run("python", "-m", "tests.kill", *setup, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure against hand-written AnyIO and llama-index-workflows; takes five minutes."""
     install(session, "bench", extras="[trio]")

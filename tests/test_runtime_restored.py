@@ -98,6 +98,23 @@ async def test_k2_open_waits_of_a_run_are_counted_in_every_process() -> None:
         assert len(await there.open_waits()) == 1
 
 
+async def test_d2_a_reply_that_comes_with_the_end_of_the_run_is_a_reply() -> None:
+    class Slow(MemoryStore):
+        async def take_reply(self, mail_id: int) -> str | None:
+            found = await super().take_reply(mail_id)
+            await anyio.sleep(1)
+            return found
+
+    data = MemoryData()
+    here = Runtime(MemoryStore(data, poll=0.1), workflows=[Asks()])
+    there = Runtime(Slow(data, poll=0.1), workflows=[Asks()])
+    async with here, there:
+        run = await here.start(Asks, "one")
+        assert await (await there.get("one")).send_event(Answer(text="well")) == ("ask",)
+        assert await run == "well"
+    assert not data.mail
+
+
 # --- Instruments of a runtime -------------------------------------------------------------------
 
 

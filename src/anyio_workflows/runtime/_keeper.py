@@ -437,10 +437,10 @@ class Keeper:
         self.wake()
         while True:
             self._check_not_left(f"nobody has taken {what} yet, which is kept for run {kept.id}")
+            stored = await self.store.find_run(kept.id)  # first: the reply may come with the end
             text = None if mail is None else await self.store.take_reply(mail)
             if text is not None:
                 break
-            stored = await self.store.find_run(kept.id)
             if stored is None or stored.has_ended:
                 raise _EndedError(f"{what} cannot be sent: the run has ended")
             if stored.status not in ACTIVE:

@@ -484,8 +484,11 @@ class _Changes:
         return "; ".join(self._words(change) for change in self.changes) or "nothing"
 
     def _words(self, change: Any) -> str:
-        written = [f"+{key}" for key, text in change.rows.items() if text is not None]
-        deleted = [f"-{key}" for key, text in change.rows.items() if text is None]
+        rows = {
+            key: text for key, text in change.rows.items() if key != "m"
+        }  # but for the counters
+        written = [f"+{key}" for key, text in rows.items() if text is not None]
+        deleted = [f"-{key}" for key, text in rows.items() if text is None]
         words = [*(["all rows deleted"] if change.wipe else []), " ".join(written + deleted)]
         if change.events:
             numbers = [event.seq for event in change.events]
