@@ -294,6 +294,36 @@ def test_an_answer_is_not_lost_while_a_run_falls_asleep(backend: str, moment: fl
     world.live(body)
 
 
+class AsksByReturning(Workflow):
+    """Has nothing pending while its question is open."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> Question:
+        return Question(text="well?")
+
+    @step
+    async def end(self, ev: Answer) -> StopEvent:
+        return StopEvent(result=ev.text)
+
+
+@on_each_backend
+def test_a_run_that_asked_by_returning_a_question_sleeps_too(backend: str) -> None:
+    world = World(backend, lambda: AsksByReturning(timeout=None), idle_after=60)
+
+    async def body(runtime: Runtime) -> None:
+        run = await runtime.start("asks_by_returning", run_id="r")
+        await anyio.sleep(100)
+        assert world.data.runs["r"].asleep_since is not None
+        assert await run.send_event(Answer(text="yes")) == ("end",)
+        assert await run == "yes"
+        assert [type(event) for event in [e async for e in run.stream_events()]] == [
+            Question,
+            StopEvent,
+        ]
+
+    world.live(body)
+
+
 @on_each_backend
 def test_a_run_with_a_retry_ahead_stays(backend: str) -> None:
     world = World(backend, Stumbles, idle_after=60)

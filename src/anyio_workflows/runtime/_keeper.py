@@ -120,11 +120,9 @@ class DurableLive(LiveRun):
 
     @property
     def only_waits(self) -> bool:
-        """Whether the run owes nothing but waits."""
+        """Whether nothing but an event from outside, or time, can continue the run."""
         run = self.run
-        return (
-            run.has_begun and run.outcome is None and not run.ledger.idle and run.ledger.is_quiet()
-        )
+        return run.has_begun and run.outcome is None and run.ledger.is_quiet()
 
     def next_due(self) -> float:
         """Return when it times out, or one of its waits, on the loop's clock; infinite for never."""
