@@ -155,6 +155,13 @@ def test_p4_events_of_all_kinds_are_written_or_refused_as_ever(event: Event):
     assert result(CODEC.text_of_event, event) == result(slowly, event)
 
 
+def test_e4_a_value_that_its_annotation_does_not_admit_is_refused_though_it_is_plain():
+    event = Plain()
+    vars(event)["option"] = "b"
+    assert result(CODEC.text_of_event, event) == result(slowly, event)
+    assert result(CODEC.text_of_event, event)[0] == "Here.option"
+
+
 class Money:
     pass
 

@@ -98,6 +98,7 @@ class KeptKitchenMachine(RuleBasedStateMachine):
         policies=st.fixed_dictionaries(dict.fromkeys(("mix", "count", "serve"), POLICIES)),
         asking=st.sets(st.sampled_from([*OPENERS])),
         strict=st.booleans(),
+        first_id=st.integers(1, 64),
     )
     def declare(
         self,
@@ -105,6 +106,7 @@ class KeptKitchenMachine(RuleBasedStateMachine):
         policies: dict[str, All | Take],
         asking: set[str],
         strict: bool,
+        first_id: int,
     ) -> None:
         self.graph = kitchen(limits, policies, asking)
         self.codec = _codec(self.graph, (Reply,))
@@ -112,6 +114,7 @@ class KeptKitchenMachine(RuleBasedStateMachine):
         self.clock: Any = Clock()
         self.rows: dict[str, str] = {}
         self.begin()
+        self.ledger.next_id = first_id
         self.committed = canonical(take(self.ledger, 0.0, 0))
 
     def begin(self) -> None:
@@ -254,6 +257,11 @@ class KeptKitchenMachine(RuleBasedStateMachine):
     # What is kept
 
     @rule()
+    def ask(self) -> None:
+        self.ledger.ask(Pit(), 1, 0)
+        self.journal.change()
+
+    @rule()
     def commit(self) -> None:
         change, group = self.journal.take()
         for key, text in change.rows.items():
@@ -264,8 +272,10 @@ class KeptKitchenMachine(RuleBasedStateMachine):
         self.carry(self.ledger.release(group))
         self.committed = canonical(take(self.ledger, self.clock.now, 0))
         self.next_id = self.ledger.next_id
-        found = self.read().ledger
+        record = self.read()
+        found = record.ledger
         self.check_next_id(found)
+        assert record.next_part == self.journal.next_part
         assert canonical(found) == self.committed
         delayed = {work.id for work in self.ledger.pending.values() if work.due is not None}
         assert delayed <= {work.id for work in found.work if work.due_in is not None}
