@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -25,6 +26,7 @@ OUTPUT = Path(__file__).parent.parent / "results" / "durable.md"
 def main() -> int:
     """Measure what the command line asks for; the result is an exit code."""
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so end the database server
     works = [work for work in WORKS if not arguments.only or work.name in arguments.only]
     sides = our_sides(quick=arguments.quick) + ([] if arguments.quick else PEER_SIDES)
     if arguments.side:

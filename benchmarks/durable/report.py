@@ -52,7 +52,9 @@ class Results:
         return None if not found or None in found else [float(value) for value in found]  # type: ignore[arg-type]
 
     def ratio(self, work: str, key: str, side: Side, base: Side) -> list[float] | None:
-        """Return a figure as a multiple of another side's, round by round."""
+        """Return a figure as a multiple of another side's, round by round; `None` for the same side."""
+        if side is base:
+            return None
         figures, bases = self.figures(work, side, key), self.figures(work, base, key)
         if figures is None or bases is None or not all(bases):
             return None
@@ -60,7 +62,7 @@ class Results:
 
 
 def base_of(side: Side, sides: Sequence[Side]) -> Side:
-    """Return the side that a ratio refers to: ours on SQLite, on the same backend."""
+    """Return the side that ratios refer to: ours on SQLite, on the same backend; else itself."""
     for other in sides:
         if other.name == STRICT and other.backend == side.backend:
             return other
@@ -77,7 +79,7 @@ def steps_table(
             seconds = results.figures(work.name, side, "seconds")
             if seconds is None:
                 continue
-            cell = _times(results.ratio(work.name, "seconds", side, base_of(side, sides)), side)
+            cell = _times(results.ratio(work.name, "seconds", side, base_of(side, sides)))
             items = statistics.median(results.figures(work.name, side, "items") or [0])
             table.add(
                 work.title(side, quick=quick),
@@ -123,7 +125,7 @@ def other_table(
         for name, key, _, unit in columns:
             cell = _median(results.figures(name, side, key), unit)
             if cell != "-":
-                cell += _times(results.ratio(name, key, side, base_of(side, sides)), side)
+                cell += _times(results.ratio(name, key, side, base_of(side, sides)))
                 size = "together" if key == "together" else "runs"
                 items = by_name[name].sizes(side, quick=quick)[size]
                 if (name in MANY or key == "together") and items != sizes[name][size]:
@@ -175,9 +177,9 @@ def _median(values: list[float] | None, unit: float) -> str:
     return "-" if values is None else _short(statistics.median(values) * unit)
 
 
-def _times(ratio: list[float] | None, side: Side) -> str:
-    """Return ` (x12, 11-14)`, and nothing for the side that it refers to."""
-    if ratio is None or (side.name == STRICT and side.peer is None):
+def _times(ratio: list[float] | None) -> str:
+    """Return ` (x12, 11-14)`, or nothing if there is no ratio."""
+    if ratio is None:
         return ""
     low, high = min(ratio), max(ratio)
     spread = "" if len(ratio) == 1 else f", {_short(low)}-{_short(high)}"
