@@ -107,11 +107,12 @@ class Bench:
             )
         timer = threading.Timer(self.patience, program.kill)
         timer.start()
-        try:
-            with program:
+        with program:
+            try:
                 yield program
-        finally:
-            timer.cancel()
+            finally:
+                timer.cancel()
+                program.kill()  # it has ended by itself, unless this command is told to end
 
     def _why(self, program: subprocess.Popen[str]) -> str:
         """Return why a program failed, from the last thing that it said."""
