@@ -1010,6 +1010,49 @@ MUTANTS = [
         """{"pending": pending, "failed": failed}""",
         "O6: a run that could be retried pins its context and its ledger",
     ),
+    # --- The runtime, with a store --------------------------------------------------------------
+    Mutant(
+        "begin what is not on the disk",
+        "DurableQueues.add",
+        "work.id > self.newest and self.journal.strict",
+        "False",
+        "D1: a step begins before the group that owes it is committed",
+    ),
+    Mutant(
+        "give an answer that is not on the disk",
+        "DurableWaits.give",
+        "not journal.strict or not journal.open",
+        "True",
+        "D2: a step continues with an answer that a crash can still lose",
+    ),
+    Mutant(
+        "keep work that is over",
+        "DurableLedger.finish",
+        "self.journal.forget_work(work)",
+        "pass",
+        "D1: a step whose end is on the disk runs again",
+    ),
+    Mutant(
+        "keep no decision",
+        "DurableDecision._settle",
+        "self.journal.decide(decision_row(outcome, self.journal))",
+        "pass",
+        "D4: a run whose end was decided, and not written, goes on after a crash",
+    ),
+    Mutant(
+        "wait as long again after a restart",
+        "DurableLedger.set_dues",
+        "wait.due = now + dues.get(wait.id, math.inf)",
+        "pass",
+        "D7: a wait takes longer than was asked for",
+    ),
+    Mutant(
+        "leave the old rows of what is in buffers",
+        "Journal.restore",
+        "self._rows[key] = None",
+        "pass",
+        "D1: an event that was collected is collected again after a restart",
+    ),
 ]
 
 
