@@ -227,11 +227,15 @@ class Keeper:
         """Start a run; returns when it is on the disk.
 
         If another process starts one of this id at the same moment, returns that, of whichever workflow.
+
+        Raises:
+            ContextSerdeError: If the start event cannot be written.
         """
         registered = self.registered[name]
         created = self.runs.next_created()
         journal = self._journal(run_id or "", registered)
         run, event = self._new_run(registered, journal, None, start_event, fields, run_id)
+        journal.check(event)
         journal.run_id = run.run_id
         journal.new = StoredRun(
             id=run.run_id,

@@ -241,6 +241,7 @@ class Runtime:
             WorkflowConfigurationError: If there is no such workflow, or an argument has an invalid value;
                 also as `Workflow.run()` does.
             EventValidationError: If the fields do not fit the start event.
+            ContextSerdeError: If the start event cannot be written to the database.
             WorkflowRuntimeError: If the run of this id is of another workflow, `max_runs` runs are in
                 progress, or this is not inside `async with runtime:`.
         """
