@@ -363,7 +363,6 @@ async def test_d8_the_runs_of_a_process_that_ends_are_taken_over_within_about_a_
             assert anyio.current_time() - began < 2
         await anyio.sleep(2)
         assert there.statistics().in_progress == 3
-        assert {run.recoveries for run in data.runs.values()} == {0 if how == "left" else 1}
         for run_id in ids:
             await finish(there, run_id)
 

@@ -131,8 +131,11 @@ class DurableLive(LiveRun):
 
     async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event, and return when it is on the disk, with the names of the steps that took it."""
-        taken_by = await super().send(event, step, wait)
-        if self.journal.strict and not await self._keeper.committer.wait(self.journal):
+        is_kept = False
+        if not self.journal.detached:
+            taken_by = await super().send(event, step, wait)
+            is_kept = not self.journal.strict or await self._keeper.committer.wait(self.journal)
+        if not is_kept:
             raise WorkflowRuntimeError(
                 f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
                 "in a runtime on the same database"
@@ -231,6 +234,7 @@ class Keeper:
         Raises:
             ContextSerdeError: If the start event cannot be written.
         """
+        self._check_not_left("start() cannot be called on this Runtime")
         registered = self.registered[name]
         created = self.runs.next_created()
         journal = self._journal(run_id or "", registered)
@@ -557,7 +561,8 @@ class Keeper:
             journal.forget("f")
             if failed in run.ledger.pending:
                 journal.mark_work(run.ledger.pending[failed])
-        self._begin(kept, run, None)
+        if not self._attendance.cancel_called:  # else it has been let go already, with all others
+            self._begin(kept, run, None)
 
     async def _park(self, stored: StoredRun, error: WorkflowError) -> None:
         """Leave a run alone that this program cannot continue: nothing of it is dropped."""
@@ -745,6 +750,13 @@ class Keeper:
             # The tasks are the runtime's own: nobody expects a group because of them. What else failed
             # because the store did, in the tasks or in the block, says nothing more.
             failures = list(dict.fromkeys(group.exceptions))
+            if (
+                self.committer.problem is not None
+                and error is not None
+                and _says_store_error(error)
+            ):
+                # The block was told because of another one.
+                failures = [one for one in failures if one is not error] or [error]
             if len(failures) > 1 and not all(map(_says_store_error, failures)):
                 raise
             failure = next((one for one in failures if isinstance(one, StoreError)), failures[0])
