@@ -15,6 +15,8 @@
 #   _log        the numbered events of one run, for any number of readers (_sizes: what they take)
 #   _keeper     the runs of a runtime in a store: started, brought back, followed, let go; and without one
 #               (_memory_keeper)
+#   _durable    one of them that this process executes
+#   _idle       which of them have been idle for long, and are released from memory until they are due
 #   _registered a workflow, and how its runs are written and read, also under names that have changed
 #   _runs       the variants of a run of the engine that a runtime makes, with what they consist of
 #   _books      the ledger of such a run, which marks what it changes, and holds what is not kept yet

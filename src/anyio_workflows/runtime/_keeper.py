@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ import attrs
 from anyio.abc import TaskGroup
 
 from .._backend import LoopHandle
-from .._engine.outcome import Outcome
 from .._json.fields import tag_of
 from .._ledger.ledger import Ledger
 from .._ledger.pending import restore
@@ -35,17 +33,19 @@ from ..errors import (
     WorkflowRuntimeError,
 )
 from ..events import Event, StartEvent, StopEvent
-from ..instrument import EventRecord, Instrument, RunRecord, RunResult
+from ..instrument import EventRecord, Instrument
 from ._committer import Committer, Kept
+from ._durable import DurableLive
+from ._idle import IdleRuns
 from ._journal import Group, Journal
 from ._kept import KeptRuns, cannot_retry
-from ._live import KeptRun, LiveRun
+from ._live import KeptRun
 from ._log import EventLog
 from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
 from ._registered import NOT_RENAMED, Registered
 from ._rows import RowReader
 from ._rows import RunRecord as RowRecord
-from ._runs import DurableRun, DurableState, left_row
+from ._runs import DurableRun, DurableState
 from ._store import (
     ACTIVE,
     Mail,
@@ -71,87 +71,6 @@ _SECONDS_BETWEEN_CLAIMS = 1.0
 _SECONDS_BETWEEN_PURGES = 3600.0
 
 
-class DurableLive(LiveRun):
-    """A run that this process executes, and that is kept in a store.
-
-    What it publishes is in its log, and its end is noted, when that is on the disk (D3, D4).
-
-    Attributes:
-        journal: What changed in it since the last group.
-        outcome: How the engine's run ended; `None` before that.
-        is_kept: Whether the run is in the store: it may be refused before that.
-    """
-
-    __slots__ = ("_keeper", "is_kept", "journal", "outcome", "run")
-    run: DurableRun
-
-    def __init__(self, keeper: Keeper, kept: KeptRun, run: DurableRun) -> None:
-        super().__init__(kept, run, keeper.note_end)
-        self._keeper, self.journal = keeper, run.journal
-        self.outcome: Outcome | None = None
-        self.is_kept = run.found is not None
-
-    def event_written(self, run: RunRecord, record: EventRecord) -> None:
-        """Have an event kept; the log gets it afterwards."""
-        self.journal.add_event(record)
-
-    def run_ended(self, run: RunRecord, result: RunResult) -> None:
-        """Have the end of the run kept."""
-        outcome = self.outcome = self.run.outcome
-        assert outcome is not None
-        error = error_text(outcome.error, outcome.event)
-        self.journal.end(outcome.kind, error, left_row(outcome))
-
-    def proceed(self, group: Group) -> None:
-        """Show what is on the disk now, and let what waited for that continue."""
-        self.is_kept = True
-        for record, size in group.events:
-            self.kept.log.append(record, size)
-        if group.ended is not None:
-            assert self.outcome is not None
-            self._keeper.committer.remove(self.journal)
-            self.kept.end(self.outcome, None, group.ended)
-            self._on_end(self.kept)
-        else:
-            self.run.proceed(group)
-            self._keeper.note_activity(self)
-        if group.replied:
-            self._keeper.wake()
-
-    @property
-    def only_waits(self) -> bool:
-        """Whether nothing but an event from outside, or time, can continue the run."""
-        run = self.run
-        return run.has_begun and run.outcome is None and run.ledger.is_quiet()
-
-    def next_due(self) -> float:
-        """Return when it times out, or one of its waits, on the loop's clock; infinite for never."""
-        dues = [wait.due for wait in self.run.ledger.waits.open]
-        return min([*dues, self.run._decision.deadline])
-
-    async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
-        """Send an event, and return when it is on the disk, with the names of the steps that took it."""
-        is_kept = False
-        if not self.journal.detached:
-            taken_by = await super().send(event, step, wait)
-            is_kept = not self.journal.strict or await self._keeper.committer.wait(self.journal)
-        if not is_kept:
-            raise WorkflowRuntimeError(
-                f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
-                "in a runtime on the same database"
-            )
-        return taken_by
-
-    def fail(self, error: ContextSerdeError) -> None:
-        """End the run with what cannot be written: it was changed after it had been accepted."""
-        self.run._decision.decide(Outcome.failed(self.run.ledger.last_finished or "?", error))
-
-    def let_go(self) -> None:
-        """Stop recording, and cancel the engine's run: the run itself continues elsewhere, or later (D8)."""
-        self._keeper.committer.remove(self.journal)
-        self.run.cancel("its runtime has let it go")
-
-
 @attrs.define(eq=False, repr=False)
 class Keeper:
     """The runs of one runtime in its store.
@@ -164,7 +83,7 @@ class Keeper:
         max_recoveries: Recoveries without progress until a run counts as stuck.
         log_events: How many events of each run stay in memory, at most.
         log_bytes: How many bytes they may take, at most.
-        idle_after: Seconds after which a run that only waits is released from memory; `None` for never.
+        idle: Which of its runs have been idle for long.
         instruments: Told what happens in each run that this process executes.
         committer: Writes the groups.
         host: The id of this host.
@@ -178,7 +97,7 @@ class Keeper:
     keep_ended_for: float
     log_events: int
     log_bytes: int
-    idle_after: float | None
+    idle: IdleRuns
     instruments: Sequence[Instrument] = ()
     committer: Committer = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
@@ -192,12 +111,6 @@ class Keeper:
 
     _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set to have the attendant look at once."""
-
-    _quiet: OrderedDict[DurableLive, float] = attrs.field(factory=OrderedDict, init=False)
-    """The runs that this process executes, with the time of the last commit, longest ago first."""
-
-    _alarms: dict[str, float] = attrs.field(factory=dict, init=False)
-    """When the runs that were released here are to be brought back, on the loop's clock, by their ids."""
 
     _next_purge: float = attrs.field(default=-math.inf, init=False)
     """When to remove old runs again, on the loop's clock."""
@@ -287,7 +200,7 @@ class Keeper:
         return registered.workflow._new_run(kind, ctx, start_event, fields, run_id)
 
     def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
-        kept.live = live = DurableLive(self, kept, run)
+        kept.live = live = DurableLive(kept, run, self.committer, self.note_end, self._note_commit)
         kept.stored = None
         self._followed.pop(kept.id, None)
         refuse = partial(self._refused, live)
@@ -492,9 +405,7 @@ class Keeper:
 
     async def claim(self) -> None:
         """Bring back the runs that nobody executes and that have something to do."""
-        now = self.loop.current_time()
-        # What was released here is due by the loop's clock, whatever the wall clock was set to (D7).
-        due = [run_id for run_id, alarm in self._alarms.items() if alarm <= now]
+        due = self.idle.due(self.loop.current_time())
         more = True
         while more and (room := self.runs.room()) > 0:
             limit = min(room, 100)
@@ -517,7 +428,7 @@ class Keeper:
         return found
 
     async def _bring_back(self, stored: StoredRun) -> None:
-        self._alarms.pop(stored.id, None)
+        self.idle.alarms.pop(stored.id, None)
         registered = self.registered[stored.workflow]
         rows = await self.store.rows(stored.id)
         try:
@@ -629,13 +540,11 @@ class Keeper:
     async def _next_look(self) -> float:
         """Return when to look again, on the loop's clock, if nothing happens before."""
         now = self.loop.current_time()
-        times = [self._next_purge, *self._alarms.values()]
+        times = [self._next_purge, *self.idle.times()]
         if self.store.poll < math.inf:  # a host may die, which changes nothing in the store
             times.append(now + _SECONDS_BETWEEN_CLAIMS)
         if (wake_at := await self.store.next_wake()) is not None:
             times.append(now + wake_at - self.store.wall())
-        if self._quiet and self.idle_after is not None:
-            times.append(next(iter(self._quiet.values())) + self.idle_after)
         return min(times)
 
     async def look(self) -> None:
@@ -666,33 +575,25 @@ class Keeper:
 
     # --- Releasing ------------------------------------------------------------------------------------
 
-    def note_activity(self, live: DurableLive) -> None:
-        """Note that something of a run was committed just now: it is not idle."""
-        if self.idle_after is not None:
-            if not self._quiet:
-                self.wake()  # the attendant has no time to look at yet
-            self._quiet[live] = self.loop.current_time()
-            self._quiet.move_to_end(live)
+    def _note_commit(self, live: DurableLive, group: Group) -> None:
+        """Note that a group of a run was committed."""
+        is_first = group.ended is None and self.idle.note_commit(live, self.loop.current_time())
+        if (
+            is_first or group.replied
+        ):  # the attendant has no time to look at yet, or somebody waits for it
+            self.wake()
 
     def _release_idle(self) -> None:
         """Begin to release the runs of which nothing was committed for so long, and that only wait."""
-        if self.idle_after is None:
-            return
         now = self.loop.current_time()
-        while self._quiet:
-            live, since = next(iter(self._quiet.items()))
-            if now < since + self.idle_after:
-                break
-            del self._quiet[live]
-            if live.kept.live is not live:
-                continue  # it has ended
+        for live in list(self.idle.take_idle(now)):
             if live.only_waits and not self.committer.has(live.journal):
                 self._tasks.start_soon(self._release, live, live.next_due())
                 live.kept.fall_asleep()
                 self.runs.by_id.pop(live.kept.id, None)
                 self._followed[live.kept.id] = live.kept
-            else:
-                self._quiet[live] = now  # a step takes long
+            else:  # a step takes long
+                self.idle.note_commit(live, now)
 
     async def _release(self, live: DurableLive, due: float) -> None:
         """Let a run go that owes nothing but waits: an answer, a timeout or the deadline brings it back.
@@ -711,7 +612,7 @@ class Keeper:
         }
         await self.store.commit([RunChange(live.kept.id, columns=columns, released=True)])
         if not math.isinf(due):
-            self._alarms[live.kept.id] = due
+            self.idle.alarms[live.kept.id] = due
         self.wake()
 
     async def _attend(self) -> None:

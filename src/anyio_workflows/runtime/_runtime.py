@@ -19,6 +19,7 @@ from ..handler import ResultT
 from ..instrument import Instrument
 from ..workflow import Workflow, _check_instruments
 from ._handle import RunHandle
+from ._idle import IdleRuns
 from ._keeper import Keeper
 from ._kept import KeptRuns
 from ._live import KeptRun
@@ -162,7 +163,7 @@ class Runtime:
                 self._keep_ended_for,
                 self._log_events,
                 self._log_bytes,
-                self._idle_after,
+                IdleRuns(self._idle_after),
                 self._instruments,
             )
             await self._keeper.open()
