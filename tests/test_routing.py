@@ -241,11 +241,13 @@ async def test_r3_event_aimed_at_a_step() -> None:
     [
         (Next(), "takre", r"'takre': no such step, did you mean 'taker'"),
         (Item(), "taker", r"Item.*'taker'.*accepts Next only"),
+        (Next(), 7, r"to step 7: step is the name of a step, a str"),
+        (Next(), ["taker"], r"to step \['taker'\]: step is the name of a step, a str"),
         ("text", None, r"only events.*'text' \(str\)"),
         (Next, None, "only events"),
     ],
 )
-async def test_r3_wrong_sends_raise(event: Any, target: str | None, message: str) -> None:
+async def test_r3_wrong_sends_raise(event: Any, target: Any, message: str) -> None:
     with pytest.raises(WorkflowRuntimeError, match=message):
         await Sends().run(event=event, step=target)
 

@@ -78,8 +78,10 @@ class Ledger:
         """
         if step is None:
             return None
+        what = f"cannot send {type(event).__name__} to step {short_repr(step)}"
+        if not isinstance(step, str):
+            raise WorkflowRuntimeError(f"{what}: step is the name of a step, a str")
         spec = self.graph.steps.get(step)
-        what = f"cannot send {type(event).__name__} to step {step!r}"
         if spec is None:
             raise WorkflowRuntimeError(f"{what}: no such step, {nearest(step, self.graph.steps)}")
         if any(wait.work.queue.spec is spec for wait in self.waits.open.matching(event)):
