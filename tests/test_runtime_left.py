@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.instrument import Instrument
 from anyio_workflows.runtime import MemoryData, MemoryStore, RunHandle
 
-from .running import on_asyncio, on_each_backend, run_script
+from .running import on_asyncio, on_each_backend, run_script, run_virtually
 from .samples import Answer, Asks, OneStep
 
 
@@ -325,3 +326,32 @@ def test_k3_a_run_is_used_from_threads_through_the_loop(backend: str) -> None:
 
     anyio.run(main, backend=backend)
     assert "event loop and thread of its runtime" in refused[0]
+
+
+class SlowToRead(MemoryStore):
+    """A store whose rows take a second; who is cancelled meanwhile gets them, as from a thread."""
+
+    async def rows(self, run_id: str) -> Any:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+            return await super().rows(run_id)
+
+
+@on_each_backend
+def test_d8_a_run_that_is_being_brought_back_is_let_go_whole(backend: str) -> None:
+    """Nothing of it is left open: an unclosed stream would be an unraisable warning."""
+    data = MemoryData()
+
+    async def begin() -> None:
+        async with Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as runtime:
+            await waiting(await runtime.start("asks", run_id="r"))
+
+    async def leave() -> None:
+        async with Runtime(SlowToRead(data), workflows=[Asks(timeout=None)]):
+            await anyio.sleep(0.5)
+
+    run_virtually(backend, begin)
+    run_virtually(backend, leave)
+    gc.collect()
+    assert data.runs["r"].owner is None
+    run_virtually(backend, finished, data)

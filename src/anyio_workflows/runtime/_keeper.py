@@ -472,7 +472,11 @@ class Keeper:
             journal.forget("f")
             if failed in run.ledger.pending:
                 journal.mark_work(run.ledger.pending[failed])
-        if not self._attendance.cancel_called:  # else it has been let go already, with all others
+        if self._attendance.cancel_called:  # all runs have been let go, and this one with them
+            journal.detached = True
+            run.cancel("its runtime was left")
+            run.close()
+        else:
             self._begin(kept, run, None)
 
     async def _park(self, stored: StoredRun, error: WorkflowError) -> None:
