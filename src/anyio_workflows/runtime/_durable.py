@@ -80,16 +80,18 @@ class DurableLive(LiveRun):
 
     async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event, and return when it is on the disk, with the names of the steps that took it."""
-        is_kept = False
-        if not self.journal.detached:
-            taken_by = await super().send(event, step, wait)
-            is_kept = not self.journal.strict or await self._committer.wait(self.journal)
-        if not is_kept:
-            raise WorkflowRuntimeError(
-                f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
-                "in a runtime on the same database"
-            )
+        if self.journal.detached:
+            raise self._not_kept(event)
+        taken_by = await super().send(event, step, wait)
+        if self.journal.strict and not await self._committer.wait(self.journal):
+            raise self._not_kept(event)
         return taken_by
+
+    def _not_kept(self, event: Event) -> WorkflowRuntimeError:
+        return WorkflowRuntimeError(
+            f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
+            "in a runtime on the same database"
+        )
 
     def fail(self, error: ContextSerdeError) -> None:
         """End the run with what cannot be written: it was changed after it had been accepted."""
