@@ -18,6 +18,7 @@ from anyio_workflows.errors import WorkflowRuntimeError
 from anyio_workflows.instrument import Instrument
 from anyio_workflows.runtime import MemoryData, MemoryStore, RunHandle
 
+from .conftest import BACKENDS
 from .running import on_asyncio, on_each_backend, run_script, run_virtually
 from .samples import Answer, Asks, OneStep
 
@@ -213,8 +214,7 @@ LEFT_BEHIND = """
 
 @pytest.mark.parametrize("how", ["task", "exit"])
 def test_d8_a_loop_that_ends_lets_the_runs_go(how: str) -> None:
-    backends = ["asyncio"] if how == "task" else ["asyncio", "trio"]
-    for backend in backends:
+    for backend in ["asyncio"] if how == "task" else BACKENDS:
         ran = run_script(
             LEFT_BEHIND
             + f"""
