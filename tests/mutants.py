@@ -991,9 +991,9 @@ MUTANTS = [
     ),
     Mutant(
         "say that a run waits while it closes its resources",
-        "LiveRun.status",
-        "run.ledger.is_quiet() and run.outcome is None",
-        "run.ledger.is_quiet()",
+        "LoggedRun.status",
+        "self.ledger.is_quiet() and self.outcome is None",
+        "self.ledger.is_quiet()",
         "K2: a run whose outcome is decided seems to wait for an answer",
     ),
     Mutant(
@@ -1031,6 +1031,19 @@ MUTANTS = [
         "self.journal.forget_work(work)",
         "pass",
         "D1: a step whose end is on the disk runs again",
+    ),
+    Mutant(
+        "show events before they are on the disk",
+        "Committer._commit_next",
+        "refused = await self.store.commit(changes)",
+        """
+for live, group in groups:
+    for record, size in group.events:
+        live.kept.log.append(record, size)
+    group.events = ()
+refused = await self.store.commit(changes)
+""",
+        "D3: a reader sees an event that a crash can still lose",
     ),
     Mutant(
         "keep no decision",

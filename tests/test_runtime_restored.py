@@ -9,7 +9,7 @@ import pytest
 
 from anyio_workflows import Context, Runtime, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.instrument import ExecutionRecord, Instrument
-from anyio_workflows.runtime import MemoryData, MemoryStore
+from anyio_workflows.runtime import MemoryData, MemoryStore, RunHandle
 
 from .samples import Answer, Asks, Loop, OneStep, ProviderError, Question
 
@@ -86,16 +86,55 @@ async def test_d9_a_run_that_kills_its_process_in_a_step_is_stuck_in_the_end() -
 
 
 async def test_k2_open_waits_of_a_run_are_counted_in_every_process() -> None:
-    data = MemoryData()
+    """Each of them, and not each type that is waited for."""
+
+    async def act(ctx: Context) -> None:
+        async with anyio.create_task_group() as group:
+            for n in (1, 2):
+                group.start_soon(ctx.wait_for_event, Answer, Question(n=n), f"w{n}", None, None)
+
+    data, asks = MemoryData(), OneStep(act, timeout=None)
     async with (
-        Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as runtime,
-        Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as other,
+        Runtime(MemoryStore(data), workflows=[asks], types=[Question, Answer]) as runtime,
+        Runtime(MemoryStore(data), workflows=[asks], types=[Question, Answer]) as other,
     ):
-        run = await runtime.start(Asks, "one")
-        await anext(run.records())  # the question, and so the wait, is in the store
+        run = await runtime.start(OneStep, "one")
+        await anyio.sleep(1)  # the questions, and so the waits, are in the store
         there = await other.get("one")
-        assert (run.info.open_waits, there.info.open_waits) == (1, 1)
-        assert len(await there.open_waits()) == 1
+        assert (run.info.open_waits, there.info.open_waits) == (2, 2)
+        assert len(await there.open_waits()) == 2
+        [listed] = (await other.runs(waiting_for=Answer)).runs
+        assert listed.open_waits == 2
+
+
+async def test_d3_nothing_is_shown_before_it_is_on_the_disk() -> None:
+    class Slow(MemoryStore):
+        async def commit(self, changes: Any) -> set[str]:
+            await anyio.sleep(10)
+            return await super().commit(changes)
+
+    async def act(ctx: Context) -> str:
+        ctx.write_event_to_stream(Question(n=1))
+        return "done"
+
+    seen: list[tuple[float, str, int]] = []
+
+    async def read(run: RunHandle[Any]) -> None:
+        async for event in run.stream_events():
+            kept = len(data.events["one"])
+            seen.append((anyio.current_time() - started, type(event).__name__, kept))
+
+    data, started = MemoryData(), anyio.current_time()
+    async with Runtime(Slow(data), workflows=[OneStep(act)], types=[Question]) as runtime:
+        run = await runtime.start(OneStep, "one")  # after the first commit
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, run)
+            await anyio.sleep(5)
+            assert (seen, run.info.last_seq, run.info.status) == ([], 0, "running")
+            assert await run == "done"
+    # Both events are in the group of the end of the step, or the second one in the next.
+    assert [name for _, name, _ in seen] == ["Question", "StopEvent"]
+    assert all(at >= 19 and kept >= n for n, (at, _, kept) in enumerate(seen, start=1))
 
 
 async def test_d2_a_reply_that_comes_with_the_end_of_the_run_is_a_reply() -> None:

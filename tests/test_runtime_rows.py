@@ -120,7 +120,7 @@ class KeptKitchenMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         writer = RowWriter(self.codec)
         self.journal = Journal("r", writer, self.clock, self.strict, lambda journal: None)
-        self.journal.status = lambda: ("running", ())
+        self.journal.status = lambda: ("running", (), 0)
         self.journal.state = lambda: None
         self.ledger = DurableLedger(self.graph, journal=self.journal)
         self.inboxes: dict[StepQueue, deque[Work]] = {}

@@ -14,7 +14,7 @@ from anyio_workflows import Context, Event, StartEvent, StopEvent, Workflow, ste
 from anyio_workflows.errors import WorkflowRuntimeError, WorkflowTimeoutError
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 from anyio_workflows.runtime import Runtime
-from anyio_workflows.runtime._keeper import Keeper
+from anyio_workflows.runtime._durable_manager import DurableRunManager
 from anyio_workflows.runtime._memory import MemoryData, MemoryStore
 
 from .running import on_each_backend, run_virtually
@@ -54,9 +54,9 @@ class World:
         return result
 
 
-def keeper_of(runtime: Runtime) -> Keeper:
-    assert runtime._keeper is not None
-    return runtime._keeper
+def manager_of(runtime: Runtime) -> DurableRunManager:
+    assert runtime._manager is not None
+    return runtime._manager
 
 
 class Asks(Workflow):
@@ -239,7 +239,7 @@ def test_a_run_that_only_waits_is_released_and_brought_back_by_an_answer(backend
         run = await runtime.start("asks", run_id="r")
         reader = aiter(run.stream_events())
         assert await anext(reader) == Question(text="well?")
-        kept = keeper_of(runtime).runs.by_id["r"]
+        kept = manager_of(runtime).runs.by_id["r"]
         assert kept.live is not None
         engine = weakref.ref(kept.live.run)
         await anyio.sleep(30)

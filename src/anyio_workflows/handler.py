@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from ._engine.outcome import Outcome
 from ._engine.run import Run
 from ._engine.stream import EventIterator
-from ._ledger.work import OpenWait, StepStatistics
+from ._ledger.work import OpenWait, StepStatistics, counts_text
 from ._messages import closest
 from .context import Context, _context_of, _current_step
 from .errors import WorkflowCancelledByUser, WorkflowRuntimeError
@@ -399,11 +399,7 @@ class WorkflowHandler(Generic[ResultT]):
 
     def __repr__(self) -> str:
         found = self.statistics()
-        steps = "".join(
-            f"; {name}: {counts}"
-            for name, step in found.steps.items()
-            if (counts := ", ".join(f"{n} {what}" for what, n in step.counts().items()))
-        )
+        steps = counts_text(found.steps)
         unread = f"{found.unread_events} unread events"
         # asyncio.create_task(handler) fails with this repr and no other hint.
         hint = "" if self._run.ended else "; await it for the result, no task is needed"

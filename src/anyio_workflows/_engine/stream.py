@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import attrs
@@ -231,8 +231,27 @@ class LoggedStream(EventStream):
         self.closed = self.consumed = True
 
 
+class ReadByAsyncFor:
+    """What is read with `async for`, and says so if it is used in another way."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> Any:
+            raise TypeError("a stream of events is not awaited; read it with 'async for'")
+
+        # Called by 'for ev in stream', too. With `__iter__`, libraries that send bodies would take the
+        # stream for an ordinary iterable.
+        def __getitem__(self, index: object) -> Any:
+            raise TypeError("a stream of events is read with 'async for', not with 'for'")
+
+    def __aiter__(self) -> Self:
+        return self
+
+
 @attrs.define(eq=False)
-class EventIterator:
+class EventIterator(ReadByAsyncFor):
     """Iterates over everything in a run's stream that has not been read yet.
 
     It can be left at any moment, by `break`, deadline or cancellation: the next iteration continues
@@ -246,19 +265,6 @@ class EventIterator:
     _begun: bool = False
     _exhausted: bool = False
     _reading: bool = False
-
-    if not TYPE_CHECKING:
-
-        def __await__(self) -> Any:
-            raise TypeError("a stream of events is not awaited; read it with 'async for'")
-
-        # Called by 'for ev in stream', too. With `__iter__`, libraries that send bodies would take the
-        # stream for an ordinary iterable.
-        def __getitem__(self, index: object) -> Any:
-            raise TypeError("a stream of events is read with 'async for', not with 'for'")
-
-    def __aiter__(self) -> EventIterator:
-        return self
 
     async def __anext__(self) -> Event:
         """Return the next event.

@@ -294,31 +294,32 @@ def _take_work(work: Work, ids: Mapping[Branch, int], now: float) -> WorkRecord:
         due_in=None if work.due is None else work.due - now,
         last_error=past.last_error,
         last_failed_at=past.last_failed_at,
-        waits=[
-            WaitRecord(
-                event_type=wait.event_type,
-                requirements=dict(wait.requirements),
-                waiter_id=wait.waiter_id,
-                asked=wait.asked,
-                timed_out=wait.timed_out,
-                answer=wait.answer,
-                question=None if wait.over else wait.question,
-                question_number=wait.question_number,
-                number=wait.number,
-                since=wait.since,
-            )
-            for wait in past.waits + past.earlier_waits
-        ],
-        collected=[
-            CollectedRecord(
-                one.buffer_id,
-                list(one.expected),
-                None if one.events is None else list(one.events),
-            )
-            for one in past.collected + past.earlier_collected
-        ],
+        waits=[take_wait(wait) for wait in past.waits + past.earlier_waits],
+        collected=[take_collected(one) for one in past.collected + past.earlier_collected],
         opener=work.opener,
     )
+
+
+def take_wait(wait: Wait) -> WaitRecord:
+    """Record a wait."""
+    return WaitRecord(
+        event_type=wait.event_type,
+        requirements=dict(wait.requirements),
+        waiter_id=wait.waiter_id,
+        asked=wait.asked,
+        timed_out=wait.timed_out,
+        answer=wait.answer,
+        question=None if wait.over else wait.question,
+        question_number=wait.question_number,
+        number=wait.number,
+        since=wait.since,
+    )
+
+
+def take_collected(collected: Collected) -> CollectedRecord:
+    """Record what a call of `ctx.collect_events()` was given."""
+    events = None if collected.events is None else list(collected.events)
+    return CollectedRecord(collected.buffer_id, list(collected.expected), events)
 
 
 def _take_batch(batch: Batch, ids: Mapping[Branch, int]) -> BatchRecord:

@@ -46,6 +46,10 @@ class WaitIndex:
     def __iter__(self) -> Iterator[Wait]:
         return iter(self.numbers)
 
+    def types(self) -> list[type[Event]]:
+        """Return the types waited for, in time that does not depend on the number of waits."""
+        return [cls for cls, by_name in self._index.items() if any(by_name.values())]
+
     def add(self, wait: Wait) -> None:
         """Add an open wait."""
         self.numbers[wait] = next(self._counter)

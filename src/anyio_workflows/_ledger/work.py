@@ -57,6 +57,15 @@ class StepStatistics:
         return {name: count for name, count in named.items() if count}
 
 
+def counts_text(steps: Mapping[str, StepStatistics]) -> str:
+    """Return the counts of steps, as they end a `repr`: those that are not 0."""
+    texts = {
+        name: ", ".join(f"{count} {what}" for what, count in step.counts().items())
+        for name, step in steps.items()
+    }
+    return "".join(f"; {name}: {text}" for name, text in texts.items() if text)
+
+
 @attrs.define(eq=False, repr=False)
 class Work:
     """One step's pending work: an event, the list of a join, or one event for each parameter.

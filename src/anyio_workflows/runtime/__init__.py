@@ -13,9 +13,11 @@
 #   _kept       the runs that a runtime keeps in memory: found by id, listed, removed when they are old
 #   _live       what is known about one run; and the instrument that writes its events to its log
 #   _log        the numbered events of one run, for any number of readers (_sizes: what they take)
-#   _keeper     the runs of a runtime in a store: started, brought back, followed, let go; and without one
-#               (_memory_keeper)
-#   _durable    one of them that this process executes
+#   _durable_manager
+#               the runs of a runtime in a store: started, found, brought back, let go (_memory_manager: the
+#               same without a store)
+#   _mail       what is sent to a run from another process, or while it sleeps
+#   _durable    a run that this process executes, and that is in a store
 #   _idle       which of them have been idle for long, and are released from memory until they are due
 #   _registered a workflow, and how its runs are written and read, also under names that have changed
 #   _runs       the variants of a run of the engine that a runtime makes, with what they consist of

@@ -9,29 +9,13 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from ..errors import ContextSerdeError, StoreError
+from ..errors import StoreError
+from ._durable import DurableLive
 from ._journal import Group, Journal
 from ._store import RunChange, Store
 
 _SECONDS_PER_CHECKPOINT = 0.001
 """To write the rows of many runs takes a while: so often others may run meanwhile."""
-
-
-@attrs.define(eq=False, repr=False)
-class Kept:
-    """What becomes of a run when a group with its changes has been written.
-
-    Attributes:
-        journal: Its journal.
-        proceed: Called after the commit, with what waited for it.
-        refuse: Called instead if the run is new, and the store had one of its id already.
-        fail: Called if something of it cannot be written, with the error; it ends the run.
-    """
-
-    journal: Journal
-    proceed: Callable[[Group], None]
-    refuse: Callable[[], None]
-    fail: Callable[[ContextSerdeError], None]
 
 
 @attrs.define(eq=False, repr=False)
@@ -51,27 +35,34 @@ class Committer:
 
     Attributes:
         store: Where groups go.
+        on_commit: Called for each run of a group, after the commit, with what waited for it.
+        on_refusal: Called for a run that is new, if the store had one of its id already; and for one that this
+            host does not own any more.
         commits: How many have been written.
         problem: Why nothing is written any more; `None` as long as all is well (D10).
     """
 
     store: Store
+    on_commit: Callable[[DurableLive, Group], None]
+    on_refusal: Callable[[DurableLive], None]
     commits: int = attrs.field(default=0, init=False)
     problem: StoreError | None = attrs.field(default=None, init=False)
-    _kept: dict[Journal, Kept] = attrs.field(factory=dict, init=False)
+    _lives: dict[Journal, DurableLive] = attrs.field(factory=dict, init=False)
+    """The runs whose changes are written, by their journals."""
+
     _next: _Turn = attrs.field(factory=_Turn, init=False)
     _current: _Turn | None = attrs.field(default=None, init=False)
     _wakeup: anyio.Event | None = attrs.field(default=None, init=False)
     _closing: bool = attrs.field(default=False, init=False)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, live: DurableLive) -> None:
         """Write the changes of a run from now on; its journal calls `touch()`."""
-        self._kept[kept.journal] = kept
+        self._lives[live.journal] = live
 
-    def remove(self, journal: Journal) -> None:
+    def remove(self, live: DurableLive) -> None:
         """Write no changes of a run any more: it has been let go, or has ended."""
-        journal.detached = True
-        self._kept.pop(journal, None)
+        live.journal.detached = True
+        self._lives.pop(live.journal, None)
 
     def touch(self, journal: Journal) -> None:
         """Note that a journal has changes."""
@@ -158,36 +149,28 @@ class Committer:
         turn, self._next = self._next, _Turn()
         self._current = turn
         changes: list[RunChange] = []
-        groups: list[tuple[Kept, Group]] = []
+        groups: list[tuple[DurableLive, Group]] = []
         rested = perf_counter()
         for journal in list(turn.journals):
             if perf_counter() - rested > _SECONDS_PER_CHECKPOINT:
                 await checkpoint()
                 rested = perf_counter()
-            kept = self._kept.get(journal)
-            if kept is None or journal.detached:
-                continue
-            change, group = self._take(kept)
-            changes.append(change)
-            groups.append((kept, group))
+            live = self._lives.get(journal)
+            if live is not None:
+                change, group = live.take()
+                changes.append(change)
+                groups.append((live, group))
         refused: set[str] = set()
         if changes:
             refused = await self.store.commit(changes)
             self.commits += 1
         self._current = None
-        for kept, group in groups:
-            if kept.journal.detached:
+        for live, group in groups:
+            if live.journal.detached:
                 continue
-            if kept.journal.run_id in refused:
-                kept.refuse()
+            if live.journal.run_id in refused:
+                self.on_refusal(live)
             else:
-                turn.journals[kept.journal] = True
-                kept.proceed(group)
+                turn.journals[live.journal] = True
+                self.on_commit(live, group)
         turn.done.set()
-
-    def _take(self, kept: Kept) -> tuple[RunChange, Group]:
-        try:
-            return kept.journal.take()
-        except ContextSerdeError as error:
-            kept.fail(error)  # which decides the end of the run: its rows stay as they were
-            return kept.journal.take()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._engine.outcome import Outcome
-from ..errors import ContextSerdeError, WorkflowRuntimeError
-from ..events import Event
+from ..errors import ContextSerdeError
 from ..instrument import EventRecord, RunRecord, RunResult
-from ._committer import Committer
 from ._journal import Group
 from ._live import KeptRun, LiveRun
 from ._records import error_text
 from ._runs import DurableRun, left_row
+from ._store import RunChange
 
 
 class DurableLive(LiveRun):
@@ -26,19 +25,12 @@ class DurableLive(LiveRun):
         is_kept: Whether the run is in the store: it may be refused before that.
     """
 
-    __slots__ = ("_committer", "_on_commit", "is_kept", "journal", "outcome", "run")
+    __slots__ = ("is_kept", "journal", "outcome")
     run: DurableRun
 
-    def __init__(
-        self,
-        kept: KeptRun,
-        run: DurableRun,
-        committer: Committer,
-        on_end: Callable[[KeptRun], None],
-        on_commit: Callable[[DurableLive, Group], None],
-    ) -> None:
+    def __init__(self, kept: KeptRun, run: DurableRun, on_end: Callable[[KeptRun], None]) -> None:
         super().__init__(kept, run, on_end)
-        self.journal, self._committer, self._on_commit = run.journal, committer, on_commit
+        self.journal = run.journal
         self.outcome: Outcome | None = None
         self.is_kept = run.found is not None
 
@@ -53,19 +45,30 @@ class DurableLive(LiveRun):
         error = error_text(outcome.error, outcome.event)
         self.journal.end(outcome.kind, error, left_row(outcome))
 
+    def take(self) -> tuple[RunChange, Group]:
+        """Return what changed since the last group, and what is to be continued once that is kept.
+
+        If something cannot be written that could be when it was accepted, because it was changed since, the run
+        fails: its rows stay as they were.
+        """
+        try:
+            return self.journal.take()
+        except ContextSerdeError as error:
+            step = self.run.ledger.last_finished or "?"
+            self.run._decision.decide(Outcome.failed(step, error))
+            return self.journal.take()
+
     def proceed(self, group: Group) -> None:
         """Show what is on the disk now, and let what waited for that continue."""
         self.is_kept = True
         for record, size in group.events:
             self.kept.log.append(record, size)
-        if group.ended is not None:
+        if group.ended is None:
+            self.run.proceed(group)
+        else:
             assert self.outcome is not None
-            self._committer.remove(self.journal)
             self.kept.end(self.outcome, None, group.ended)
             self._on_end(self.kept)
-        else:
-            self.run.proceed(group)
-        self._on_commit(self, group)
 
     @property
     def only_waits(self) -> bool:
@@ -77,27 +80,3 @@ class DurableLive(LiveRun):
         """Return when it times out, or one of its waits, on the loop's clock; infinite for never."""
         dues = [wait.due for wait in self.run.ledger.waits.open]
         return min([*dues, self.run._decision.deadline])
-
-    async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
-        """Send an event, and return when it is on the disk, with the names of the steps that took it."""
-        if self.journal.detached:
-            raise self._not_kept(event)
-        taken_by = await super().send(event, step, wait)
-        if self.journal.strict and not await self._committer.wait(self.journal):
-            raise self._not_kept(event)
-        return taken_by
-
-    def _not_kept(self, event: Event) -> WorkflowRuntimeError:
-        return WorkflowRuntimeError(
-            f"{type(event).__name__} was not kept: {self.kept!r} was let go before that; send it again, "
-            "in a runtime on the same database"
-        )
-
-    def fail(self, error: ContextSerdeError) -> None:
-        """End the run with what cannot be written: it was changed after it had been accepted."""
-        self.run._decision.decide(Outcome.failed(self.run.ledger.last_finished or "?", error))
-
-    def let_go(self) -> None:
-        """Stop recording, and cancel the engine's run: the run itself continues elsewhere, or later (D8)."""
-        self._committer.remove(self.journal)
-        self.run.cancel("its runtime has let it go")

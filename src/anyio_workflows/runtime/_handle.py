@@ -10,16 +10,17 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from .._ledger.work import OpenWait, StepStatistics
+from .._engine.stream import ReadByAsyncFor
+from .._ledger.work import OpenWait, StepStatistics, counts_text
 from .._messages import closest
 from ..context import _check_event, _current_step
 from ..errors import UnknownRunError, WorkflowRuntimeError
 from ..events import Event
 from ..handler import ResultT
-from ._keeper import Keeper
-from ._kept import KeptRuns
+from ._durable_manager import DurableRunManager
 from ._live import KeptRun
 from ._log import Gap, LogReader, LogStatistics
+from ._memory_manager import MemoryRunManager
 from ._records import RunInfo
 from ._store import RunStatus
 
@@ -69,10 +70,10 @@ class RunHandle(Generic[ResultT]):
     be read anywhere.
     """
 
-    __slots__ = ("__weakref__", "_keeper", "_kept", "_runs")
+    __slots__ = ("__weakref__", "_kept", "_manager")
 
-    def __init__(self, runs: KeptRuns, kept: KeptRun, keeper: Keeper | None = None) -> None:
-        self._runs, self._kept, self._keeper = runs, kept, keeper
+    def __init__(self, manager: MemoryRunManager | DurableRunManager, kept: KeptRun) -> None:
+        self._manager, self._kept = manager, kept
 
     @property
     def id(self) -> str:
@@ -167,7 +168,7 @@ class RunHandle(Generic[ResultT]):
         kept = self._found("looked at")
         if kept.live is not None:
             return kept.live.open_waits()
-        return [] if self._keeper is None else await self._keeper.open_waits(kept)
+        return await self._manager.open_waits(kept)
 
     async def send_event(
         self, event: Event, step: str | None = None, wait: str | None = None
@@ -192,15 +193,12 @@ class RunHandle(Generic[ResultT]):
         self._found("sent events")
         await checkpoint()
         kept = self._found("sent events")
-        if kept.live is None:
-            _check_event(event, "sent")
-            if self._keeper is not None and kept.in_progress:
-                return await self._keeper.send(kept, event, step, wait)
-            assert kept.ending.outcome is not None
+        _check_event(event, "sent")
+        if (outcome := kept.ending.outcome) is not None:
             raise WorkflowRuntimeError(
-                f"{type(event).__name__} cannot be sent: the run has ended, {kept.ending.outcome.summary}"
+                f"{type(event).__name__} cannot be sent: the run has ended, {outcome.summary}"
             )
-        return await kept.live.send(event, step, wait)
+        return await self._manager.send(kept, event, step, wait)
 
     async def cancel(self, timeout: float | None = None) -> None:
         """Cancel the run and wait until it has ended. A decided outcome does not change.
@@ -219,10 +217,7 @@ class RunHandle(Generic[ResultT]):
         if not kept.in_progress:
             return
         with anyio.move_on_after(timeout):
-            if kept.live is not None:
-                kept.live.run.cancel("cancel() was called")
-            elif self._keeper is not None:
-                await self._keeper.cancel(kept)
+            await self._manager.cancel(kept)
             await ending.wait()
 
     def statistics(self) -> KeptRunStatistics:
@@ -236,9 +231,9 @@ class RunHandle(Generic[ResultT]):
 
     def _found(self, done: str) -> KeptRun:
         """Return what is known about the run, which is to be used in a way that `done` names."""
-        kept, here = self._kept, self._runs.loop.is_here()
+        kept, here = self._kept, self._manager.runs.loop.is_here()
         if here:
-            self._runs.remove_old()
+            self._manager.runs.remove_old()
         if kept.removed:
             raise UnknownRunError(kept.id)
         if kept.in_progress and not here:
@@ -257,7 +252,7 @@ class RunHandle(Generic[ResultT]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RunHandle):
             return NotImplemented
-        return self._runs is other._runs and self.id == other.id
+        return self._manager is other._manager and self.id == other.id
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -293,17 +288,13 @@ class RunHandle(Generic[ResultT]):
         kept = self._kept
         if kept.removed:
             return f"<RunHandle of {kept!r}: removed>"
-        steps = "".join(
-            f"; {name}: {counts}"
-            for name, step in kept.step_statistics().items()
-            if (counts := ", ".join(f"{n} {what}" for what, n in step.counts().items()))
-        )
+        steps = counts_text(kept.step_statistics())
         hint = "; await it for the result, no task is needed" if kept.in_progress else ""
         return f"<RunHandle of {kept!r}: {kept.status}, {kept.log.last} events{steps}{hint}>"
 
 
 @attrs.define(eq=False, repr=False)
-class RunEvents:
+class RunEvents(ReadByAsyncFor):
     """Yields the events of a run, from a cursor on: `async for event in events`.
 
     It ends after the terminal event. It can be left at any moment, by `break`, deadline or cancellation, and
@@ -315,21 +306,8 @@ class RunEvents:
 
     @property
     def cursor(self) -> int:
-        """The number of the last event that it has yielded: `after=` for whoever continues from here."""
+        """The number of the last event that it has yielded: give it as `after=` to continue from here."""
         return self._reader.cursor
-
-    if not TYPE_CHECKING:
-
-        def __await__(self) -> Any:
-            raise TypeError("a stream of events is not awaited; read it with 'async for'")
-
-        # Called by 'for ev in stream', too. With `__iter__`, libraries that send bodies would take the
-        # stream for an ordinary iterable.
-        def __getitem__(self, index: object) -> Any:
-            raise TypeError("a stream of events is read with 'async for', not with 'for'")
-
-    def __aiter__(self) -> RunEvents:
-        return self
 
     async def __anext__(self) -> Event:
         """Return the next event; wait until there is one.

@@ -12,7 +12,7 @@ from ._durable import DurableLive
 
 @attrs.define(eq=False, repr=False)
 class IdleRuns:
-    """The runs of a keeper by the time for which nothing of them was committed. All times are the loop's.
+    """The runs of a process by the time for which nothing of them was committed. All times are the loop's.
 
     Attributes:
         idle_after: Seconds after which a run that only waits is released from memory; `None` for never.

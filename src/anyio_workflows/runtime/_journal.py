@@ -22,6 +22,9 @@ consistent prefix of the run survives."""
 
 Part = Batch | Branch | Buffered
 
+Standing = tuple[RunStatus, tuple[str, ...], int]
+"""How a run stands, the tags of the event types that it waits for, and how many waits are open."""
+
 _BLOCK = 64
 """So many numbers of work are reserved at once."""
 
@@ -92,7 +95,8 @@ class Journal:
         touched: Executions in progress that have used the state, and may change what is in it.
         counters: Returns `next_id`, `input_asked` and `last_finished` of the ledger.
         state: Returns the state of the run.
-        status: Returns how the run stands, and the tags of the event types that it waits for.
+        status: Returns how the run stands, the tags of the event types that it waits for, and the number of
+            open waits.
     """
 
     run_id: str
@@ -113,7 +117,7 @@ class Journal:
     touched: set[int] = attrs.field(factory=set, init=False)
     counters: Callable[[], tuple[int, bool, str | None]] = attrs.field(init=False)
     state: Callable[[], Any] = attrs.field(init=False)
-    status: Callable[[], tuple[RunStatus, tuple[str, ...]]] = attrs.field(init=False)
+    status: Callable[[], Standing] = attrs.field(init=False)
 
     numbers: dict[Part, int] = attrs.field(factory=dict, init=False)
     """The numbers of the parts that have not ended; those of their rows."""
@@ -144,9 +148,7 @@ class Journal:
     _state_texts: dict[str, str] = attrs.field(factory=dict, init=False)
     """The rows of the state as they were written last."""
 
-    _last_status: tuple[RunStatus, tuple[str, ...]] = attrs.field(
-        default=("queued", ()), init=False
-    )
+    _last_status: Standing = attrs.field(default=("queued", (), 0), init=False)
     """What the store knows about how the run stands."""
 
     _stored_events: list[StoredEvent] = attrs.field(factory=list, init=False)
@@ -376,13 +378,7 @@ class Journal:
         if self.detached:
             return
         ended = self.writer.wall()
-        self.columns |= {
-            "status": status,
-            "ended": ended,
-            "error": error,
-            "waiting_for": (),
-            "deadline": None,
-        }
+        self.columns |= ending_columns(status, ended, error)
         if left is None:
             self._rows, self._wipe = {}, True
         else:
@@ -391,11 +387,6 @@ class Journal:
         self.change()
 
     # --- Groups -------------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing of it waits for a commit."""
-        return not (self.held or self.answers)
 
     def take(self) -> tuple[RunChange, Group]:
         """Return what changed since the last group, and what is to be continued once that is kept.
@@ -438,12 +429,12 @@ class Journal:
         self.writer.texts.clear()
 
     def _note_status(self) -> None:
-        status, tags = now = self.status()
+        status, tags, number = now = self.status()
         if status == "waiting" and self.recoveries:
             # It has come as far as it can: it may wait for weeks, while its process is replaced every day.
             self.columns["recoveries"] = self.recoveries = 0
         if now != self._last_status:
-            self.columns |= {"status": status, "waiting_for": tags}
+            self.columns |= {"status": status, "waiting_for": tags, "open_waits": number}
             self._last_status = now
 
     def _flush(self) -> None:
@@ -513,6 +504,18 @@ class Journal:
                 raise ContextSerdeError(
                     f"requirements[{name!r}]{error.path[1:]}", error.problem
                 ) from None
+
+
+def ending_columns(status: RunStatus, ended: float, error: str | None) -> dict[str, Any]:
+    """Return what is written about a run when its terminal event is."""
+    return {
+        "status": status,
+        "ended": ended,
+        "error": error,
+        "waiting_for": (),
+        "open_waits": 0,
+        "deadline": None,
+    }
 
 
 def _kind(part: Part) -> str:

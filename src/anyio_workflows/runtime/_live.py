@@ -11,14 +11,21 @@ import anyio
 import attrs
 
 from .._engine.outcome import Outcome
-from .._engine.run import Run
 from .._ledger.pending import SavedState
 from .._ledger.work import OpenWait, StepStatistics, utc_now
 from ..errors import UnknownRunError, WorkflowError, WorkflowRuntimeError
 from ..events import Event
 from ..instrument import EventRecord, Instrument, RunRecord, RunResult
 from ._log import EventLog
-from ._records import RunError, RunInfo, describe_error, read_error, read_metadata
+from ._records import (
+    RunError,
+    RunInfo,
+    describe_error,
+    number_of_waits,
+    read_error,
+    read_metadata,
+)
+from ._runs import LoggedRun
 from ._store import RunStatus, StoredRun
 
 
@@ -135,7 +142,7 @@ class KeptRun:
     def _number_of_waits(self) -> int:
         if self.live is not None:
             return self.live.number_of_waits
-        return 0 if self.stored is None else self.stored.open_waits
+        return 0 if self.stored is None else number_of_waits(self.stored)
 
     def _error(self) -> RunError | None:
         if self.stored is not None:  # the exception may have come back as another one
@@ -163,15 +170,20 @@ class KeptRun:
             f"{self!r} was let go, because its runtime was left; it continues in a runtime on the same database"
         )
         if self.stored is None:
-            self.stored = StoredRun(self.id, self.workflow, self.status, self.created.timestamp())
+            self.stored = self._as_stored()
         self.steps, self.live = self.step_statistics(), None
         self.log.close(why)
         self.ending.lose(why)
 
     def fall_asleep(self) -> None:
         """Note that the runtime releases the run from memory, as it only waits."""
-        self.stored = StoredRun(self.id, self.workflow, "waiting", self.created.timestamp())
+        self.stored = self._as_stored()
         self.steps, self.live = self.step_statistics(), None
+
+    def _as_stored(self) -> StoredRun:
+        """Return how it stands as a store would."""
+        created, waits = self.created.timestamp(), self._number_of_waits()
+        return StoredRun(self.id, self.workflow, self.status, created, open_waits=waits)
 
     def begin_again(self) -> None:
         """Prepare for a retry, which continues the log."""
@@ -207,16 +219,13 @@ class LiveRun(Instrument):
 
     __slots__ = ("_on_end", "kept", "run")
 
-    def __init__(self, kept: KeptRun, run: Run, on_end: Callable[[KeptRun], None]) -> None:
+    def __init__(self, kept: KeptRun, run: LoggedRun, on_end: Callable[[KeptRun], None]) -> None:
         self.kept, self.run, self._on_end = kept, run, on_end
 
     @property
     def status(self) -> RunStatus:
         """How it stands."""
-        run = self.run
-        if not run.has_begun:
-            return "queued"
-        return "waiting" if run.ledger.is_quiet() and run.outcome is None else "running"
+        return self.run.status
 
     @property
     def number_of_waits(self) -> int:
@@ -234,7 +243,7 @@ class LiveRun(Instrument):
         waits = self.run.ledger.waits.open if self.run.is_running else ()
         return any(issubclass(wait.event_type, event_type) for wait in waits)
 
-    async def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
+    def send(self, event: Event, step: str | None, wait: str | None) -> tuple[str, ...]:
         """Send an event; returns the names of the steps that took it."""
         run = self.run
         return run.send(event, step) if wait is None else run.answer(event, wait, step)
@@ -249,7 +258,7 @@ class LiveRun(Instrument):
     # --- What it is told --------------------------------------------------------------------------
 
     def event_written(self, run: RunRecord, record: EventRecord) -> None:
-        """Write an event to the log. Its number goes on from those of earlier tries (L1)."""
+        """Write an event to the log. Its number follows those of earlier tries (L1)."""
         log = self.kept.log
         log.append(EventRecord(log.last + 1, time.time(), record.event))
 

@@ -20,6 +20,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
+from .._engine.stream import ReadByAsyncFor
 from .._messages import short_repr
 from ..errors import WorkflowError, WorkflowRuntimeError
 from ..events import Event
@@ -357,7 +358,7 @@ class EventLog:
 
 
 @attrs.define(eq=False, repr=False)
-class LogReader:
+class LogReader(ReadByAsyncFor):
     """Returns the events of a run that follow a cursor, in order, each once: `async for record in reader`.
 
     It ends after the terminal event, and stays ended. It may be left, cancelled and continued at any moment,
@@ -388,9 +389,6 @@ class LogReader:
     """Whether the cursor it began with may be above all events of the run."""
 
     _ended: bool = False
-
-    def __aiter__(self) -> LogReader:
-        return self
 
     async def __anext__(self) -> EventRecord | Gap:
         """Return the next event, or a `Gap` in its place; wait until there is one.

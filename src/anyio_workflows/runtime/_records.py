@@ -21,7 +21,7 @@ from ..errors import (
     WorkflowTimeoutError,
 )
 from ..events import StopEvent, WorkflowFailedEvent
-from ._store import RunStatus, StoredRun
+from ._store import ACTIVE, RunStatus, StoredRun
 
 
 @attrs.frozen
@@ -72,6 +72,11 @@ class RunInfo:
     error: RunError | None
 
 
+def number_of_waits(stored: StoredRun) -> int:
+    """Return how many waits of a run can be answered now: none if it is parked."""
+    return stored.open_waits if stored.status in ACTIVE else 0
+
+
 def info_of(stored: StoredRun) -> RunInfo:
     """Describe a run as a store knows it."""
     return RunInfo(
@@ -81,7 +86,7 @@ def info_of(stored: StoredRun) -> RunInfo:
         created=datetime.fromtimestamp(stored.created, UTC),
         ended=None if stored.ended is None else datetime.fromtimestamp(stored.ended, UTC),
         last_seq=stored.last_seq,
-        open_waits=stored.open_waits,
+        open_waits=number_of_waits(stored),
         metadata=read_metadata(stored.metadata),
         error=read_error(stored.error),
     )

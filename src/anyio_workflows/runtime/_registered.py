@@ -26,13 +26,15 @@ class Registered:
     Attributes:
         name: The name under which it is registered.
         workflow: The instance.
-        codec: Knows the types that its runs may hold.
+        types: Types that its runs may hold, besides those that it names itself.
+        codec: Knows all of them.
         renamed: What rows that were written earlier may call by other names.
         fingerprint: That of its graph.
     """
 
     name: str
     workflow: Workflow[Any]
+    types: tuple[type, ...]
     codec: JsonCodec
     renamed: Renamed
     fingerprint: str
@@ -90,6 +92,7 @@ def register(
         name: Registered(
             name,
             one,
+            tuple(types),
             codecs[name],
             codecs[name].renamed(used[name], one.graph.steps),
             one.graph.fingerprint(),

@@ -36,12 +36,13 @@ from .._ledger.pending import (
     BatchRecord,
     BranchRecord,
     BufferRecord,
-    CollectedRecord,
     KeptRecord,
     LedgerRecord,
     SetRecord,
     WaitRecord,
     WorkRecord,
+    take_collected,
+    take_wait,
 )
 from .._ledger.work import History, Wait, Work
 from .._messages import short_repr
@@ -157,35 +158,21 @@ class RowWriter:
             parts.append(f'"last_error":{self.value(history.last_error)}')
             parts.append(f'"last_failed_at":{self.value(history.last_failed_at)}')
         if collected := history.collected + history.earlier_collected:
-            records = [
-                CollectedRecord(
-                    one.buffer_id,
-                    list(one.expected),
-                    None if one.events is None else list(one.events),
-                )
-                for one in collected
-            ]
+            records = [take_collected(one) for one in collected]
             parts.append(f'"collected":{self.value(records)}')
         return parts
 
     def wait(self, wait: Wait, answer: Event | None, now: float) -> str:
         """Return a row for a wait, with its answer."""
-        over = answer is not None or wait.timed_out
-        record = WaitRecord(
-            event_type=wait.event_type,
-            requirements=dict(wait.requirements),
-            waiter_id=wait.waiter_id,
-            asked=wait.asked,
-            timed_out=wait.timed_out,
-            answer=answer,
-            question=None if over else wait.question,
-            number=wait.number,
-            since=wait.since,
-        )
+        record = take_wait(wait)
+        if answer is not None:  # the wait itself may have it only when this row is on the disk
+            record = attrs.evolve(record, answer=answer, question=None)
+        # What was written to the log counts as read: nothing is asked again (D2).
+        record = attrs.evolve(record, question_number=0)
         text = compact(self._fields(record, f"wait {wait.label}"))
-        return (
-            text if math.isinf(wait.due) else f"{text[:-1]},{_due(wait.due - now, self.wall())}}}"
-        )
+        if math.isinf(wait.due):
+            return text
+        return f"{text[:-1]},{_due(wait.due - now, self.wall())}}}"
 
     def batch(self, batch: Batch, outer: int | None) -> str:
         """Return a row for a batch."""

@@ -23,7 +23,7 @@ from ..errors import ContextSerdeError
 from ..events import Event
 from ..state import StateStore
 from ._books import DurableLedger
-from ._journal import Group, Journal
+from ._journal import Group, Journal, Standing
 from ._records import error_text
 from ._rows import RunRecord
 from ._store import RunStatus
@@ -40,6 +40,13 @@ class LoggedRun(Run):
 
     def _new_stream(self) -> EventStream:
         return LoggedStream(self.loop)
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands, before its end: it is `"running"` while its steps clean up."""
+        if not self.has_begun:
+            return "queued"
+        return "waiting" if self.ledger.is_quiet() and self.outcome is None else "running"
 
 
 @attrs.define(eq=False, repr=False)
@@ -187,7 +194,7 @@ class DurableRun(LoggedRun):
 
     def __attrs_post_init__(self) -> None:
         self.journal.state = self.saved.state
-        self.journal.status = self._status
+        self.journal.status = self._standing
         super().__attrs_post_init__()
 
     def _new_ledger(self) -> Ledger:
@@ -224,12 +231,10 @@ class DurableRun(LoggedRun):
         self._books.set_dues(self.found.wait_dues, self.loop.current_time())
         return super()._seal(branches)
 
-    def _status(self) -> tuple[RunStatus, tuple[str, ...]]:
+    def _standing(self) -> Standing:
         waits = self.ledger.waits.open
-        tags = tuple(sorted({tag_of(wait.event_type) for wait in waits})) if len(waits) else ()
-        if self.outcome is None and not self.has_begun:
-            return "queued", tags
-        return "waiting" if self.ledger.is_quiet() else "running", tags
+        tags = tuple(sorted(map(tag_of, waits.types()))) if len(waits) else ()
+        return self.status, tags, len(waits)
 
     def rewrite(self) -> None:
         """Write all that it owes anew: it was read under names that have changed since."""

@@ -18,13 +18,13 @@ from ..events import Event, StartEvent
 from ..handler import ResultT
 from ..instrument import Instrument
 from ..workflow import Workflow, _check_instruments
+from ._durable_manager import DurableRunManager
 from ._handle import RunHandle
 from ._idle import IdleRuns
-from ._keeper import Keeper
 from ._kept import KeptRuns
 from ._live import KeptRun
 from ._memory import MemoryStore
-from ._memory_keeper import MemoryKeeper
+from ._memory_manager import MemoryRunManager
 from ._records import (
     NAME_RULE,
     RunPage,
@@ -60,7 +60,8 @@ class Runtime:
     continue in another process, or at the next start.
 
     Args:
-        database: Where runs are kept: `"sqlite:///path/to/file.db"`, or `None` for the memory of this process.
+        database: Where runs are kept: `"sqlite:///path/to/file.db"`, or `None` for the memory of this process. A
+            `MemoryStore` is for tests.
         workflows: The instances whose runs it starts. Each is registered under the `workflow_name` it was
             given, or else under the name of its class: `ResearchAgent` as `"research_agent"`. A dict gives
             other names.
@@ -125,8 +126,7 @@ class Runtime:
         if self._store is not None:  # else nothing is written, or read
             self._registered = register(self._workflows, tuple(types), renamed)
         self._instruments = _check_instruments(instruments)
-        self._runs: KeptRuns | None = None
-        self._keeper: Keeper | MemoryKeeper | None = None
+        self._manager: DurableRunManager | MemoryRunManager | None = None
         self._state: Literal["new", "open", "leaving", "left"] = "new"
 
     async def __aenter__(self) -> Self:
@@ -144,19 +144,19 @@ class Runtime:
             raise WorkflowRuntimeError(
                 "a Runtime can be entered in a running event loop only, of asyncio or trio"
             )
-        self._runs = KeptRuns(loop, self._max_runs, self._keep_ended, self._keep_ended_for)
+        runs = KeptRuns(loop, self._max_runs, self._keep_ended, self._keep_ended_for)
         if self._store is None:
-            self._keeper = MemoryKeeper(
-                self._runs,
+            self._manager = MemoryRunManager(
+                runs,
                 self._workflows,
                 self._instruments,
                 self._log_events,
                 self._log_bytes,
             )
         else:
-            self._keeper = Keeper(
+            self._manager = DurableRunManager(
                 self._store,
-                self._runs,
+                runs,
                 self._registered,
                 self._durability == "strict",
                 self._max_recoveries,
@@ -166,7 +166,7 @@ class Runtime:
                 IdleRuns(self._idle_after),
                 self._instruments,
             )
-            await self._keeper.open()
+            await self._manager.open()
         self._state = "open"
         return self
 
@@ -184,10 +184,10 @@ class Runtime:
         Raises:
             StoreError: If the database could not be written (D10).
         """
-        assert self._keeper is not None
+        assert self._manager is not None
         self._state = "leaving"
         try:
-            await self._keeper.leave(exc)
+            await self._manager.leave(exc)
         finally:
             self._state = "left"
 
@@ -246,16 +246,16 @@ class Runtime:
             WorkflowRuntimeError: If the run of this id is of another workflow, `max_runs` runs are in
                 progress, or this is not inside `async with runtime:`.
         """
-        keeper = await self._checked("start()")
+        manager = await self._checked("start()")
         name = self._name_of(workflow)
         known: KeptRun | None = None
         if run_id is not None:
             check_run_id(run_id)
-            known = await keeper.find(run_id)
+            known = await manager.find(run_id)
         if known is None:
             text = metadata_text(metadata)
-            keeper.runs.check_room()
-            known = await keeper.start(name, run_id, start_event, fields, text)
+            manager.runs.check_room()
+            known = await manager.start(name, run_id, start_event, fields, text)
         if known.workflow != name:
             raise WorkflowRuntimeError(
                 f"there is a run {known.id!r} already, of workflow {known.workflow}, so none of workflow {name} "
@@ -270,9 +270,9 @@ class Runtime:
             UnknownRunError: If there is no such run, or it has been removed.
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
-        keeper = await self._checked("get()")
+        manager = await self._checked("get()")
         _check_given_id("get()", run_id)
-        if (kept := await keeper.find(run_id)) is None:
+        if (kept := await manager.find(run_id)) is None:
             raise UnknownRunError(run_id)
         return self._handle(kept)
 
@@ -297,7 +297,7 @@ class Runtime:
             WorkflowConfigurationError: If an argument has an invalid value.
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
-        keeper = await self._checked("runs()")
+        manager = await self._checked("runs()")
         check_status(status)
         name = None if workflow is None else self._name_of(workflow)
         if waiting_for is not None and not (
@@ -307,7 +307,7 @@ class Runtime:
                 f"waiting_for must be an event class, not {short_repr(waiting_for)}"
             )
         _whole("limit", limit, 1)
-        return await keeper.page(status, name, waiting_for, limit, read_cursor(before))
+        return await manager.page(status, name, waiting_for, limit, read_cursor(before))
 
     async def retry(self, run_id: str) -> RunHandle[Any]:
         """Continue a run that failed with the failed step, or one that timed out or was cancelled (X7).
@@ -320,9 +320,9 @@ class Runtime:
             WorkflowRuntimeError: If it is in progress, was completed, has nothing to repeat, or `max_runs`
                 runs are in progress; or this is not inside `async with runtime:`.
         """
-        keeper = await self._checked("retry()")
+        manager = await self._checked("retry()")
         _check_given_id("retry()", run_id)
-        return self._handle(await keeper.retry(run_id))
+        return self._handle(await manager.retry(run_id))
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with its log.
@@ -331,12 +331,12 @@ class Runtime:
             UnknownRunError: If there is no such run.
             WorkflowRuntimeError: If it is in progress, or this is not inside `async with runtime:`.
         """
-        keeper = await self._checked("delete()")
+        manager = await self._checked("delete()")
         _check_given_id("delete()", run_id)
-        await keeper.delete(run_id)
+        await manager.delete(run_id)
 
     def statistics(self) -> RuntimeStatistics:
-        """Return counts of the runs, and of what their logs hold.
+        """Return counts of the runs, and of what their logs hold: with a database, of those in this process.
 
         Raises:
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
@@ -351,22 +351,21 @@ class Runtime:
     # --- Inside -------------------------------------------------------------------------------------
 
     def _handle(self, kept: KeptRun) -> RunHandle[Any]:
-        assert self._runs is not None
-        keeper = self._keeper if isinstance(self._keeper, Keeper) else None
-        return RunHandle(self._runs, kept, keeper)
+        assert self._manager is not None
+        return RunHandle(self._manager, kept)
 
-    async def _checked(self, what: str) -> Keeper | MemoryKeeper:
+    async def _checked(self, what: str) -> DurableRunManager | MemoryRunManager:
         """Let other tasks run, and return what keeps the runs, if the call is allowed here."""
         self._check_here(what)
         await checkpoint()
         return self._check_here(what)
 
-    def _check_here(self, what: str) -> Keeper | MemoryKeeper:
+    def _check_here(self, what: str) -> DurableRunManager | MemoryRunManager:
         """Refuse calls outside the block, and in other event loops."""
         if self._state == "open":
-            assert self._keeper is not None
-            if self._keeper.runs.loop.is_here():
-                return self._keeper
+            assert self._manager is not None
+            if self._manager.runs.loop.is_here():
+                return self._manager
             why = "it was entered in another event loop or thread"
         elif self._state == "new":
             why = "it has not been entered; use 'async with Runtime(...) as runtime:'"
@@ -411,9 +410,9 @@ class Runtime:
 
     def __repr__(self) -> str:
         names = ", ".join(self._workflows)
-        if self._runs is None:
+        if self._manager is None:
             return f"<Runtime of {names}: not entered>"
-        counts = self._runs.statistics().runs
+        counts = self._manager.runs.statistics().runs
         runs = ", ".join(f"{number} {status}" for status, number in counts.items()) or "no runs"
         return f"<Runtime of {names}: {self._state}, {runs}>"
 

@@ -9,7 +9,7 @@
 # not before: a process that is stopped, or whose clock is wrong, is alive. Nobody has to send a sign of life.
 #
 # A host creates and locks its file, and adds its row to `hosts`, within one transaction of the database, so
-# whoever sees the row finds the lock held, unless the host is dead. A file without a row is left over from
+# who sees the row finds the lock held, unless the host is dead. A file without a row is left over from
 # a host that was killed at that moment; the next host that registers removes it.
 #
 # SQLite locks with `fcntl()` on POSIX. Such locks are those of a process: a child that is forked does not

@@ -35,6 +35,7 @@ _SCHEMA = (
         ended REAL,
         last_seq INTEGER NOT NULL,
         waiting_for TEXT NOT NULL,
+        open_waits INTEGER NOT NULL,
         metadata TEXT NOT NULL,
         error TEXT,
         fingerprint TEXT NOT NULL,

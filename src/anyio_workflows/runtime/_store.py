@@ -41,6 +41,7 @@ class StoredRun:
         ended: When its terminal event was written; `None` before that.
         last_seq: The number of the last event that is in the store; 0 if there is none.
         waiting_for: The tags of the event types for which it has open waits.
+        open_waits: How many waits can be answered; those of a run that is parked cannot.
         metadata: What the caller said about the run, as JSON.
         error: Why it failed or was parked, as JSON; `None` if it was not.
         fingerprint: That of the graph with which its rows were written.
@@ -60,6 +61,7 @@ class StoredRun:
     ended: float | None = None
     last_seq: int = 0
     waiting_for: tuple[str, ...] = ()
+    open_waits: int = 0
     metadata: str = "{}"
     error: str | None = None
     fingerprint: str = ""
@@ -68,11 +70,6 @@ class StoredRun:
     asleep_since: float | None = None
     recoveries: int = 0
     owner: str | None = None
-
-    @property
-    def open_waits(self) -> int:
-        """How many waits can be answered now: none if it is parked."""
-        return len(self.waiting_for) if self.status in ACTIVE else 0
 
     @property
     def has_ended(self) -> bool:

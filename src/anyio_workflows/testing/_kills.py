@@ -88,7 +88,7 @@ def kill_everywhere(
         start: The start event, if it has fields that must be given.
         outside: Events to send to the run from outside, one after the other, from the beginning.
         answer: Called with each event of the log; the event that it returns is sent to the run. It
-            stands in for the person who is asked. Whoever asks again gets no second answer.
+            stands in for the person who is asked. A question that is asked again gets no second answer.
         backends: Where to run; default: those that are installed.
         ends: How the process ends: `"kill"`, or `"leave"`, the block of its `Runtime`, as at a
             shutdown.

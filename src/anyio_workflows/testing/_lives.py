@@ -467,7 +467,7 @@ class _Store(MemoryStore):
         return claimed
 
     async def post(self, run_id: str, kind: Any, data: str) -> int | None:
-        """Leave mail: what is in the store will reach the run, whoever executes it."""
+        """Leave mail: what is in the store will reach the run, in whichever process."""
         mail = await super().post(run_id, kind, data)
         self._life.note_posted()
         await self._life.write(checkpoint, f"mail {mail}")

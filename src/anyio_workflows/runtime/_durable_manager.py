@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,7 +20,6 @@ from .._json.fields import tag_of
 from .._ledger.ledger import Ledger
 from .._ledger.pending import restore
 from .._ledger.work import OpenWait
-from .._messages import text_of
 from .._snapshot import _ledger_faults
 from ..context import Context, _context_of
 from ..errors import (
@@ -34,22 +32,20 @@ from ..errors import (
 )
 from ..events import Event, StartEvent, StopEvent
 from ..instrument import EventRecord, Instrument
-from ._committer import Committer, Kept
+from ._committer import Committer
 from ._durable import DurableLive
 from ._idle import IdleRuns
-from ._journal import Group, Journal
+from ._journal import Group, Journal, ending_columns
 from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun
 from ._log import EventLog
+from ._mail import Mailbox
 from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
 from ._registered import NOT_RENAMED, Registered
-from ._rows import RowReader
 from ._rows import RunRecord as RowRecord
 from ._runs import DurableRun, DurableState
 from ._store import (
     ACTIVE,
-    Mail,
-    MailKind,
     RunChange,
     RunQuery,
     RunStatus,
@@ -59,8 +55,6 @@ from ._store import (
 )
 
 logger = logging.getLogger(__name__)
-
-_PARKED = "{} cannot be taken: the run is {}; await runtime.retry(run_id) continues it"
 
 _PAGE = 128
 """How many events are read from the store at once."""
@@ -72,7 +66,7 @@ _SECONDS_BETWEEN_PURGES = 3600.0
 
 
 @attrs.define(eq=False, repr=False)
-class Keeper:
+class DurableRunManager:
     """The runs of one runtime in its store.
 
     Attributes:
@@ -86,6 +80,7 @@ class Keeper:
         idle: Which of its runs have been idle for long.
         instruments: Told what happens in each run that this process executes.
         committer: Writes the groups.
+        mailbox: What is sent to runs that another process executes, and comes from there.
         host: The id of this host.
     """
 
@@ -100,14 +95,12 @@ class Keeper:
     idle: IdleRuns
     instruments: Sequence[Instrument] = ()
     committer: Committer = attrs.field(init=False)
+    mailbox: Mailbox = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
     _followed: WeakValueDictionary[str, KeptRun] = attrs.field(
         factory=WeakValueDictionary, init=False
     )
     """Runs that somebody has a handle of, and that this process does not execute."""
-
-    _delivered: set[int] = attrs.field(factory=set, init=False)
-    """Mail that has been delivered, and whose reply may not be on the disk yet."""
 
     _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set to have the attendant look at once."""
@@ -119,11 +112,10 @@ class Keeper:
     """Around the attendant."""
 
     _tasks: TaskGroup = attrs.field(init=False)
-    _looked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    """Set when the attendant has looked."""
 
     def __attrs_post_init__(self) -> None:
-        self.committer = Committer(self.store)
+        self.committer = Committer(self.store, self._note_commit, self._forget)
+        self.mailbox = Mailbox(self.store, self.registered, self.runs, self.wake)
 
     @property
     def loop(self) -> LoopHandle:
@@ -147,7 +139,7 @@ class Keeper:
         Raises:
             ContextSerdeError: If the start event cannot be written.
         """
-        self._check_not_left("start() cannot be called on this Runtime")
+        self.mailbox.check_not_left("start() cannot be called on this Runtime")
         registered = self.registered[name]
         created = self.runs.next_created()
         journal = self._journal(run_id or "", registered)
@@ -163,7 +155,7 @@ class Keeper:
             fingerprint=registered.fingerprint,
             owner=self.host,
         )
-        kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, 0))
+        kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, name, 0))
         live = self._begin(kept, run, event)
         try:
             if await self.committer.wait(journal):
@@ -172,7 +164,7 @@ class Keeper:
             if journal.new is not None:  # it is in no group yet: nobody will ever know of it
                 self._forget(live)
             raise
-        self._check_not_left(f"run {kept.id} could not be started")
+        self.mailbox.check_not_left(f"run {kept.id} could not be started")
         found = await self.find(kept.id)
         return kept if found is None else found
 
@@ -190,7 +182,7 @@ class Keeper:
         run_id: str | None,
         seconds_left: float | None = None,
     ) -> tuple[DurableRun, Event | None]:
-        saved = DurableState(registered.graph, (), registered.hooks, journal=journal)
+        saved = DurableState(registered.graph, registered.types, registered.hooks, journal=journal)
         if found is not None:
             saved.pending = found.ledger
             if found.state is not None:
@@ -200,16 +192,15 @@ class Keeper:
         return registered.workflow._new_run(kind, ctx, start_event, fields, run_id)
 
     def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
-        kept.live = live = DurableLive(kept, run, self.committer, self.note_end, self._note_commit)
+        kept.live = live = DurableLive(kept, run, self._note_end)
         kept.stored = None
         self._followed.pop(kept.id, None)
-        refuse = partial(self._refused, live)
-        self.committer.add(Kept(run.journal, live.proceed, refuse, live.fail))
+        self.committer.add(live)
         try:
             limiter = self.registered[kept.workflow].workflow._config.limiter
             run.start(event, limiter, [live, *self.instruments])
         except BaseException:
-            self.committer.remove(run.journal)
+            self.committer.remove(live)
             raise
         if kept.internal_wanted:
             kept.listen()
@@ -217,45 +208,44 @@ class Keeper:
         self.committer.touch(run.journal)
         return live
 
-    def _new_log(self, run_id: str, last: int) -> EventLog:
-        return EventLog(self.log_events, self.log_bytes, last, partial(self._archive, run_id))
+    def _new_log(self, run_id: str, workflow: str, last: int) -> EventLog:
+        archive = partial(self._read_events, run_id, workflow)
+        return EventLog(self.log_events, self.log_bytes, last, archive)
 
-    async def _archive(self, run_id: str, after: int, limit: int) -> list[EventRecord]:
-        """Read older events of a run from the store (L3)."""
+    async def _read_events(
+        self, run_id: str, workflow: str, after: int, limit: int
+    ) -> list[EventRecord]:
+        """Read events of a run from the store (L3)."""
         try:
-            stored = await self.store.find_run(run_id)
-            if stored is None:
-                return []
             events = await self.store.events(run_id, after, limit)
         except StoreError:
-            self._check_not_left(f"events of run {run_id} that are not in memory cannot be read")
+            self.mailbox.check_not_left(
+                f"events of run {run_id} that are not in memory cannot be read"
+            )
             raise
-        return self._read_events(stored, events)
-
-    def _read_events(self, stored: StoredRun, events: Collection[StoredEvent]) -> list[EventRecord]:
-        reader = self._reader(stored)
+        reader = self.registered[workflow].reader()
         return [
-            EventRecord(seq, time, reader.event(text, f"run {stored.id}, event {seq}"))
+            EventRecord(seq, time, reader.event(text, f"run {run_id}, event {seq}"))
             for seq, time, text in events
         ]
 
-    def _reader(self, stored: StoredRun) -> RowReader:
-        registered = self.registered.get(stored.workflow)
-        if registered is None:
+    def _check_registered(self, stored: StoredRun) -> None:
+        if stored.workflow not in self.registered:
             raise WorkflowConfigurationError(
                 f"run {stored.id} is of workflow {stored.workflow}, which is not registered in this Runtime; add "
                 "it to workflows=[...]"
             )
-        return registered.reader()
-
-    def _refused(self, live: DurableLive) -> None:
-        """Let go of a run that the store does not let this host write: there is another one of its id."""
-        self._forget(live)
 
     def _forget(self, live: DurableLive) -> None:
-        live.let_go()
+        """Let go of a run that the store does not let this host write: there is another one of its id."""
+        self._let_go_of(live)
         live.kept.live = None
         self.runs.by_id.pop(live.kept.id, None)
+
+    def _let_go_of(self, live: DurableLive) -> None:
+        """Record nothing more of a run, and cancel it: the run itself continues elsewhere, or later (D8)."""
+        self.committer.remove(live)
+        live.run.cancel("its runtime has let it go")
 
     # --- Finding ------------------------------------------------------------------------------------
 
@@ -280,7 +270,7 @@ class Keeper:
             kept = None
         if stored is None:
             return None
-        self._reader(stored)
+        self._check_registered(stored)
         if kept is None:
             kept = self._followed[run_id] = self._kept(stored)
         await self._catch_up(kept, stored)
@@ -288,7 +278,7 @@ class Keeper:
 
     def _kept(self, stored: StoredRun) -> KeptRun:
         created = datetime.fromtimestamp(stored.created, UTC)
-        log = self._new_log(stored.id, stored.last_seq)
+        log = self._new_log(stored.id, stored.workflow, stored.last_seq)
         return KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
 
     def _remove(self, kept: KeptRun) -> None:
@@ -302,19 +292,18 @@ class Keeper:
         if kept.live is None and is_newer:  # it was retried
             self._forget_end(kept)
         while kept.live is None and kept.in_progress and kept.log.last < stored.last_seq:
-            events = await self.store.events(kept.id, kept.log.last, _PAGE)
-            records = self._read_events(stored, events)
-            if kept.live is not None or not events:  # it was brought back, or removed, meanwhile
+            records = await self._read_events(kept.id, kept.workflow, kept.log.last, _PAGE)
+            if kept.live is not None or not records:  # it was brought back, or removed, meanwhile
                 return
-            for record, (_, _, text) in zip(records, events, strict=True):
+            for record in records:
                 if record.seq == kept.log.last + 1:
-                    kept.log.append(record, len(text))
+                    kept.log.append(record)
         if kept.live is not None:
             return
         kept.stored = stored
         if stored.has_ended and kept.in_progress:
-            last = await self.store.events(kept.id, stored.last_seq - 1, 1)
-            for record in self._read_events(stored, last):  # none if it was removed meanwhile
+            last = await self._read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
+            for record in last:  # none if it was removed meanwhile
                 assert isinstance(record.event, StopEvent)
                 if kept.live is None and kept.in_progress:
                     kept.end(outcome_of(record.event, stored.error), None, stored.ended)
@@ -333,73 +322,30 @@ class Keeper:
         restore(found.ledger, ledger, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]
 
-    # --- Mail ---------------------------------------------------------------------------------------
+    # --- Sending ------------------------------------------------------------------------------------
 
     async def send(
         self, kept: KeptRun, event: Event, step: str | None, wait: str | None
     ) -> tuple[str, ...]:
-        """Send an event to a run that this process does not execute; returns the steps that took it."""
-        writer = self.registered[kept.workflow].writer(self.store.wall)
-        data = {"event": json.loads(writer.event(event)), "step": step, "wait": wait}
-        reply = await self._post(kept, "send", data, type(event).__name__)
-        return tuple(reply["taken_by"])
+        """Send an event to a run; returns the steps that took it, when that is on the disk."""
+        live = kept.live
+        if not isinstance(live, DurableLive):
+            return await self.mailbox.send(kept, event, step, wait)
+        if not live.journal.detached:
+            taken_by = live.send(event, step, wait)
+            if not self.strict or await self.committer.wait(live.journal):
+                return taken_by
+        raise WorkflowRuntimeError(
+            f"{type(event).__name__} was not kept: {kept!r} was let go before that; send it again, in a runtime "
+            "on the same database"
+        )
 
     async def cancel(self, kept: KeptRun) -> None:
-        """Cancel a run that this process does not execute."""
-        with suppress(_EndedError):
-            await self._post(kept, "cancel", {}, "a cancellation")
-
-    async def _post(self, kept: KeptRun, kind: MailKind, data: Any, what: str) -> dict[str, Any]:
-        """Leave mail for a run, and return the reply, once it is on the disk with what it caused."""
-        self._check_not_left(f"{what} cannot be sent")
-        mail = await self.store.post(kept.id, kind, json.dumps(data))
-        self.wake()
-        while True:
-            self._check_not_left(f"nobody has taken {what} yet, which is kept for run {kept.id}")
-            stored = await self.store.find_run(kept.id)  # first: the reply may come with the end
-            text = None if mail is None else await self.store.take_reply(mail)
-            if text is not None:
-                break
-            if stored is None or stored.has_ended:
-                raise _EndedError(f"{what} cannot be sent: the run has ended")
-            if stored.status not in ACTIVE:
-                raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
-            with anyio.move_on_after(self.store.poll):
-                await self._looked.wait()
-        reply: dict[str, Any] = json.loads(text)
-        if "error" in reply:
-            raise WorkflowRuntimeError(reply["error"])
-        return reply
-
-    def _check_not_left(self, what: str) -> None:
-        if self._attendance.cancel_called:
-            raise WorkflowRuntimeError(f"{what}: this runtime has been left")
-
-    async def _read_mail(self) -> None:
-        mail = await self.store.mail()
-        self._delivered &= {one.id for one in mail}
-        for one in mail:
-            kept = self.runs.by_id.get(one.run_id)
-            live = None if kept is None else kept.live
-            if isinstance(live, DurableLive) and one.id not in self._delivered:
-                self._delivered.add(one.id)
-                live.journal.reply(one.id, json.dumps(self._deliver(live, one)))
-
-    def _deliver(self, live: DurableLive, mail: Mail) -> dict[str, Any]:
-        """Do what mail asks for; returns the reply, which is kept together with that."""
-        run = live.run
-        if mail.kind == "cancel":
-            run.cancel("cancel() was called")
-            return {}
-        data = json.loads(mail.data)
-        try:
-            reader = self.registered[live.kept.workflow].reader()
-            event = reader.event(json.dumps(data["event"]))
-            if data["wait"] is None:
-                return {"taken_by": run.send(event, data["step"])}
-            return {"taken_by": run.answer(event, data["wait"], data["step"])}
-        except WorkflowError as error:
-            return {"error": text_of(error)}
+        """Begin to cancel a run."""
+        if kept.live is not None:
+            kept.live.run.cancel("cancel() was called")
+        else:
+            await self.mailbox.cancel(kept)
 
     # --- Bringing back --------------------------------------------------------------------------------
 
@@ -472,7 +418,7 @@ class Keeper:
             journal.forget("f")
             if failed in run.ledger.pending:
                 journal.mark_work(run.ledger.pending[failed])
-        if self._attendance.cancel_called:  # all runs have been let go, and this one with them
+        if self.mailbox.left:  # all runs have been let go, and this one with them
             journal.detached = True
             run.cancel("its runtime was left")
             run.close()
@@ -492,10 +438,7 @@ class Keeper:
         )
         text = error_text(error, None)
         change = RunChange(stored.id, columns={"status": "incompatible", "error": text})
-        # What is refused now must not be done later, when the run has been mended.
-        refusal = json.dumps({"error": _PARKED.format("what was sent", "incompatible")})
-        mail = await self.store.mail()
-        change.replies = {one.id: refusal for one in mail if one.run_id == stored.id}
+        change.replies = await self.mailbox.refusals(stored.id, "incompatible")
         await self.store.commit([change])
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:
@@ -503,13 +446,7 @@ class Keeper:
         now = self.store.wall()
         event = StoredEvent(stored.last_seq + 1, now, json.dumps(row["event"]))
         rows: dict[str, str | None] = {} if row["left"] is None else {"d": None, "f": row["left"]}
-        columns = {
-            "status": row["kind"],
-            "ended": now,
-            "error": row["error"],
-            "waiting_for": (),
-            "deadline": None,
-        }
+        columns = ending_columns(row["kind"], now, row["error"])
         wipe = row["left"] is None
         await self.store.commit([RunChange(stored.id, None, columns, wipe, rows, [event])])
 
@@ -519,11 +456,12 @@ class Keeper:
         """Have the attendant look at once."""
         self._wakeup.set()
 
-    def note_end(self, kept: KeptRun) -> None:
+    def _note_end(self, kept: KeptRun) -> None:
         """Note that a run has ended: the store keeps it, and this process only what somebody has a handle of."""
+        if self.runs.room() <= 0:
+            self.wake()  # to bring back another one, for which there was no room
         self.runs.by_id.pop(kept.id, None)
         self._followed[kept.id] = kept
-        self.wake()  # another run may have room now
 
     def _forget_end(self, kept: KeptRun) -> None:
         if not kept.in_progress:
@@ -554,7 +492,7 @@ class Keeper:
     async def look(self) -> None:
         """Bring runs back, deliver mail, follow the runs of other processes, release those that only wait."""
         await self.claim()
-        await self._read_mail()
+        await self.mailbox.deliver()
         self._release_idle()
         if self.loop.current_time() >= self._next_purge:
             self._next_purge = self.loop.current_time() + _SECONDS_BETWEEN_PURGES
@@ -566,8 +504,7 @@ class Keeper:
                     await self._catch_up(kept, stored)
                 elif kept.live is None:
                     self._remove(kept)
-        looked, self._looked = self._looked, anyio.Event()
-        looked.set()
+        self.mailbox.note_look()
 
     async def open(self) -> None:
         """Open the store, and begin to write, and to bring back what there is to do."""
@@ -580,11 +517,14 @@ class Keeper:
     # --- Releasing ------------------------------------------------------------------------------------
 
     def _note_commit(self, live: DurableLive, group: Group) -> None:
-        """Note that a group of a run was committed."""
-        is_first = group.ended is None and self.idle.note_commit(live, self.loop.current_time())
-        if (
-            is_first or group.replied
-        ):  # the attendant has no time to look at yet, or somebody waits for it
+        """Let a run continue, a group of which was committed."""
+        live.proceed(group)
+        wakes = group.replied  # the sender of mail waits for the attendant
+        if group.ended is not None:
+            self.committer.remove(live)
+        elif self.idle.note_commit(live, self.loop.current_time()):
+            wakes = True  # which has no time yet at which to look
+        if wakes:
             self.wake()
 
     def _release_idle(self) -> None:
@@ -605,7 +545,7 @@ class Keeper:
         Everything it owes is on the disk, since nothing was marked after the last commit. From here on it takes
         nothing any more: answers are mail, and so are found when it is brought back.
         """
-        live.let_go()
+        self._let_go_of(live)
         await live.run.wait_until_ended()  # its steps clean up before they can start over
         wall = self.store.wall()
         left = due - self.loop.current_time()
@@ -631,6 +571,7 @@ class Keeper:
             BaseException: What the block raised, `error`, in a group with what else went wrong.
         """
         self._attendance.cancel()
+        self.mailbox.leave()
         interruption: BaseException | None = None
         has_left = False
         try:
@@ -672,7 +613,6 @@ class Keeper:
 
     async def _finish(self) -> None:
         """Write what there is to write, and let all runs go. Can be called again if it was interrupted."""
-        self._looked.set()  # nobody looks any more
         if self.committer.problem is None:
             await self.committer.flush()
         await self._let_go()
@@ -682,7 +622,7 @@ class Keeper:
         lives = [kept.live for kept in self.runs.in_progress()]
         durable = [live for live in lives if isinstance(live, DurableLive)]
         for live in durable:
-            live.let_go()
+            self._let_go_of(live)
         for live in durable:
             await live.run.wait_until_ended()
             live.kept.abandon()
@@ -755,7 +695,3 @@ def _says_store_error(error: BaseException) -> bool:
 def _is_of(kept: KeptRun, stored: StoredRun | None) -> bool:
     """Return whether they are the same run: one of its id may have been removed, and another one started."""
     return stored is not None and datetime.fromtimestamp(stored.created, UTC) == kept.created
-
-
-class _EndedError(WorkflowRuntimeError):
-    """Mail has come too late."""

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import attrs
 
+from .._ledger.work import OpenWait
 from ..context import Context, _context_of
 from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent
@@ -22,8 +23,8 @@ from ._store import RunStatus
 
 
 @attrs.define(eq=False, repr=False)
-class MemoryKeeper:
-    """The runs of one runtime without a store: what `Keeper` does for one that has a store.
+class MemoryRunManager:
+    """The runs of one runtime without a store: what `DurableRunManager` does for one that has a store.
 
     Attributes:
         runs: All of them.
@@ -92,6 +93,22 @@ class MemoryKeeper:
         self.runs.note_retry(kept)
         self._begin(kept, run, None)
         return kept
+
+    async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
+        """Return the open waits of a run that has ended: none."""
+        return []
+
+    async def send(
+        self, kept: KeptRun, event: Event, step: str | None, wait: str | None
+    ) -> tuple[str, ...]:
+        """Send an event to a run that is in progress; returns the steps that took it."""
+        assert kept.live is not None
+        return kept.live.send(event, step, wait)
+
+    async def cancel(self, kept: KeptRun) -> None:
+        """Cancel a run that is in progress."""
+        assert kept.live is not None
+        kept.live.run.cancel("cancel() was called")
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended."""

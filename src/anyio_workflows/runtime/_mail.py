@@ -1,0 +1,141 @@
+"""Mail: what is sent to a run from another process than that which executes it, or while the run sleeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import attrs
+
+from .._messages import text_of
+from ..errors import WorkflowError, WorkflowRuntimeError
+from ..events import Event
+from ._durable import DurableLive
+from ._kept import KeptRuns
+from ._live import KeptRun
+from ._registered import Registered
+from ._store import ACTIVE, Mail, MailKind, RunStatus, Store
+
+_PARKED = "{} cannot be taken: the run is {}; await runtime.retry(run_id) continues it"
+
+
+@attrs.define(eq=False, repr=False)
+class Mailbox:
+    """Sends mail through a store and waits for the reply, and delivers the mail of the runs of this process.
+
+    Attributes:
+        store: Where mail is left.
+        registered: The workflows by the names under which they are registered.
+        runs: Those that this process executes.
+        wake: Has the attendant look at once, who delivers mail and brings back runs that have some.
+        left: Whether the runtime is being left.
+    """
+
+    store: Store
+    registered: Mapping[str, Registered]
+    runs: KeptRuns
+    wake: Callable[[], None]
+    left: bool = attrs.field(default=False, init=False)
+
+    _delivered: set[int] = attrs.field(factory=set, init=False)
+    """Mail that has been delivered, and whose reply may not be on the disk yet."""
+
+    _looked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the attendant has looked: there may be a reply."""
+
+    def note_look(self) -> None:
+        """Note that the attendant has looked for mail, and for what else there is to do."""
+        looked, self._looked = self._looked, anyio.Event()
+        looked.set()
+
+    def leave(self) -> None:
+        """Tell those who wait for a reply that the runtime is being left."""
+        self.left = True
+        self._looked.set()
+
+    async def send(
+        self, kept: KeptRun, event: Event, step: str | None, wait: str | None
+    ) -> tuple[str, ...]:
+        """Send an event to a run that this process does not execute; returns the steps that took it."""
+        writer = self.registered[kept.workflow].writer(self.store.wall)
+        data = {"event": json.loads(writer.event(event)), "step": step, "wait": wait}
+        reply = await self._post(kept, "send", data, type(event).__name__)
+        return tuple(reply["taken_by"])
+
+    async def cancel(self, kept: KeptRun) -> None:
+        """Cancel a run that this process does not execute."""
+        with suppress(_EndedError):
+            await self._post(kept, "cancel", {}, "a cancellation")
+
+    async def _post(self, kept: KeptRun, kind: MailKind, data: Any, what: str) -> dict[str, Any]:
+        """Leave mail for a run, and return the reply, once it is on the disk with what it caused."""
+        self.check_not_left(f"{what} cannot be sent")
+        mail = await self.store.post(kept.id, kind, json.dumps(data))
+        self.wake()
+        while True:
+            self.check_not_left(f"nobody has taken {what} yet, which is kept for run {kept.id}")
+            stored = await self.store.find_run(kept.id)  # first: the reply may come with the end
+            text = None if mail is None else await self.store.take_reply(mail)
+            if text is not None:
+                break
+            if stored is None or stored.has_ended:
+                raise _EndedError(f"{what} cannot be sent: the run has ended")
+            if stored.status not in ACTIVE:
+                raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
+            with anyio.move_on_after(self.store.poll):
+                await self._looked.wait()
+        reply: dict[str, Any] = json.loads(text)
+        if "error" in reply:
+            raise WorkflowRuntimeError(reply["error"])
+        return reply
+
+    def check_not_left(self, what: str) -> None:
+        """Refuse what cannot be done any more.
+
+        Raises:
+            WorkflowRuntimeError: Which begins with `what`, if the runtime is being left.
+        """
+        if self.left:
+            raise WorkflowRuntimeError(f"{what}: this runtime has been left")
+
+    async def deliver(self) -> None:
+        """Do what the mail of the runs that this process executes asks for."""
+        mail = await self.store.mail()
+        self._delivered &= {one.id for one in mail}
+        for one in mail:
+            kept = self.runs.by_id.get(one.run_id)
+            live = None if kept is None else kept.live
+            if isinstance(live, DurableLive) and one.id not in self._delivered:
+                self._delivered.add(one.id)
+                live.journal.reply(one.id, json.dumps(self._deliver(live, one)))
+
+    def _deliver(self, live: DurableLive, mail: Mail) -> dict[str, Any]:
+        """Do what mail asks for; returns the reply, which is kept together with that."""
+        run = live.run
+        if mail.kind == "cancel":
+            run.cancel("cancel() was called")
+            return {}
+        data = json.loads(mail.data)
+        try:
+            reader = self.registered[live.kept.workflow].reader()
+            event = reader.event(json.dumps(data["event"]))
+            if data["wait"] is None:
+                return {"taken_by": run.send(event, data["step"])}
+            return {"taken_by": run.answer(event, data["wait"], data["step"])}
+        except WorkflowError as error:
+            return {"error": text_of(error)}
+
+    async def refusals(self, run_id: str, status: RunStatus) -> dict[int, str]:
+        """Return replies to the mail of a run that is being parked.
+
+        What is refused now must not be done later, when the run has been mended.
+        """
+        refusal = json.dumps({"error": _PARKED.format("what was sent", status)})
+        return {mail.id: refusal for mail in await self.store.mail() if mail.run_id == run_id}
+
+
+class _EndedError(WorkflowRuntimeError):
+    """Mail has come too late."""
