@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,28 @@ async def test_the_database_of_another_program_is_refused_and_left_alone(
 
 async def test_an_empty_file_becomes_a_database(path: Path):
     overwrite(path, b"")
+    await check_usable(path)
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA application_id", "PRAGMA user_version"])
+async def test_a_database_that_another_process_makes_meanwhile_is_not_that_of_another_program(
+    path: Path, statement: str
+):
+    """D6: what is read before the file is changed is of one moment."""
+    others = []
+
+    def make(executed: str) -> None:
+        if executed == statement and not others:
+            other = files.connect(os.fspath(path), 0)
+            others.append(other)
+            with suppress(sqlite3.OperationalError):  # it has to wait
+                files.prepare(other, "other", os.fspath(path), 0, tables.MIGRATIONS)
+
+    with closing(files.connect(os.fspath(path), 0)) as db:
+        db.set_trace_callback(make)
+        files.prepare(db, "this", os.fspath(path), 0, tables.MIGRATIONS)
+    assert others
+    others[0].close()
     await check_usable(path)
 
 

@@ -134,16 +134,14 @@ class SqliteStore:
         return opened
 
     def _register(self, db: sqlite3.Connection) -> files.HostLock:
-        db.execute("BEGIN IMMEDIATE")
         lock = None
         try:
-            hosts = {host for (host,) in db.execute(sql.HOSTS)}
-            files.remove_left_over(self._path, hosts)
-            lock = files.HostLock(self._path)
-            db.execute(sql.ADD_HOST, (lock.host, time.time()))
-            db.execute("COMMIT")
+            with files.transaction(db):
+                hosts = {host for (host,) in db.execute(sql.HOSTS)}
+                files.remove_left_over(self._path, hosts)
+                lock = files.HostLock(self._path)
+                db.execute(sql.ADD_HOST, (lock.host, time.time()))
         except BaseException:
-            files.roll_back(db)
             if lock is not None:
                 lock.release()
             raise
@@ -213,16 +211,10 @@ class SqliteStore:
     @contextmanager
     def _transaction(self, opened: _Connections) -> Iterator[sqlite3.Connection]:
         """Commit what the block writes, unless it raises or this host is lost."""
-        db = opened.writer
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with files.transaction(opened.writer):
             self._check_fence(opened)
             _note_version(opened)
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            files.roll_back(db)
-            raise
+            yield opened.writer
 
     def _check_fence(self, opened: _Connections) -> None:
         """Raise if others took this host for dead (D6)."""

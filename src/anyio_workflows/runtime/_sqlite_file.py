@@ -148,11 +148,12 @@ def prepare(
     db: sqlite3.Connection, store: str, path: str, patience: float, migrations: list[Migration]
 ) -> None:
     """Check whose file it is before anything is changed, then bring it to the newest format."""
-    _version(db, store, len(migrations))
+    # Another process may be making it: what is read is of one moment only within a transaction.
+    with transaction(db, "DEFERRED"):
+        _version(db, store, len(migrations))
     _use_wal(db, store, patience)
     db.execute("PRAGMA synchronous=FULL")
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         version = _version(db, store, len(migrations))  # others may have done it in the meantime
         if version < len(migrations):
             if version:
@@ -161,17 +162,20 @@ def prepare(
                 migrate(db)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {len(migrations)}")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """Commit what the block writes, unless it raises."""
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
         db.execute("COMMIT")
     except BaseException:
-        roll_back(db)
+        if db.in_transaction:  # SQLite may have undone it already, after an error
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
         raise
-
-
-def roll_back(db: sqlite3.Connection) -> None:
-    """Undo the transaction, if SQLite has not done so by itself after an error."""
-    if db.in_transaction:
-        with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
 
 
 def _version(db: sqlite3.Connection, store: str, newest: int) -> int:
