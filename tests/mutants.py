@@ -94,6 +94,10 @@ SUITE = [
     "test_runtime_list.py",
     "test_runtime_memory_block.py",
     "test_runtime_readers.py",
+    "test_runtime_restored.py",
+    "test_runtime_times.py",
+    "test_runtime_rows.py",
+    "test_kill_everywhere.py",
 ]
 """What a mutant has to get past, fast ones first."""
 
