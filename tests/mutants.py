@@ -342,7 +342,7 @@ MUTANTS = [
     ),
     Mutant(
         "start no worker for what a callback of the loop has sent",
-        "Run._wait_until_decided",
+        "Run._host",
         "if self.outcome is None: self._pool.ensure_workers()",
         "",
         "R3: an event that is sent where there is no current task waits for ever",

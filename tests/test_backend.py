@@ -167,6 +167,38 @@ def test_host_is_cancelled_when_the_loop_ends(backend: str) -> None:
     assert seen == [True]
 
 
+async def test_a_wait_for_a_signal_may_be_cancelled_and_repeated() -> None:
+    loop = find_loop()
+    assert loop is not None
+    signal = loop.new_signal()
+    with anyio.move_on_after(1) as scope:
+        await signal.wait()
+    assert scope.cancelled_caught
+    assert not signal.is_set()
+    async with anyio.create_task_group() as group:
+        group.start_soon(signal.wait)
+        await anyio.wait_all_tasks_blocked()
+        signal.set()
+    assert signal.is_set()
+    signal.set()
+    await signal.wait()
+
+
+async def test_a_wait_for_a_signal_that_is_set_lets_others_run_and_can_be_cancelled() -> None:
+    loop = find_loop()
+    assert loop is not None
+    signal = loop.new_signal()
+    signal.set()
+    ran: list[bool] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(signal.wait)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await signal.wait()
+            ran.append(True)
+    assert not ran
+
+
 async def test_background_tasks_are_forgotten_when_they_end() -> None:
     before = len(_background_tasks)
     handlers = [Nap().run() for _ in range(5)]

@@ -42,7 +42,7 @@ from .running import (
     run_virtually,
     texts,
 )
-from .samples import Act, Answer, AsksByReturning, Item, Note, OneStep, Question
+from .samples import Act, Answer, AsksByReturning, Item, Mail, Note, OneStep, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +52,32 @@ class PoliteAnswer(Answer):
 
 
 # --- W1: suspended where it stands -------------------------------------------------------------
+
+
+async def test_w1_a_run_that_only_waits_holds_no_streams_of_its_steps() -> None:
+    class AsksOnTheWay(Workflow[str]):
+        @step
+        async def first(self, ev: StartEvent) -> Item:
+            return Item()
+
+        @step
+        async def ask(self, ctx: Context, ev: Item) -> Note:
+            got = await ctx.wait_for_event(Answer)
+            return Note(text=got.text)
+
+        @step
+        async def last(self, ev: Note | Mail) -> StopEvent | None:
+            return StopEvent(result=ev.text) if isinstance(ev, Note) else None
+
+    handler = AsksOnTheWay().run()
+    for _ in range(2):
+        await anyio.wait_all_tasks_blocked()
+        assert not handler._run._inboxes.receivers
+        await handler.send_event(Mail())  # and so it is not waiting only
+        assert handler._run._inboxes.receivers
+    await anyio.wait_all_tasks_blocked()
+    await handler.send_event(Answer(text="yes"))
+    assert await handler == "yes"
 
 
 async def test_w1_code_before_the_wait_runs_once_and_locals_live_on() -> None:

@@ -14,12 +14,33 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
     import asyncio
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """Keeps the tasks alive, because asyncio has only weak references to them."""
+
+
+class Signal(Protocol):
+    """Lets one task wait until it is set, once: the part of `anyio.Event` that is needed here.
+
+    On asyncio, an `anyio.Event` takes 1 KB, most of it for the queue of those that wait. A run that waits for an
+    answer would have two of them.
+    """
+
+    def set(self) -> None:
+        """Let the task continue."""
+        ...
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until it is set. A wait that was cancelled may be repeated."""
+        ...
 
 
 class LoopHandle(Protocol):
@@ -54,6 +75,10 @@ class LoopHandle(Protocol):
         """
         ...
 
+    def new_signal(self) -> Signal:
+        """Return a signal for a task of this loop."""
+        ...
+
     def host_cancelled(self) -> bool:
         """Return whether the host is being cancelled by the end of its loop, or natively."""
         ...
@@ -65,6 +90,30 @@ class LoopHandle(Protocol):
     async def uncancel_current_task(self) -> None:
         """Take back the native cancellations pending on the current task."""
         ...
+
+
+class _AsyncioSignal:
+    __slots__ = ("_is_set", "_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    async def wait(self) -> None:
+        if self._is_set:
+            await checkpoint()
+            return
+        self._waiter = self._loop.create_future()
+        await self._waiter
 
 
 class _AsyncioLoop:
@@ -101,6 +150,9 @@ class _AsyncioLoop:
     def call_soon(self, func: Callable[[], object]) -> None:
         with suppress(RuntimeError):
             self.token.call_soon_threadsafe(func)
+
+    def new_signal(self) -> Signal:
+        return _AsyncioSignal(self.token)
 
     def host_cancelled(self) -> bool:
         return self._host is not None and self._host.cancelling() > 0
@@ -143,6 +195,9 @@ class _TrioLoop:
     def call_soon(self, func: Callable[[], object]) -> None:
         with suppress(RuntimeError):
             self.token.run_sync_soon(func)
+
+    def new_signal(self) -> Signal:
+        return anyio.Event()
 
     def host_cancelled(self) -> bool:
         nursery = self._host.parent_nursery if self._host is not None else None

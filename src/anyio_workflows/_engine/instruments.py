@@ -118,7 +118,7 @@ class Instruments:
         self._own = list(own)
         told = {id(one): one for one in (*self.shared, *self._own)}  # each is told once
         self._told = list(told.values())
-        self._hooks, self._executions, self._written = {}, {}, 0
+        self._executions, self._written = {}, 0
         self._find_hooks()
 
     def start(self, own: Iterable[Instrument], event: Event | None) -> None:
@@ -155,22 +155,21 @@ class Instruments:
         return present
 
     def _find_hooks(self) -> None:
-        overridden = [(each, _methods_of(each)) for each in self._told]
-        for name in _HOOKS:
-            self._hooks[name] = tuple(
-                (each, methods[name]) for each, methods in overridden if name in methods
-            )
-        self.active = any(self._hooks.values())
-        self._queued = self._hooks["execution_queued"]
-        self._started = self._hooks["execution_started"]
-        self._ended = self._hooks["execution_ended"]
-        executions = any(self._hooks[name] for name in _ABOUT_EXECUTIONS)
+        hooks: dict[str, Hooks] = {}
+        for each in self._told:
+            for name, method in _methods_of(each).items():
+                hooks[name] = (*hooks.get(name, ()), (each, method))
+        self._hooks, self.active = hooks, bool(hooks)
+        self._queued = hooks.get("execution_queued", ())
+        self._started = hooks.get("execution_started", ())
+        self._ended = hooks.get("execution_ended", ())
+        executions = any(name in hooks for name in _ABOUT_EXECUTIONS)
         self._ledger.queues.on_change = self._state_changed if executions else None
         self._ledger.waits.on_end = self._wait_ended if executions else None
 
     def _tell(self, hook: str, *args: Any) -> None:
         self.telling = True
-        for instrument, method in self._hooks[hook]:
+        for instrument, method in self._hooks.get(hook, ()):
             try:
                 method(*args)
             except BaseException as exc:  # it must not change the run, whatever it raises (I2)
@@ -287,7 +286,7 @@ class Instruments:
     def event_written(self, event: Event) -> None:
         """Tell that an event was written to the public stream."""
         self._written += 1
-        if self._hooks["event_written"]:
+        if "event_written" in self._hooks:
             record = EventRecord(self._written, self._current_time(), event)
             self._tell("event_written", self._record, record)
 

@@ -11,6 +11,7 @@ import anyio
 import attrs
 from anyio.abc import TaskGroup
 
+from .._backend import Signal
 from .._ledger.pending import RunPort
 from .._messages import add_note, held_by, text_of
 from ..errors import (
@@ -170,7 +171,7 @@ class Decision:
     later_failures: list[str] = attrs.field(factory=list)
     waiting_scope: anyio.CancelScope | None = None
     _group: TaskGroup | None = None
-    _host_wakeup: anyio.Event | None = None
+    _host_wakeup: Signal | None = None
 
     _cancelled_at: float | None = None
     """When the run was cancelled, if it was."""
@@ -240,7 +241,7 @@ class Decision:
 
     async def wait_for_news(self) -> None:
         """Let the host wait until it is woken; a cancellation there decides the outcome."""
-        self._host_wakeup = anyio.Event()
+        self._host_wakeup = self.run.loop.new_signal()
         try:
             await self._host_wakeup.wait()
         except anyio.get_cancelled_exc_class():

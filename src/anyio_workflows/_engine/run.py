@@ -374,7 +374,10 @@ class Run:
                     above = None if self._block is None else self._block.manager
                     resources = self._pool.open(group, self._shared, above)
                     self._dispatch.check_idle()  # a restored run may have nothing to do
-                    await self._wait_until_decided()
+                    while self.outcome is None:
+                        await self._decision.wait_for_news()
+                        if self.outcome is None:
+                            self._pool.ensure_workers()
                     await self._wait_until_quiet(group)
                     # Last, because steps that are cleaning up still use them (P5).
                     if resources is not None:
@@ -390,12 +393,6 @@ class Run:
             with anyio.CancelScope() as self._decision.waiting_scope:
                 await slot.wait()
             self._decision.waiting_scope = None
-
-    async def _wait_until_decided(self) -> None:
-        while self.outcome is None:
-            await self._decision.wait_for_news()
-            if self.outcome is None:
-                self._pool.ensure_workers()
 
     async def _wait_until_quiet(self, group: TaskGroup) -> None:
         """Cancel the workers and wait for them, for `cleanup_timeout` seconds at most (T6)."""

@@ -1,7 +1,7 @@
 """The public stream of a run, and its reader.
 
 The writer never waits. The reader takes events with `receive_nowait` and waits, when there is none,
-on an `anyio.Event`: a task parked in `receive()` would lose the event it was just handed if it is
+on a signal: a task parked in `receive()` would lose the event it was just handed if it is
 cancelled natively at that moment.
 """
 
@@ -18,7 +18,7 @@ import attrs
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from .._backend import LoopHandle
+from .._backend import LoopHandle, Signal
 from ..errors import WorkflowRuntimeError
 from ..events import Event, InternalDispatchEvent, StopEvent
 
@@ -57,14 +57,15 @@ class EventStream:
     _rest: deque[Event] = attrs.field(init=False)
     """What was unread when the stream was closed, and the terminal event; not there before."""
 
-    _wakeup: anyio.Event | None = None
+    _wakeup: Signal | None = None
     """Set by the next write; there is one exactly while a reader waits."""
 
     _next_checkpoint: int = _READS_PER_CHECKPOINT
     """At this number of read events the reader lets other tasks run, though more are there."""
 
-    _readers: set[int] = attrs.field(factory=set)
-    """The iterations that have begun, and are not exhausted, closed or dropped (S6)."""
+    _readers: dict[int, None] = attrs.field(factory=dict)
+    """The iterations that have begun, and are not exhausted, closed or dropped (S6). As keys, as in other places:
+    an empty set takes 0.2 KB."""
 
     _drains: dict[anyio.Event, int] = attrs.field(factory=dict)
     """The writers that wait in `drain()`, each with its limit."""
@@ -162,7 +163,7 @@ class EventStream:
             self._refuse_second_reader()
         if self.unread:
             return
-        self._wakeup = anyio.Event()
+        self._wakeup = self._loop.new_signal()
         try:
             await self._wakeup.wait()
         finally:
@@ -172,11 +173,11 @@ class EventStream:
 
     def begin_reading(self, reader: int) -> None:
         """Note that an iteration reads; `reader` identifies it."""
-        self._readers.add(reader)
+        self._readers[reader] = None
 
     def end_reading(self, reader: int) -> None:
         """Note that an iteration was left or dropped: called in any thread, by the garbage collector too."""
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
         if self._drains:
             self._loop.call_soon(self._end_drains)
 

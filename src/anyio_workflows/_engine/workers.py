@@ -27,13 +27,7 @@ from .._ledger.pending import RunPort
 from .._ledger.work import StepQueue, Work
 from .._messages import add_note
 from .._suspension import AttemptClock
-from ..context import (
-    _advice,
-    _current_context,
-    _current_run,
-    _enter_run,
-    _StepContext,
-)
+from ..context import _advice, _current_context, _current_run, _enter_run, _StepContext
 from ..errors import WorkflowRuntimeError, WorkflowStalledError
 from ..events import Event, ExecutionOutcome, InputRequiredEvent, StepFailedEvent, StopEvent
 from ..graph import StepSpec
@@ -64,7 +58,7 @@ _UNSET = object()
 
 @attrs.define(eq=False, repr=False)
 class Inboxes:
-    """The memory object streams that carry work to its steps, made when a step first gets some.
+    """The memory object streams that carry work to its steps, made when a step gets some and has none.
 
     Attributes:
         receivers: The end of each from which workers take work, once they have a slot for it.
@@ -83,7 +77,7 @@ class Inboxes:
             sender.send_nowait(item)
 
     def close(self) -> None:
-        """Throw away the work that no worker will take any more."""
+        """Close the streams, and throw away the work in them, which no worker will take any more."""
         for sender in self._senders.values():
             sender.close()
         for receiver in self.receivers.values():
@@ -520,6 +514,7 @@ class Dispatch:
         """Report that the run is idle, or fail it if nothing can happen any more (T9)."""
         if self.decision.outcome is not None or not self._ledger.is_quiet():
             return
+        self.inboxes.close()  # nothing is queued: they would take 1.4 KB each for as long as it waits
         ledger = self._ledger
         if not ledger.idle or ledger.input_asked or ledger.graph.takes_outside_events:
             if self.instruments.active:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -22,6 +21,7 @@ _ANY = object()
 """Stands for the value of a wait that has no hashable requirement, and of an attribute that is missing."""
 
 
+@attrs.define(eq=False, repr=False)
 class WaitIndex:
     """Open waits, by event type and by the value of their first hashable requirement.
 
@@ -32,10 +32,13 @@ class WaitIndex:
             in that order. Exactly these waits are in the index.
     """
 
-    def __init__(self) -> None:
-        self._counter = itertools.count()
-        self.numbers: dict[Wait, int] = {}
-        self._index: dict[type[Event], dict[str | None, dict[Any, dict[Wait, None]]]] = {}
+    numbers: dict[Wait, int] = attrs.field(factory=dict, init=False)
+    _next: int = attrs.field(default=0, init=False)
+
+    _index: dict[tuple[type[Event], str | None], dict[Any, dict[Wait, None]]] = attrs.field(
+        factory=dict, init=False
+    )
+    """By event type and the name of the requirement, and then by its value."""
 
     def __contains__(self, wait: object) -> bool:
         return wait in self.numbers
@@ -48,13 +51,14 @@ class WaitIndex:
 
     def types(self) -> list[type[Event]]:
         """Return the types waited for, in time that does not depend on the number of waits."""
-        return [cls for cls, by_name in self._index.items() if any(by_name.values())]
+        return list({cls: None for (cls, _), by_value in self._index.items() if by_value})
 
     def add(self, wait: Wait) -> None:
         """Add an open wait."""
-        self.numbers[wait] = next(self._counter)
+        self.numbers[wait] = self._next
+        self._next += 1
         name, value = _key(wait)
-        by_value = self._index.setdefault(wait.event_type, {}).setdefault(name, {})
+        by_value = self._index.setdefault((wait.event_type, name), {})
         by_value.setdefault(value, {})[wait] = None
 
     def discard(self, wait: Wait) -> None:
@@ -62,10 +66,10 @@ class WaitIndex:
         if self.numbers.pop(wait, None) is None:
             return
         name, value = _key(wait)
-        by_name = self._index[wait.event_type]
-        del by_name[name][value][wait]
-        if not by_name[name][value]:  # else a run that asks for ever would grow for ever
-            del by_name[name][value]
+        by_value = self._index[wait.event_type, name]
+        del by_value[value][wait]
+        if not by_value[value]:  # else a run that asks for ever would grow for ever
+            del by_value[value]
 
     def matching(self, event: Event) -> list[Wait]:
         """Return the waits that an event answers, in the order in which they were added."""
@@ -73,15 +77,16 @@ class WaitIndex:
         return sorted(found, key=self.numbers.__getitem__)
 
     def _candidates(self, event: Event) -> Iterator[Wait]:
-        for cls in type(event).__mro__:
-            for name, by_value in self._index.get(cls, {}).items():
-                value = _ANY if name is None else _read(event, name)
-                try:
-                    buckets: Iterable[dict[Wait, None]] = (by_value.get(value, {}),)
-                except TypeError:  # an unhashable value may still equal a hashable one: look at all
-                    buckets = by_value.values()
-                for bucket in buckets:
-                    yield from bucket
+        for (cls, name), by_value in self._index.items():
+            if not isinstance(event, cls):
+                continue
+            value = _ANY if name is None else _read(event, name)
+            try:
+                buckets: Iterable[dict[Wait, None]] = (by_value.get(value, {}),)
+            except TypeError:  # an unhashable value may still equal a hashable one: look at all
+                buckets = by_value.values()
+            for bucket in buckets:
+                yield from bucket
 
 
 def _key(wait: Wait) -> tuple[str | None, Any]:

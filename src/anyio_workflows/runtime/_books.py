@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -31,7 +31,7 @@ class DurableQueues(StepQueues):
     journal: Journal = attrs.field(kw_only=True)
     held: dict[int, Work] = attrs.field(factory=dict, init=False)
     newest: int = attrs.field(default=0, init=False)
-    resumed: set[str] = attrs.field(factory=set, init=False)
+    resumed: Collection[str] = attrs.field(default=(), init=False)
 
     def add(self, work: Work) -> None:
         """Hold work that is new; what comes back, restored or after a retry delay, is queued."""

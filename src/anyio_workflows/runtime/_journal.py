@@ -114,7 +114,7 @@ class Journal:
     detached: bool = attrs.field(default=False, init=False)
     decided: bool = attrs.field(default=False, init=False)
     replies: dict[int, str] = attrs.field(factory=dict, init=False)
-    touched: set[int] = attrs.field(factory=set, init=False)
+    touched: dict[int, None] = attrs.field(factory=dict, init=False)
     counters: Callable[[], tuple[int, bool, str | None]] = attrs.field(init=False)
     state: Callable[[], Any] = attrs.field(init=False)
     status: Callable[[], Standing] = attrs.field(init=False)
@@ -139,7 +139,7 @@ class Journal:
     _rows: dict[str, str | None] = attrs.field(factory=dict, init=False)
     """Other rows, by key; `None` deletes one."""
 
-    _fresh: set[str] = attrs.field(factory=set, init=False)
+    _fresh: dict[str, None] = attrs.field(factory=dict, init=False)
     """Keys of rows that no group has written: to delete them is to forget them."""
 
     _written_counters: tuple[int, bool, int] | None = attrs.field(default=None, init=False)
@@ -194,7 +194,7 @@ class Journal:
 
     def add_work(self, work: Work) -> None:
         """Mark work that is new."""
-        self._fresh.add(f"w{work.id}")
+        self._fresh[f"w{work.id}"] = None
         self.mark_work(work)
 
     def mark_work(self, work: Work) -> None:
@@ -209,14 +209,14 @@ class Journal:
             return
         key = f"w{work.id}"
         if key in self._fresh:
-            self._fresh.discard(key)
+            del self._fresh[key]
             self._work.pop(work.id, None)
         else:
             self._work[work.id] = None
         for wait in self._waits_of.pop(work.id, ()):
             self._delete(f"v{wait}")
             self._waits.pop(wait, None)
-        self.touched.discard(work.id)
+        self.touched.pop(work.id, None)
         if self.recoveries:
             self.columns["recoveries"] = self.recoveries = 0
         self.change()
@@ -249,7 +249,7 @@ class Journal:
         """Number a part that begins; returns its number."""
         number = self.numbers[part] = self.next_part
         self.next_part += 1
-        self._fresh.add(f"{_kind(part)}{number}")
+        self._fresh[f"{_kind(part)}{number}"] = None
         return number
 
     def forget_part(self, part: Part) -> None:
@@ -270,7 +270,7 @@ class Journal:
         """Write a row; `fresh` says that there is none of this key."""
         if self.open:
             if fresh:
-                self._fresh.add(key)
+                self._fresh[key] = None
             self._rows[key] = text
             self.change()
 
@@ -304,7 +304,7 @@ class Journal:
 
     def _delete(self, key: str) -> None:
         if key in self._fresh:
-            self._fresh.discard(key)
+            del self._fresh[key]
             self._rows.pop(key, None)
         else:
             self._rows[key] = None
@@ -324,7 +324,7 @@ class Journal:
             return
         self.put_state()
         if over:
-            self.touched.discard(work.id)
+            self.touched.pop(work.id, None)
 
     def put_state(self) -> None:
         """Write what has changed in the state."""

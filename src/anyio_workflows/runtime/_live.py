@@ -73,6 +73,8 @@ class Ending:
             self._signal.set()
 
 
+_NO_STEPS: Mapping[str, StepStatistics] = {}
+
 _NO_LOG = EventLog(1, 1)
 """The log of a run that has been removed."""
 
@@ -107,7 +109,7 @@ class KeptRun:
     stored: StoredRun | None = None
     ended: datetime | None = None
     saved: SavedState | None = None
-    steps: Mapping[str, StepStatistics] = attrs.field(factory=dict)
+    steps: Mapping[str, StepStatistics] = _NO_STEPS
     internal_wanted: bool = False
     removed: bool = False
 
@@ -187,7 +189,7 @@ class KeptRun:
 
     def begin_again(self) -> None:
         """Prepare for a retry, which continues the log."""
-        self.saved, self.ended, self.steps = None, None, {}
+        self.saved, self.ended, self.steps = None, None, _NO_STEPS
         self.log.reopen()
         self.ending = Ending()
 
@@ -202,7 +204,7 @@ class KeptRun:
         if self.in_progress:
             self.log.close(UnknownRunError(self.id))
             self.ending.lose(UnknownRunError(self.id))
-        self.removed, self.saved, self.steps = True, None, {}
+        self.removed, self.saved, self.steps = True, None, _NO_STEPS
         self.ending, self.log = Ending(), _NO_LOG
 
     def __repr__(self) -> str:

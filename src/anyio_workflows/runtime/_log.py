@@ -184,8 +184,8 @@ class EventLog:
     _records: _Newest = attrs.field(init=False)
     """The public events, at the positions that are their numbers."""
 
-    _internal: _Newest = attrs.field(init=False)
-    """The internal events; each has the number of the public event before it."""
+    _internal: _Newest | None = attrs.field(default=None, init=False)
+    """The internal events; each has the number of the public event before it. `None` until there is one."""
 
     _wakeup: anyio.Event | None = attrs.field(default=None, init=False)
     """Where all parked readers wait, from the first of them until the next event."""
@@ -195,12 +195,11 @@ class EventLog:
 
     _encode: Encode | None = attrs.field(default=None, init=False)
 
-    _readers: set[weakref.ref[LogReader]] = attrs.field(factory=set, init=False)
+    _readers: dict[weakref.ref[LogReader], None] = attrs.field(factory=dict, init=False)
     """The readers that have not reached the end, and were not closed or dropped."""
 
     def __attrs_post_init__(self) -> None:
         self._records = _Newest(self.max_events, self.max_bytes, self._last_before + 1)
-        self._internal = _Newest(self.max_events, self.max_bytes, 0)
 
     @property
     def last(self) -> int:
@@ -234,6 +233,8 @@ class EventLog:
         Only readers that ask for internal events get it, and no archive has it.
         """
         assert not self.closed, "an internal event cannot follow the terminal event"
+        if self._internal is None:
+            self._internal = _Newest(self.max_events, self.max_bytes, 0)
         self._internal.append(EventRecord(self.last, time, event), estimate_size(event))
         if self._wakeup is not None:
             self._wake()
@@ -289,10 +290,10 @@ class EventLog:
             )
         if after > self.last and self.archive is None:
             self._refuse(after)
-        next_internal = self._internal.find(after)
+        next_internal = 0 if self._internal is None else self._internal.find(after)
         reader = LogReader(self, after, internal, next_internal)
         reader._unchecked = after > self.last
-        self._readers.add(weakref.ref(reader, self._readers.discard))
+        self._readers[weakref.ref(reader, self._readers.pop)] = None
         return reader
 
     def encoded(self, record: EventRecord, encode: Encode) -> bytes:
@@ -325,7 +326,7 @@ class EventLog:
             first=records.first,
             last=last,
             kept=records.end - records.first,
-            bytes=records.bytes + self._internal.bytes,
+            bytes=records.bytes + (0 if self._internal is None else self._internal.bytes),
             trimmed=records.first - self._last_before - 1,
             readers=len(readers),
             max_lag=max([0, *(last - reader.cursor for reader in readers)]),
@@ -462,6 +463,8 @@ class LogReader(ReadByAsyncFor):
 
     def _take_internal(self) -> EventRecord | None:
         events = self._log._internal
+        if events is None:
+            return None
         if self._next_internal < events.first:
             self.missed_internal += events.first - self._next_internal
             self._next_internal = events.first
@@ -523,4 +526,4 @@ class LogReader(ReadByAsyncFor):
     def _end(self) -> None:
         self._ended = True
         self._page = ()
-        self._log._readers.discard(weakref.ref(self))
+        self._log._readers.pop(weakref.ref(self), None)

@@ -6,10 +6,10 @@ import json
 import math
 from typing import Any, ClassVar
 
-import anyio
 import attrs
 from anyio.abc import TaskGroup
 
+from .._backend import Signal
 from .._engine.outcome import Decision, Outcome
 from .._engine.run import Run
 from .._engine.stream import EventStream, LoggedStream
@@ -60,7 +60,7 @@ class DurableState(SavedState):
         """The state."""
         context = _current_step()
         if context is not None and context._work is not None and context._run is self.run:
-            self.journal.touched.add(context._work.id)
+            self.journal.touched[context._work.id] = None
         return super().store
 
 
@@ -153,7 +153,7 @@ class DurablePool(WorkerPool):
     To wake it takes 10 us, to begin another task 35: with strict durability that is one for each step of a chain.
     """
 
-    _parked: anyio.Event | None = attrs.field(default=None, init=False)
+    _parked: Signal | None = attrs.field(default=None, init=False)
     """Set to have the worker that waits look for a slot; `None` if none waits."""
 
     def spawn_worker(self) -> None:
@@ -168,7 +168,7 @@ class DurablePool(WorkerPool):
         assert isinstance(ledger, DurableLedger)
         if self._parked is not None or not ledger.queues.held:
             return False
-        self._parked = anyio.Event()
+        self._parked = self._run.loop.new_signal()
         try:
             await self._parked.wait()
         finally:
