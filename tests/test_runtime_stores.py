@@ -217,7 +217,7 @@ async def test_the_runs_of_a_dead_host_are_taken_over_and_it_can_write_nothing(
     for write in (
         store.claim(["review"], 0, 10),
         store.post("a", "send", ""),
-        store.requeue("a"),
+        store.requeue("a", "late"),
         store.take_reply(1),
         store.purge(99),
         store.delete("a"),
@@ -342,14 +342,14 @@ async def test_a_run_that_failed_or_is_parked_can_be_queued_again(store: Store):
         await store.commit(
             [new_run(status, status=status, asleep_since=0.0, wake_at=99.0, **facts)]
         )
-        assert await store.requeue(status)
+        assert await store.requeue(status, "late")
         run = await found(store, status)
         assert (run.status, run.ended, run.error, run.recoveries) == ("queued", None, None, 0)
         assert await claim(store) == [status]
-        assert not await store.requeue(status)
+        assert not await store.requeue(status, "late")
     await store.commit([ended_run("over")])
-    assert not await store.requeue("over")
-    assert not await store.requeue("none")
+    assert not await store.requeue("over", "late")
+    assert not await store.requeue("none", "late")
 
 
 # --- Mail ---------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ async def test_a_new_run_inherits_nothing_from_one_that_was_deleted(store: Store
         await store.commit([new_run(run_id, status="incompatible", waiting_for=("m:A",))])
         assert await store.rows(run_id) == {}
         assert await store.events(run_id, 0, 9) == []
-        assert await store.requeue(run_id)
+        assert await store.requeue(run_id, "late")
         assert await claim(store) == [run_id]
         assert await store.mail() == []
         await store.commit([RunChange(run_id, columns={"waiting_for": ()}, rows={"k": "v"})])
@@ -576,7 +576,7 @@ async def test_a_store_in_memory_tells_each_transaction_that_wrote_something():
     await store.take_reply(mail)
     await store.commit([RunChange("a", columns={"status": "failed"}, replies={mail: "y"})])
     await store.take_reply(mail)
-    await store.requeue("a")
+    await store.requeue("a", "late")
     await store.delete("a")
     await store.purge(9)
     assert told == list(range(1, 7))

@@ -250,12 +250,15 @@ class Stores(RuleBasedStateMachine):
     def requeue(self, host: int, run_id: str) -> None:
         run = self.runs.get(run_id)
         can_be = run is not None and run.facts.status not in {*ACTIVE, "completed"}
-        assert self.call(self.hosts[host].store.requeue, run_id) == can_be
+        assert self.call(self.hosts[host].store.requeue, run_id, "late") == can_be
         if can_be and run is not None:
             cleared: dict[str, Any] = {"ended": None, "error": None, "wake_at": None}
             run.facts = attrs.evolve(
                 run.facts, status="queued", asleep_since=None, recoveries=0, **cleared
             )
+            for mail in self.mail.values():
+                if mail.run_id == run_id and mail.reply is None:
+                    mail.reply = "late"
 
     @rule(host=HOSTS, run_id=RUNS)
     def delete(self, host: int, run_id: str) -> None:

@@ -39,7 +39,7 @@ from ._journal import Group, Journal, ending_columns
 from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun
 from ._log import EventLog
-from ._mail import Mailbox
+from ._mail import Mailbox, late_reply
 from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
 from ._registered import NOT_RENAMED, Registered
 from ._rows import RunRecord as RowRecord
@@ -165,8 +165,7 @@ class DurableRunManager:
                 self._forget(live)
             raise
         self.mailbox.check_not_left(f"run {kept.id} could not be started")
-        found = await self.find(kept.id)
-        return kept if found is None else found
+        return await self.find(kept.id) or kept
 
     def _journal(self, run_id: str, registered: Registered, last_seq: int = 0) -> Journal:
         writer = registered.writer(self.store.wall)
@@ -264,48 +263,57 @@ class DurableRunManager:
                 return here
             else:  # it is being started, and may be refused
                 await self.committer.wait(here.live.journal)
-        kept = self._followed.get(run_id)
-        if kept is not None and kept.live is None and not _is_of(kept, stored):
-            self._remove(kept)
-            kept = None
         if stored is None:
+            if (kept := self._followed.get(run_id)) is not None:
+                self._remove(kept)
             return None
         self._check_registered(stored)
-        if kept is None:
-            kept = self._followed[run_id] = self._kept(stored)
+        kept = self._follow(stored)
         await self._catch_up(kept, stored)
         return kept
 
-    def _kept(self, stored: StoredRun) -> KeptRun:
+    def _follow(self, stored: StoredRun) -> KeptRun:
+        """Return what is known about a run that this process does not execute: for all the same."""
+        kept = self._followed.get(stored.id)
+        if kept is not None and _is_of(kept, stored):
+            return kept
+        if kept is not None:  # it was removed, and another one started under its id
+            self._remove(kept)
         created = datetime.fromtimestamp(stored.created, UTC)
         log = self._new_log(stored.id, stored.workflow, stored.last_seq)
-        return KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
+        kept = KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
+        self._followed[stored.id] = kept
+        return kept
 
     def _remove(self, kept: KeptRun) -> None:
         """Forget a run that the store does not keep any more."""
-        self._followed.pop(kept.id, None)
+        if self._followed.get(kept.id) is kept:  # else there is another one of its id by now
+            del self._followed[kept.id]
         kept.forget()
 
     async def _catch_up(self, kept: KeptRun, stored: StoredRun) -> None:
-        """Note how a run stands that another process executes, or nobody."""
+        """Note how a run stands that another process executes, or nobody.
+
+        While events are read, it may be brought back, removed or let go, or another task may note its end.
+        """
         is_newer = (stored.last_seq, not stored.has_ended) > (kept.log.last, False)
-        if kept.live is None and is_newer:  # it was retried
-            self._forget_end(kept)
-        while kept.live is None and kept.in_progress and kept.log.last < stored.last_seq:
+        if kept.live is None and is_newer and not kept.in_progress:  # it was retried
+            kept.begin_again()
+        while kept.is_followed and kept.log.last < stored.last_seq:
             records = await self._read_events(kept.id, kept.workflow, kept.log.last, _PAGE)
-            if kept.live is not None or not records:  # it was brought back, or removed, meanwhile
+            if not records or not kept.is_followed:
                 return
             for record in records:
-                if record.seq == kept.log.last + 1:
+                if record.seq == kept.log.last + 1:  # another task may have appended some
                     kept.log.append(record)
         if kept.live is not None:
             return
         kept.stored = stored
-        if stored.has_ended and kept.in_progress:
+        if stored.has_ended and kept.is_followed:
             last = await self._read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
             for record in last:  # none if it was removed meanwhile
                 assert isinstance(record.event, StopEvent)
-                if kept.live is None and kept.in_progress:
+                if kept.is_followed:
                     kept.end(outcome_of(record.event, stored.error), None, stored.ended)
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
@@ -396,11 +404,10 @@ class DurableRunManager:
         found: RowRecord,
     ) -> None:
         """Execute a run again that was read from its rows."""
-        kept = self._followed.get(stored.id)
-        if kept is None:  # found by `find()` from now on, so that there is one of each run
-            kept = self._followed[stored.id] = self._kept(stored)
+        kept = self._follow(stored)
         await self._catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
-        self._forget_end(kept)
+        if not kept.in_progress:
+            kept.begin_again()
         journal = self._journal(stored.id, registered, stored.last_seq)
         journal.recoveries = stored.recoveries
         failed: int | None = None
@@ -437,9 +444,8 @@ class DurableRunManager:
             error,
         )
         text = error_text(error, None)
-        change = RunChange(stored.id, columns={"status": "incompatible", "error": text})
-        change.replies = await self.mailbox.refusals(stored.id, "incompatible")
-        await self.store.commit([change])
+        columns = {"status": "incompatible", "error": text}
+        await self.store.commit([RunChange(stored.id, columns=columns)])
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:
         """Publish the terminal event of a run whose end was decided by a process that died then (D4)."""
@@ -462,10 +468,6 @@ class DurableRunManager:
             self.wake()  # to bring back another one, for which there was no room
         self.runs.by_id.pop(kept.id, None)
         self._followed[kept.id] = kept
-
-    def _forget_end(self, kept: KeptRun) -> None:
-        if not kept.in_progress:
-            kept.begin_again()
 
     async def attend(self) -> None:
         """Do what there is to do, whenever something may have changed."""
@@ -498,7 +500,7 @@ class DurableRunManager:
             self._next_purge = self.loop.current_time() + _SECONDS_BETWEEN_PURGES
             await self.store.purge(self.store.wall() - self.keep_ended_for)
         for kept in list(self._followed.values()):
-            if kept.in_progress and kept.live is None:
+            if kept.is_followed:
                 stored = await self.store.find_run(kept.id)
                 if stored is not None and _is_of(kept, stored):
                     await self._catch_up(kept, stored)
@@ -665,13 +667,12 @@ class DurableRunManager:
             raise cannot_retry(kept)
         if kept.stored.has_ended and "f" not in await self.store.rows(run_id):
             raise cannot_retry(kept)
-        if not await self.store.requeue(run_id):
+        self.runs.check_room()
+        if not await self.store.requeue(run_id, late_reply(kept.stored.status)):
             raise cannot_retry(kept)
-        self._forget_end(kept)
-        if kept.live is None:
-            kept.stored = attrs.evolve(kept.stored, status="queued", ended=None, error=None)
         self.wake()
-        return kept
+        # What was read before is noted before: a task that has found the run as it stood does not undo this.
+        return await self.find(run_id) or kept
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended or is parked."""
@@ -692,6 +693,6 @@ def _says_store_error(error: BaseException) -> bool:
     return isinstance(error, StoreError)
 
 
-def _is_of(kept: KeptRun, stored: StoredRun | None) -> bool:
+def _is_of(kept: KeptRun, stored: StoredRun) -> bool:
     """Return whether they are the same run: one of its id may have been removed, and another one started."""
-    return stored is not None and datetime.fromtimestamp(stored.created, UTC) == kept.created
+    return datetime.fromtimestamp(stored.created, UTC) == kept.created

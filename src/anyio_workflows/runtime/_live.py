@@ -78,6 +78,8 @@ _NO_STEPS: Mapping[str, StepStatistics] = {}
 _NO_LOG = EventLog(1, 1)
 """The log of a run that has been removed."""
 
+_NO_LOG.close()
+
 
 @attrs.define(eq=False, repr=False)
 class KeptRun:
@@ -88,7 +90,7 @@ class KeptRun:
         workflow: The name under which its workflow is registered.
         created: When it was started; later than what was created before it.
         metadata: What the caller said about it, as JSON.
-        log: Its numbered events. Closed exactly while it has ended.
+        log: Its numbered events. Closed exactly while it has ended, or nobody here will be told of its end.
         ending: The end that it comes to, or has come to.
         live: The run of the engine; there exactly while this process executes it.
         stored: What the store says about it, if this process does not execute it.
@@ -126,6 +128,11 @@ class KeptRun:
     def in_progress(self) -> bool:
         """Whether it has not ended."""
         return self.ending.outcome is None
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether what becomes of it elsewhere is noted: it is neither executed here, nor has it ended or been let go."""
+        return self.live is None and not self.log.closed
 
     def info(self) -> RunInfo:
         """Describe it, as it stands."""

@@ -17,7 +17,7 @@ from ._durable import DurableLive
 from ._kept import KeptRuns
 from ._live import KeptRun
 from ._registered import Registered
-from ._store import ACTIVE, Mail, MailKind, RunStatus, Store
+from ._store import ACTIVE, ENDED, Mail, MailKind, RunStatus, Store
 
 _PARKED = "{} cannot be taken: the run is {}; await runtime.retry(run_id) continues it"
 
@@ -82,12 +82,14 @@ class Mailbox:
             if text is not None:
                 break
             if stored is None or stored.has_ended:
-                raise _EndedError(f"{what} cannot be sent: the run has ended")
+                raise _EndedError(what)
             if stored.status not in ACTIVE:
                 raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
             with anyio.move_on_after(self.store.poll):
                 await self._looked.wait()
         reply: dict[str, Any] = json.loads(text)
+        if "ended" in reply:
+            raise _EndedError(what)
         if "error" in reply:
             raise WorkflowRuntimeError(reply["error"])
         return reply
@@ -128,14 +130,20 @@ class Mailbox:
         except WorkflowError as error:
             return {"error": text_of(error)}
 
-    async def refusals(self, run_id: str, status: RunStatus) -> dict[int, str]:
-        """Return replies to the mail of a run that is being parked.
 
-        What is refused now must not be done later, when the run has been mended.
-        """
-        refusal = json.dumps({"error": _PARKED.format("what was sent", status)})
-        return {mail.id: refusal for mail in await self.store.mail() if mail.run_id == run_id}
+def late_reply(status: RunStatus) -> str:
+    """Return the reply to mail that a run did not take before it ended, or was parked.
+
+    Its senders are told by the status of the run, and what was refused must not be done later: when the run is
+    retried, all that was left over is replied to.
+    """
+    if status in ENDED:
+        return json.dumps({"ended": True})
+    return json.dumps({"error": _PARKED.format("what was sent", status)})
 
 
 class _EndedError(WorkflowRuntimeError):
     """Mail has come too late."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} cannot be sent: the run has ended")

@@ -266,7 +266,7 @@ class MemoryStore:
         ]
         return min(times, default=None)
 
-    async def requeue(self, run_id: str) -> bool:
+    async def requeue(self, run_id: str, late: str) -> bool:
         """Have a run that failed or is parked claimed again (see `Store`)."""
         await self._writing()
         run = self.data.runs.get(run_id)
@@ -274,6 +274,8 @@ class MemoryStore:
             return False
         self._evolve(run, status="queued", ended=None, error=None, recoveries=0)
         self._evolve(self.data.runs[run_id], asleep_since=None, wake_at=None)
+        mail = [one.id for one in self.data.unanswered() if one.run_id == run_id]
+        self.data.replies.update(dict.fromkeys(mail, late))
         self._committed()
         return True
 

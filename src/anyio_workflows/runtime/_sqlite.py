@@ -306,9 +306,16 @@ class SqliteStore:
         [(found,)] = await self._read(_select, sql.NEXT_WAKE, ())
         return None if found is None else float(found)
 
-    async def requeue(self, run_id: str) -> bool:
+    async def requeue(self, run_id: str, late: str) -> bool:
         """Have a run that failed or is parked claimed again (see `Store`)."""
-        return await self._write(self._change, sql.REQUEUE, (run_id,)) > 0
+        return await self._write(self._requeue, run_id, late)
+
+    def _requeue(self, opened: _Connections, run_id: str, late: str) -> bool:
+        with self._transaction(opened) as db:
+            if db.execute(sql.REQUEUE, (run_id,)).rowcount == 0:
+                return False
+            db.execute(sql.REPLY_LATE, (late, run_id))
+        return True
 
     async def purge(self, ended_before: float, limit: int = 1000) -> int:
         """Delete runs that ended long ago (see `Store`)."""
@@ -364,7 +371,9 @@ class SqliteStore:
                     _note_version(opened)
             finally:
                 opened.writing.release()
-        changed, opened.foreign = opened.foreign, False
+        if changed := opened.foreign:
+            # Only what is returned is forgotten: the writing thread may note something at this moment.
+            opened.foreign = False
         return changed
 
 

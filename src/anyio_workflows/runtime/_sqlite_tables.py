@@ -156,6 +156,9 @@ MAIL = """
     WHERE reply IS NULL AND owner = ? ORDER BY inbox.id
 """
 REPLY = "UPDATE inbox SET reply = ? WHERE id = ?"
+REPLY_LATE = """
+    UPDATE inbox SET reply = ? WHERE run = (SELECT no FROM runs WHERE id = ?) AND reply IS NULL
+"""
 FIND_REPLY = "SELECT reply FROM inbox WHERE id = ? AND reply IS NOT NULL"
 DELETE_MAIL = "DELETE FROM inbox WHERE id = ?"
 

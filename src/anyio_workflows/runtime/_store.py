@@ -228,8 +228,12 @@ class Store(Protocol):
         """Return when the first of the runs that are asleep is to be woken; `None` for never."""
         ...
 
-    async def requeue(self, run_id: str) -> bool:
+    async def requeue(self, run_id: str, late: str) -> bool:
         """Have a run that has ended or is parked claimed: `"queued"`, without `ended`, `error`, recoveries.
+
+        Args:
+            run_id: The run.
+            late: The reply to its mail that has none: it has come too late.
 
         Returns:
             Whether there was such a run, in one of these statuses but `"completed"`.
