@@ -331,10 +331,10 @@ def test_k3_a_run_is_used_from_threads_through_the_loop(backend: str) -> None:
 class SlowToRead(MemoryStore):
     """A store whose rows take a second; who is cancelled meanwhile gets them, as from a thread."""
 
-    async def rows(self, run_id: str) -> Any:
+    async def rows_of_each(self, *args: Any, **more: Any) -> Any:
         with anyio.CancelScope(shield=True):
             await anyio.sleep(1)
-            return await super().rows(run_id)
+            return await super().rows_of_each(*args, **more)
 
 
 @on_each_backend

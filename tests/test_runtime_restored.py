@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, Runtime, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.instrument import ExecutionRecord, Instrument
@@ -152,6 +155,80 @@ async def test_d2_a_reply_that_comes_with_the_end_of_the_run_is_a_reply() -> Non
         assert await (await there.get("one")).send_event(Answer(text="well")) == ("ask",)
         assert await run == "well"
     assert not data.mail
+
+
+# --- Many at once -------------------------------------------------------------------------------
+
+
+class Counting(MemoryStore):
+    """Counts what it is asked, and reads the rows of `most` runs at once."""
+
+    def __init__(self, data: MemoryData, most: int = 1000) -> None:
+        super().__init__(data)
+        self.calls: Counter[str] = Counter()
+        self.most = most
+
+    async def claim(self, *args: Any, **more: Any) -> Any:
+        self.calls["claim"] += 1
+        return await super().claim(*args, **more)
+
+    async def rows_of_each(self, run_ids: Any, enough: int = 0) -> Any:
+        self.calls["rows"] += 1
+        return await super().rows_of_each(run_ids[: self.most])
+
+
+async def asked(number: int) -> MemoryData:
+    """Return the data of some runs that wait for an answer, and that nobody executes."""
+    data = MemoryData()
+    async with Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as runtime:
+        for n in range(number):
+            await runtime.start(Asks, f"run-{n}")
+        await anyio.sleep(5)
+    return data
+
+
+async def answer_all(runtime: Runtime, number: int) -> None:
+    for n in range(number):
+        run = await runtime.get(f"run-{n}")
+        assert await run.send_event(Answer(text=f"{n}")) == ("ask",)
+        assert await run == f"{n}"
+
+
+async def test_d8_many_runs_are_brought_back_with_few_calls() -> None:
+    store = Counting(await asked(250))
+    async with Runtime(store, workflows=[Asks(timeout=None)]) as runtime:
+        await anyio.sleep(1)
+        assert runtime.statistics().in_progress == 250
+        assert store.calls["claim"] <= 5
+        assert store.calls["rows"] == 3
+        await answer_all(runtime, 250)
+
+
+async def test_d8_others_run_while_many_runs_are_brought_back() -> None:
+    seen = [0]
+    async with Runtime(MemoryStore(await asked(50)), workflows=[Asks(timeout=None)]) as runtime:
+        while seen[-1] < 50:
+            await checkpoint()
+            seen.append(runtime.statistics().in_progress)
+    assert max(after - before for before, after in pairwise(seen)) <= 2
+
+
+async def test_d8_runs_whose_rows_are_large_are_brought_back_one_after_the_other() -> None:
+    store = Counting(await asked(7), most=1)
+    async with Runtime(store, workflows=[Asks(timeout=None)]) as runtime:
+        await answer_all(runtime, 7)
+        assert store.calls["rows"] == 7
+
+
+@pytest.mark.parametrize("damaged", ["run-0", "run-2", "run-4"])
+async def test_d1_a_damaged_row_parks_none_of_the_runs_that_are_read_with_it(damaged: str) -> None:
+    data = await asked(5)
+    data.rows[damaged]["w1"] = "{"
+    async with Runtime(MemoryStore(data), workflows=[Asks(timeout=None)]) as runtime:
+        await anyio.sleep(1)
+        statuses = {run.id: run.status for run in (await runtime.runs()).runs}
+    assert statuses.pop(damaged) == "incompatible"
+    assert list(statuses.values()) == ["waiting"] * 4
 
 
 # --- Instruments of a runtime -------------------------------------------------------------------

@@ -463,6 +463,21 @@ async def test_what_sqlite_cannot_keep_is_refused_with_its_whole_group(
         await store.commit([RunChange("b", rows={"k": "v"})])
 
 
+async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):
+    """What is no UTF-8 is read as a text that is no JSON, so that it parks its run, and nobody else."""
+    async with opened(store := SqliteStore(path)) as host:
+        runs = [new_run(run_id, host) for run_id in "ab"]
+        for run in runs:
+            run.rows = {"w1": '{"step":"é"}'}
+        await store.commit(runs)
+    foreign(path, "UPDATE rows SET data = CAST(x'7B22E9227D' AS TEXT) WHERE run = 1")
+    async with opened(store := SqliteStore(path)):
+        assert [run.id for run in await store.claim(["review"], 0, 10)] == ["a", "b"]
+        damaged, whole = await store.rows_of_each("ab")
+        assert damaged == {"w1": """b'{"\\xe9"}'"""}
+        assert whole == {"w1": '{"step":"é"}'}
+
+
 async def test_a_damaged_database_is_named(path: Path):
     async with opened(store := SqliteStore(path)) as host:
         await store.commit(big_group(host))

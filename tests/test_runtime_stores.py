@@ -132,6 +132,17 @@ async def test_rows_are_written_replaced_and_deleted(store: Store):
     assert await store.rows("b") == {"k1": "b"}
 
 
+async def test_rows_of_many_runs_are_read_together_up_to_a_bound(store: Store):
+    rows = {"a": {"k1": "12", "k2": "3"}, "b": {}, "c": {"k": "45"}}
+    await start(store, *rows)
+    await store.commit([RunChange(run_id, rows={**each}) for run_id, each in rows.items()])
+    assert await store.rows_of_each(["c", "none", "a", "b"]) == [rows["c"], {}, rows["a"], {}]
+    assert await store.rows_of_each(["b", "a", "c"], 3) == [{}, rows["a"]]
+    assert await store.rows_of_each(["a", "b", "c"], 4) == [*rows.values()]
+    assert await store.rows_of_each(["c", "a"], 1) == [rows["c"]]
+    assert await store.rows_of_each([]) == []
+
+
 async def test_columns_are_changed_one_by_one(store: Store):
     await start(store, "a", "b")
     columns = {"status": "waiting", "waiting_for": ("m:A", "m:B"), "deadline": 5.0}

@@ -296,6 +296,8 @@ class Stores(RuleBasedStateMachine):
             assert await store.rows(run_id) == run.rows
             later = [event for event in run.events if event.seq > 1]
             assert await store.events(run_id, 1, 3) == later[:3]
+        rows = {run_id: run.rows for run_id, run in self.runs.items()}
+        assert await store.rows_of_each([*rows]) == [*rows.values()]
         for host in self.hosts:
             assert [(each.id, each.run_id, each.data) for each in await host.store.mail()] == [
                 (number, mail.run_id, mail.data)

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import anyio
 import attrs
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from .._backend import LoopHandle
 from .._json.fields import tag_of
@@ -58,6 +59,9 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 128
 """How many events are read from the store at once."""
+
+_MOST_CLAIMED = 100
+"""How many runs are claimed, and their rows read, at once."""
 
 _SECONDS_BETWEEN_CLAIMS = 1.0
 """So often it is looked whether another process has died."""
@@ -362,13 +366,16 @@ class DurableRunManager:
         due = self.idle.due(self.loop.current_time())
         more = True
         while more and (room := self.runs.room()) > 0:
-            limit = min(room, 100)
+            limit = min(room, _MOST_CLAIMED)
             claimed = await self.store.claim(
                 list(self.registered), self.store.wall(), self.max_recoveries, limit, due
             )
-            for stored in claimed:
-                await self._bring_back(stored)
             more = len(claimed) == limit
+            while claimed:
+                rows = await self.store.rows_of_each([stored.id for stored in claimed])
+                for stored, rows_of_it in zip(claimed, rows, strict=False):
+                    await self._bring_back(stored, rows_of_it)
+                del claimed[: len(rows)]
 
     def _read_rows(self, registered: Registered, rows: Mapping[str, str]) -> RowRecord:
         """Read what a run owes.
@@ -381,10 +388,10 @@ class DurableRunManager:
             raise ContextSerdeError(path, problem)
         return found
 
-    async def _bring_back(self, stored: StoredRun) -> None:
+    async def _bring_back(self, stored: StoredRun, rows: Mapping[str, str]) -> None:
         self.idle.alarms.pop(stored.id, None)
         registered = self.registered[stored.workflow]
-        rows = await self.store.rows(stored.id)
+        await checkpoint()  # many may be brought back at once, and the others run meanwhile
         try:
             found = self._read_rows(registered, rows)
             if found.decision is not None:

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import attrs
 
 from ..errors import HostLostError, StoreError
-from ._store import ACTIVE, Mail, MailKind, RunChange, RunQuery, StoredEvent, StoredRun
+from ._store import ACTIVE, ENOUGH_TEXT, Mail, MailKind, RunChange, RunQuery, StoredEvent, StoredRun
 
 NAME = "memory"
 """How errors name the store."""
@@ -210,6 +210,20 @@ class MemoryStore:
         """Return the rows of a run (see `Store`)."""
         await self._reading()
         return dict(self.data.rows.get(run_id, {}))
+
+    async def rows_of_each(
+        self, run_ids: Sequence[str], enough: int = ENOUGH_TEXT
+    ) -> list[Mapping[str, str]]:
+        """Return the rows of some runs (see `Store`)."""
+        await self._reading()
+        found: list[Mapping[str, str]] = []
+        for run_id in run_ids:
+            rows = dict(self.data.rows.get(run_id, {}))
+            found.append(rows)
+            enough -= sum(map(len, rows.values()))
+            if enough <= 0:
+                break
+        return found
 
     async def events(self, run_id: str, after: int, limit: int) -> list[StoredEvent]:
         """Return some events of a run (see `Store`)."""

@@ -36,7 +36,7 @@ import attrs
 from ..errors import HostLostError, StoreError
 from . import _sqlite_file as files
 from . import _sqlite_tables as sql
-from ._store import ACTIVE, Mail, MailKind, RunChange, RunQuery, StoredEvent, StoredRun
+from ._store import ACTIVE, ENOUGH_TEXT, Mail, MailKind, RunChange, RunQuery, StoredEvent, StoredRun
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +254,12 @@ class SqliteStore:
         """Return the rows of a run (see `Store`)."""
         return dict(await self._read(_select, sql.ROWS, (run_id,)))
 
+    async def rows_of_each(
+        self, run_ids: Sequence[str], enough: int = ENOUGH_TEXT
+    ) -> list[Mapping[str, str]]:
+        """Return the rows of some runs (see `Store`)."""
+        return await self._read(_rows_of_each, run_ids, enough)
+
     async def events(self, run_id: str, after: int, limit: int) -> list[StoredEvent]:
         """Return some events of a run (see `Store`)."""
         found = await self._read(_select, sql.EVENTS, (run_id, after, limit))
@@ -379,6 +385,19 @@ class SqliteStore:
 
 def _select(db: sqlite3.Connection, statement: str, arguments: Sequence[Any]) -> list[Any]:
     return db.execute(statement, arguments).fetchall()
+
+
+def _rows_of_each(
+    db: sqlite3.Connection, run_ids: Sequence[str], enough: int
+) -> list[Mapping[str, str]]:
+    found: list[Mapping[str, str]] = []
+    for run_id in run_ids:
+        rows = dict(db.execute(sql.ROWS, (run_id,)).fetchall())
+        found.append(rows)
+        enough -= sum(map(len, rows.values()))
+        if enough <= 0:
+            break
+    return found
 
 
 def _runs(db: sqlite3.Connection, statement: str, arguments: Sequence[Any]) -> list[StoredRun]:

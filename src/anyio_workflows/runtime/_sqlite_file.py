@@ -141,7 +141,17 @@ Migration = Callable[[sqlite3.Connection], None]
 
 def connect(path: str, patience: float) -> sqlite3.Connection:
     """Return a connection that begins transactions only when it is told to."""
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    db.text_factory = _text
+    return db
+
+
+def _text(data: bytes) -> str:
+    """Return a text; for one that is damaged, a text that is no JSON, so that it parks its run alone."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return repr(data)
 
 
 def prepare(

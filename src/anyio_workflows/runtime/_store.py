@@ -28,6 +28,9 @@ ENDED: frozenset[RunStatus] = frozenset({"completed", "failed", "timed_out", "ca
 
 MailKind = Literal["send", "cancel"]
 
+ENOUGH_TEXT = 1_000_000
+"""How many characters of the rows of runs are read at once, at least, if there are as many."""
+
 
 @attrs.frozen
 class StoredRun:
@@ -190,6 +193,16 @@ class Store(Protocol):
 
     async def rows(self, run_id: str) -> Mapping[str, str]:
         """Return the rows of a run, by key."""
+        ...
+
+    async def rows_of_each(
+        self, run_ids: Sequence[str], enough: int = ENOUGH_TEXT
+    ) -> list[Mapping[str, str]]:
+        """Return the rows of some runs, in the same order, by key.
+
+        It stops behind the first run with which there are `enough` characters of text, so that what is read at
+        once takes little memory, whatever runs owe. The caller asks for the others later.
+        """
         ...
 
     async def events(self, run_id: str, after: int, limit: int) -> list[StoredEvent]:
