@@ -272,7 +272,9 @@ class Stores(RuleBasedStateMachine):
         old = [
             run_id
             for run_id, run in self.runs.items()
-            if run.facts.has_ended and (run.facts.ended or 9) < ended_before
+            if run.facts.has_ended
+            and run.facts.ended is not None
+            and run.facts.ended < ended_before
         ]
         assert self.call(self.hosts[host].store.purge, ended_before) == len(old)
         for run_id in old:
