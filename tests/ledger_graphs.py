@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anyio_workflows import Event, HumanResponseEvent, Workflow, step
 from anyio_workflows._ledger.ledger import Ledger
-from anyio_workflows._ledger.work import Work
+from anyio_workflows._ledger.work import StepQueue, Work
 from anyio_workflows.collect import All, Collect, Opener, Take
 from anyio_workflows.graph import Graph
 
@@ -135,6 +135,15 @@ def start_next(ledger: Ledger, *expected: Work) -> list[Work]:
         assert ledger.queues.take_slot() is work.queue
         work.started = 0.0
     return list(expected)
+
+
+def granted(ledger: Ledger) -> list[StepQueue]:
+    """Return a queue for each granted slot, in the order in which they were granted."""
+    queues = ledger.queues
+    if queues.first_granted is None:
+        assert not queues.more_granted
+        return []
+    return [queues.first_granted, *queues.more_granted]
 
 
 def routed(ledger: Ledger, *args: Any) -> list[Work]:

@@ -364,7 +364,7 @@ MUTANTS = [
     Mutant(
         "take no notice of idleness",
         "Dispatch._finish",
-        "if not self._ledger.queues.granted: self.check_idle()",
+        "if self._ledger.queues.first_granted is None: self.check_idle()",
         "",
         "T9: a run that can never end waits for its deadline",
     ),

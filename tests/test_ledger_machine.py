@@ -31,6 +31,7 @@ from .ledger_graphs import (
     Order,
     Reply,
     Slice,
+    granted,
     kitchen,
 )
 
@@ -618,8 +619,8 @@ class KitchenMachine(RuleBasedStateMachine):
             if queue.granted + queue.running < queue.limit:
                 assert queue.granted == queue.queued
                 assert not queue.resuming
-            assert queue.granted == self.ledger.queues.granted.count(queue)
-        assert [queue.spec.name for queue in self.ledger.queues.granted] == self.books.granted
+            assert queue.granted == granted(self.ledger).count(queue)
+        assert [queue.spec.name for queue in granted(self.ledger)] == self.books.granted
 
     @invariant()
     def everything_is_pending_until_it_is_finished_or_dropped(self) -> None:  # rule 1
@@ -701,7 +702,7 @@ class KitchenMachine(RuleBasedStateMachine):
                 self.end(work, cancelled=True)
             self.no_slot_is_free_while_it_is_wanted()
         assert self.ledger.idle
-        assert not self.ledger.queues.granted
+        assert not granted(self.ledger)
         assert not self.ledger.waits.open
         assert not self.books.batches
         for batch, naive in self.batches:

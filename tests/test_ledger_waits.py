@@ -15,7 +15,7 @@ from anyio_workflows._ledger.work import StepQueue, Wait, Work
 from anyio_workflows.collect import All, Take
 from anyio_workflows.errors import WorkflowRuntimeError
 
-from .ledger_graphs import Berry, Box, Reply, Slice, one_at_a_time, routed, start_next
+from .ledger_graphs import Berry, Box, Reply, Slice, granted, one_at_a_time, routed, start_next
 
 
 def test_r3_an_execution_that_waits_on_while_it_ends_keeps_nothing_busy() -> None:
@@ -45,12 +45,12 @@ def test_r2_the_slot_of_dropped_work_goes_to_an_execution_that_wants_to_continue
     batch = ledger.open_batch(box)
     branch = ledger.open_branch(batch)
     [peel, _] = routed(ledger, Berry(), None, branch)
-    assert peel.queue in ledger.queues.granted, "the slot of the execution that waits"
+    assert peel.queue in granted(ledger), "the slot of the execution that waits"
     assert routed(ledger, Reply()) == []
     assert (waiting.queue.running, waiting.queue.waiting) == (0, 1)
     assert len(routed(ledger, Slice(), None, branch)) == 1
     assert peel.dropped
-    assert peel.queue not in ledger.queues.granted
+    assert peel.queue not in granted(ledger)
     assert (waiting.queue.running, waiting.queue.waiting) == (1, 0)
 
 

@@ -151,11 +151,11 @@ class KeptKitchenMachine(RuleBasedStateMachine):
     def send(self, event_type: Any, n: int) -> None:
         self.carry(self.ledger.route(event_type(n=n)))
 
-    @precondition(lambda self: self.ledger.queues.granted)
+    @precondition(lambda self: self.ledger.queues.first_granted)
     @rule(number=st.integers(1, 5))
     def start(self, number: int) -> None:
         for _ in range(number):
-            if self.ledger.queues.granted:
+            if self.ledger.queues.first_granted:
                 inbox = self.inboxes[self.ledger.queues.take_slot()]
                 work = inbox.popleft()
                 while work.dropped:

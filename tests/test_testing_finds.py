@@ -155,8 +155,8 @@ def steps_begin_after_the_decision(patch: pytest.MonkeyPatch) -> None:
     async def execute_steps(self: WorkerPool) -> None:
         run = self._run
         _enter_run(run)
-        while run.ledger.queues.granted:
-            work = self._inboxes.receivers[run.ledger.queues.take_slot()].receive_nowait()
+        while run.ledger.queues.first_granted:
+            work = self._inboxes.ends[run.ledger.queues.take_slot()][1].receive_nowait()
             work.started = run.loop.current_time()
             self._dispatch.instruments.execution_started(work, work.started)
             self.spawn_worker()

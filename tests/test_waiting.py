@@ -72,9 +72,9 @@ async def test_w1_a_run_that_only_waits_holds_no_streams_of_its_steps() -> None:
     handler = AsksOnTheWay().run()
     for _ in range(2):
         await anyio.wait_all_tasks_blocked()
-        assert not handler._run._inboxes.receivers
+        assert not handler._run._inboxes.ends
         await handler.send_event(Mail())  # and so it is not waiting only
-        assert handler._run._inboxes.receivers
+        assert handler._run._inboxes.ends
     await anyio.wait_all_tasks_blocked()
     await handler.send_event(Answer(text="yes"))
     assert await handler == "yes"

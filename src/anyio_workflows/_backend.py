@@ -8,7 +8,7 @@ native cancellation.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,8 +38,8 @@ class Signal(Protocol):
         """Return whether it was set."""
         ...
 
-    async def wait(self) -> None:
-        """Wait until it is set. A wait that was cancelled may be repeated."""
+    def wait(self) -> Awaitable[None]:
+        """Wait until it is set, if that is awaited. A wait that was cancelled may be repeated."""
         ...
 
 
@@ -108,12 +108,11 @@ class _AsyncioSignal:
     def is_set(self) -> bool:
         return self._is_set
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         if self._is_set:
-            await checkpoint()
-            return
+            return checkpoint()
         self._waiter = self._loop.create_future()
-        await self._waiter
+        return self._waiter
 
 
 class _AsyncioLoop:

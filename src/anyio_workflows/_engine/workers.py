@@ -49,6 +49,8 @@ _STEPS_PER_CHECKPOINT = 64
 _SECONDS_PER_CHECKPOINT = 0.0005
 """A worker whose steps never wait lets others run this often (R6); each time takes 5 us."""
 
+Ends = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
+
 Duty = Literal["steps", "delays"]
 """What a task of the pool does: execute steps, or watch the retry delays."""
 
@@ -61,29 +63,26 @@ class Inboxes:
     """The memory object streams that carry work to its steps, made when a step gets some and has none.
 
     Attributes:
-        receivers: The end of each from which workers take work, once they have a slot for it.
+        ends: Both ends of each; workers take work from the second one, once they have a slot for it.
     """
 
-    receivers: dict[StepQueue, MemoryObjectReceiveStream[Work]] = attrs.field(factory=dict)
-    _senders: dict[StepQueue, MemoryObjectSendStream[Work]] = attrs.field(factory=dict)
+    ends: dict[StepQueue, Ends] = attrs.field(factory=dict)
 
     def deliver(self, work: list[Work]) -> None:
         """Put work into the inboxes of its steps; to be followed by `WorkerPool.spawn_worker()`."""
         for item in work:
-            sender = self._senders.get(item.queue)
-            if sender is None:
-                sender, receiver = anyio.create_memory_object_stream[Work](math.inf)
-                self._senders[item.queue], self.receivers[item.queue] = sender, receiver
-            sender.send_nowait(item)
+            ends = self.ends.get(item.queue)
+            if ends is None:
+                ends = anyio.create_memory_object_stream[Work](math.inf)
+                self.ends[item.queue] = ends
+            ends[0].send_nowait(item)
 
     def close(self) -> None:
         """Close the streams, and throw away the work in them, which no worker will take any more."""
-        for sender in self._senders.values():
-            sender.close()
-        for receiver in self.receivers.values():
-            receiver.close()
-        self._senders.clear()
-        self.receivers.clear()
+        for send, receive in self.ends.values():
+            send.close()
+            receive.close()
+        self.ends.clear()
 
 
 @attrs.define(eq=False, repr=False)
@@ -160,7 +159,7 @@ class WorkerPool:
 
     def spawn_worker(self) -> None:
         """Start a worker for the granted slots, if there are any and none is about to begin."""
-        if self._run.ledger.queues.granted and "steps" not in self._starting:
+        if self._run.ledger.queues.first_granted is not None and "steps" not in self._starting:
             self._spawn("steps")
 
     async def _wait_for_slot(self) -> bool:
@@ -249,12 +248,12 @@ class WorkerPool:
         given = [(var, value) for var, value in copy_context().items() if var not in own]
         number = len(given) + len(own)
         native_cancellations = loop.cancellation_counter()
-        current_time, receivers = loop.current_time, self._inboxes.receivers
+        current_time, inboxes = loop.current_time, self._inboxes.ends
         now = rested = current_time()
         steps = 0
         context: _StepContext | None = None
         while decision.outcome is None:
-            if not queues.granted:
+            if queues.first_granted is None:
                 context = None  # the step that is over has none any more, wherever it is asked for
                 if not await self._wait_for_slot():
                     return
@@ -264,14 +263,14 @@ class WorkerPool:
             if now >= decision.deadline:
                 decision.decide_cancellation()
                 return
-            inbox = receivers[queues.take_slot()]
+            inbox = inboxes[queues.take_slot()][1]
             work = inbox.receive_nowait()
             # What was dropped with its batch has given its slot to the next in line (F4).
             while work.dropped:
                 work = inbox.receive_nowait()
             work.started = now
             # The next worker begins while this step waits. It spawns the one after it.
-            if queues.granted and not self._starting:
+            if queues.first_granted is not None and not self._starting:
                 self.spawn_worker()
             context = _StepContext(run, work)
             _current_context.set(ref(context))  # `context` keeps it alive until the next step
@@ -655,7 +654,7 @@ class Dispatch:
         assert work.started is not None
         if joins := self._ledger.finish(work, result_type, failed, now - work.started):
             self.inboxes.deliver(joins)
-        if not self._ledger.queues.granted:
+        if self._ledger.queues.first_granted is None:
             self.check_idle()
 
 

@@ -21,8 +21,8 @@
 # =====
 #
 # A step has `limit` slots (`num_workers`). A *granted* slot is one that is meant for the oldest work
-# queued at the step, while no worker has taken it yet. `StepQueues.granted` lists them in the order in
-# which they were granted, over all steps: a free worker takes the first one.
+# queued at the step, while no worker has taken it yet. `StepQueues` lists them in the order in which they
+# were granted, over all steps: a free worker takes the first one.
 #
 #                take_slot()          leave()
 #     queued ---------------> running -------> (gone)
