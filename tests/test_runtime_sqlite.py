@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +18,7 @@ import anyio.to_thread
 import attrs
 import pytest
 
+from anyio_workflows import Runtime
 from anyio_workflows.errors import HostLostError, StoreError
 from anyio_workflows.runtime import _sqlite_file as files
 from anyio_workflows.runtime import _sqlite_tables as tables
@@ -25,6 +27,7 @@ from anyio_workflows.runtime._store import RunChange, RunQuery, StoredEvent
 
 from .conftest import BACKENDS
 from .running import on_asyncio
+from .samples import Asks
 from .stores import event, new_run, opened
 
 pytestmark = pytest.mark.anyio
@@ -463,6 +466,19 @@ async def test_what_sqlite_cannot_keep_is_refused_with_its_whole_group(
         await store.commit([RunChange("b", rows={"k": "v"})])
 
 
+async def test_a_run_that_waits_takes_less_than_a_kilobyte(path: Path):
+    async def size_with(runs: range) -> int:
+        async with Runtime(f"sqlite:///{path}", workflows=[Asks(timeout=None)]) as runtime:
+            for n in runs:
+                run = await runtime.start(Asks, f"run-{n}")
+                await anext(run.stream_events())  # its question
+        foreign(path, "VACUUM")
+        return len(content(path))
+
+    first = await size_with(range(50))
+    assert await size_with(range(50, 150)) - first < 100 * 1000
+
+
 async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):
     """What is no UTF-8 is read as a text that is no JSON, so that it parks its run, and nobody else."""
     async with opened(store := SqliteStore(path)) as host:
@@ -526,7 +542,45 @@ async def test_a_page_of_runs_is_read_from_an_index_in_order(
         plan = plan_of(store, statement, values)
         assert "SCAN runs USING INDEX" in plan or "SCAN runs" not in plan
         assert "SCAN waits" not in plan
-        assert plan.count("TEMP B-TREE") <= bool(query.waiting_for)  # of the page itself
+        sorts = [line for line in plan.splitlines() if "TEMP B-TREE" in line]
+        # By the id, those that were created at the same time.
+        whole = [line for line in sorts if not re.search("(RIGHT PART|LAST .*TERM.*) OF", line)]
+        assert len(whole) <= bool(query.waiting_for)  # of the page itself
+
+
+@pytest.mark.parametrize("before", [None, 700.0])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"workflow": "review", "status": "waiting"},
+        {"waiting_for": ["m:A"]},
+        {"waiting_for": ["m:A", "m:B"], "status": "waiting"},
+    ],
+)
+async def test_a_page_of_runs_costs_the_same_however_many_runs_there_are(
+    path: Path, query: Any, before: float | None
+):
+    async with opened(store := SqliteStore(path)):
+        steps = []
+        for first in (0, 800):
+            facts = {"status": "waiting", "waiting_for": ("m:A", "m:B")}
+            await store.commit(
+                [new_run(f"r{n}", created=float(n), **facts) for n in range(first, first + 800)]
+            )
+            assert store._open is not None
+            steps.append(0)
+
+            def count() -> int:
+                steps[-1] += 1
+                return 0
+
+            store._open.reader.set_progress_handler(count, 1)
+            cursor = None if before is None else (before, "r700")
+            page = await store.find_runs(RunQuery(**query, limit=5, before=cursor))
+            last = int(first + 800 if before is None else before)
+            assert [run.id for run in page] == [f"r{n}" for n in range(last - 1, last - 6, -1)]
+        assert steps[1] < steps[0] * 1.2
 
 
 def plan_of(store: SqliteStore, statement: str, values: Any) -> str:

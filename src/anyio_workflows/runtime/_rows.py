@@ -163,13 +163,16 @@ class RowWriter:
         return parts
 
     def wait(self, wait: Wait, answer: Event | None, now: float) -> str:
-        """Return a row for a wait, with its answer."""
+        """Return a row for a wait, with its answer; what most waits do not have is left out."""
         record = take_wait(wait)
         if answer is not None:  # the wait itself may have it only when this row is on the disk
             record = attrs.evolve(record, answer=answer, question=None)
         # What was written to the log counts as read: nothing is asked again (D2).
         record = attrs.evolve(record, question_number=0)
-        text = compact(self._fields(record, f"wait {wait.label}"))
+        fields = self._fields(record, f"wait {wait.label}")
+        text = compact(
+            {name: value for name, value in fields.items() if value != _BLANK_WAIT.get(name, ...)}
+        )
         if math.isinf(wait.due):
             return text
         return f"{text[:-1]},{_due(wait.due - now, self.wall())}}}"
@@ -193,15 +196,15 @@ class RowWriter:
     def counters(
         self, next_id: int, input_asked: bool, next_part: int, last_finished: str | None
     ) -> str:
-        """Return the row of the counters."""
-        return compact(
-            {
-                "next_id": next_id,
-                "input_asked": input_asked,
-                "last_finished": last_finished,
-                "next_part": next_part,
-            }
-        )
+        """Return the row of the counters; what most runs do not have is left out."""
+        fields: dict[str, Any] = {"next_id": next_id}
+        if input_asked:
+            fields["input_asked"] = True
+        if last_finished is not None:
+            fields["last_finished"] = last_finished
+        if next_part > 1:
+            fields["next_part"] = next_part
+        return compact(fields)
 
     def types(self, types: Iterable[type[Event]]) -> str:
         """Return a row for event types."""
@@ -255,6 +258,17 @@ class RunRecord(NamedTuple):
     decision: Mapping[str, Any] | None
     left: Mapping[str, Any] | None
 
+
+# What is left out of rows: a run that waits for weeks takes less than a kilobyte, with all its indexes.
+_BLANK_WAIT: dict[str, Any] = {
+    "requirements": {},
+    "waiter_id": None,
+    "asked": True,
+    "timed_out": False,
+    "answer": None,
+    "question": None,
+    "question_number": 0,
+}
 
 _BLANK_WORK: dict[str, Any] = {
     "branch": None,
@@ -376,7 +390,7 @@ class RowReader:
             row = _parsed(rows[key], f"row {key}")
             if (due := _take_due(row, wall)) is not None:
                 dues[key[1:]] = due
-            wait = self._load(row, WaitRecord, f"row {key}")
+            wait = self._load({**_BLANK_WAIT, **row}, WaitRecord, f"row {key}")
             found.setdefault(int(key[1:].partition(":")[0]), []).append(wait)
         for waits in found.values():
             waits.sort(key=lambda wait: (wait.since, wait.number))
