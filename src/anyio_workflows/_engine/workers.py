@@ -54,6 +54,9 @@ Ends = tuple[MemoryObjectSendStream[Work], MemoryObjectReceiveStream[Work]]
 Duty = Literal["steps", "delays"]
 """What a task of the pool does: execute steps, or watch the retry delays."""
 
+_OWN = (_current_context, _current_run)
+"""The context variables that the library itself sets."""
+
 _UNSET = object()
 """What a context variable has that has no value."""
 
@@ -244,9 +247,8 @@ class WorkerPool:
         run, queues, loop = self._run, self._run.ledger.queues, self._run.loop
         decision, instruments = self._decision, self._dispatch.instruments
         _enter_run(run)
-        own = (_current_context, _current_run)
-        given = [(var, value) for var, value in copy_context().items() if var not in own]
-        number = len(given) + len(own)
+        given = [(var, value) for var, value in copy_context().items() if var not in _OWN]
+        number = len(given) + len(_OWN)
         native_cancellations = loop.cancellation_counter()
         current_time, inboxes = loop.current_time, self._inboxes.ends
         now = rested = current_time()

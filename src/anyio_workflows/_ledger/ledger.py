@@ -34,7 +34,8 @@ class Ledger:
         queues: The queues of the steps, which say which execution has a slot.
         waits: The open waits, in the order in which they began.
         buffers: What `ctx.collect_events()` keeps.
-        param_buffers: What is kept for steps with several event parameters, outside of any branch.
+        param_buffers: What is kept for steps with several event parameters, outside of any branch; `None` until
+            the first event.
         next_id: The number of the work to come; never used twice, not even by runs that continue
             from this one.
         input_asked: Whether the run has asked for input, so that it may be idle for ever (T9).
@@ -51,7 +52,7 @@ class Ledger:
     queues: StepQueues = attrs.field(factory=StepQueues, init=False)
     waits: Waits = attrs.field(init=False, default=attrs.Factory(_make_waits, takes_self=True))
     buffers: Buffers = attrs.field(factory=Buffers, init=False)
-    param_buffers: ParamBuffers = attrs.field(factory=ParamBuffers, init=False)
+    param_buffers: ParamBuffers | None = attrs.field(default=None, init=False)
     next_id: int = attrs.field(default=1, init=False)
     input_asked: bool = attrs.field(default=False, init=False)
     questions: deque[tuple[int, Event]] | None = attrs.field(default=None, init=False)
@@ -173,10 +174,8 @@ class Ledger:
             return self._enqueue(queue, event, branch, recoveries)
         if spec.is_join:
             return self._join(queue, event, branch, recoveries)
-        if branch is None:
-            buffers = self.param_buffers
-        else:
-            buffers = branch.param_buffers = branch.param_buffers or ParamBuffers()
+        place = self if branch is None else branch
+        buffers = place.param_buffers = place.param_buffers or ParamBuffers()
         full = self._add_to_set(buffers, branch, spec, Buffered(event, recoveries, self.source))
         if full is None:
             return []
@@ -513,7 +512,8 @@ class Ledger:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each step that has buffered events, and what it lacks to start."""
-        yield from self.param_buffers.missing()
+        if self.param_buffers is not None:
+            yield from self.param_buffers.missing()
         yield from self.buffers.missing()
 
 

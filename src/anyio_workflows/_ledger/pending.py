@@ -404,7 +404,9 @@ def _restore_batch(record: BatchRecord, graph: Graph, branches: dict[int, Branch
             branch.param_buffers = _restore_sets(each.sets, graph)
 
 
-def _restore_sets(records: list[SetRecord], graph: Graph) -> ParamBuffers:
+def _restore_sets(records: list[SetRecord], graph: Graph) -> ParamBuffers | None:
+    if not records:
+        return None
     sets = ParamBuffers()
     for record in records:
         spec = graph.steps[record.step]

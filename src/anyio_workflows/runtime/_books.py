@@ -181,12 +181,11 @@ class DurableLedger(Ledger):
             journal.numbers[branch] = number
             journal.numbers[branch.batch] = batches[number]
         # Events in buffers have no identity in a record: they get new rows.
-        for spec, queues in self.param_buffers.by_step.items():
-            self._add_queues(None, spec, queues)
-        for branch in branches.values():
-            if branch.param_buffers is not None:
-                for spec, queues in branch.param_buffers.by_step.items():
-                    self._add_queues(branch, spec, queues)
+        for place in (None, *branches.values()):
+            buffers = self.param_buffers if place is None else place.param_buffers
+            if buffers is not None:
+                for spec, queues in buffers.by_step.items():
+                    self._add_queues(place, spec, queues)
         for (step, buffer_id), buffer in self.buffers.by_key.items():
             for events in buffer.events.values():
                 for one in events:
