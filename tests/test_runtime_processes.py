@@ -64,7 +64,7 @@ async def share(store, host):
     for n in range(11):
         if n < 10:
             await store.commit([new_run(f"{host}-{n}", None)])
-        for run in await store.claim(["review"], 0, 10, limit=2 if n < 10 else 99):
+        for run in await store.claim(["review"], 0, limit=2 if n < 10 else 99):
             rows = {"by": host}
             assert not await store.commit([RunChange(run.id, rows=rows, events=[StoredEvent(1, 1.0, host)])])
             assert not await store.commit([RunChange(run.id, columns={"status": "completed", "ended": 1.0})])
@@ -109,7 +109,7 @@ def stop(child: subprocess.Popen[str]) -> None:
 
 
 async def claim(store: SqliteStore) -> list[tuple[str, int]]:
-    return [(run.id, run.recoveries) for run in await store.claim(["review"], 0, 10)]
+    return [(run.id, run.recoveries) for run in await store.claim(["review"], 0)]
 
 
 @pytest.fixture

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, Runtime, StartEvent, StopEvent, Workflow, step
+from anyio_workflows.errors import HostLostError, WorkflowRuntimeError
 from anyio_workflows.instrument import ExecutionRecord, Instrument
 from anyio_workflows.runtime import MemoryData, MemoryStore, RunHandle
 
 from .samples import Answer, Asks, Loop, OneStep, ProviderError, Question
+from .stores import MemoryPlace, SqlitePlace, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +91,82 @@ async def test_d9_a_run_that_kills_its_process_in_a_step_is_stuck_in_the_end() -
             statuses.append(run.info.status)
             store.kill()
     assert statuses == ["running"] * 3 + ["stuck"] * 3
+
+
+@pytest.mark.usefixtures("no_threads")
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_d9_a_run_that_is_stuck_says_how_often_its_process_died_and_what_to_do(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_mended, begun = False, 0
+
+    async def act(ctx: Context) -> str:
+        nonlocal begun
+        begun += 1
+        while not is_mended:  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(0.01)
+        return "mended"
+
+    path = tmp_path / "runs.db"
+    place: Any = MemoryPlace() if kind == "memory" else SqlitePlace(path)
+
+    def process() -> Runtime:
+        in_memory = kind == "memory"
+        database = MemoryStore(place.data, poll=0.05) if in_memory else f"sqlite:///{path}"
+        return Runtime(database, workflows=[OneStep(act)], max_recoveries=2)
+
+    for n in range(3):
+        with suppress(HostLostError):
+            async with process() as runtime:
+                await runtime.start(OneStep, "one")
+                while begun == n:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                place.kill(runtime._store)
+                async with opened(other := place.store()):
+                    await other.claim([], 0)  # notices that it is dead
+    assert not caplog.records
+    async with process() as runtime:
+        run = await runtime.get("one")
+        while run.info.status != "stuck":  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        [info] = (await runtime.runs(status="stuck")).runs
+        assert info == run.info
+        assert info.error is not None
+        assert "died 3 times in a row" in info.error.message
+        assert "runtime.retry('one')" in info.error.message
+        [record] = caplog.records
+        assert record.levelname == "WARNING"
+        assert "run one of one_step is stuck: " in record.getMessage()
+        assert info.error.message in record.getMessage()
+        is_mended = True
+        await runtime.retry("one")
+        assert await run == "mended"
+        assert run.info.error is None
+
+
+async def test_d9_what_a_stuck_run_was_sent_is_refused_and_not_done_after_a_retry() -> None:
+    async def act(ctx: Context) -> str:
+        with suppress(TimeoutError):
+            return (await ctx.wait_for_event(Answer, Question(), timeout=50)).text
+        return "nobody answered"
+
+    def process() -> Runtime:
+        return Runtime(
+            MemoryStore(data), workflows=[OneStep(act, timeout=None)], types=[Answer, Question]
+        )
+
+    data = MemoryData()
+    async with process() as runtime:
+        await runtime.start(OneStep, "one")
+        await anyio.sleep(1)
+    # Asleep, so that it is not stuck before it has mail.
+    data.runs["one"] = attrs.evolve(data.runs["one"], recoveries=11, asleep_since=0.0)
+    async with process() as runtime:
+        run = await runtime.get("one")
+        with pytest.raises(WorkflowRuntimeError, match="cannot be taken: the run is stuck"):
+            await run.send_event(Answer(text="yes"))
+        await runtime.retry("one")
+        assert await run == "nobody answered"
 
 
 async def test_k2_open_waits_of_a_run_are_counted_in_every_process() -> None:

@@ -235,8 +235,8 @@ async def test_a_link_leads_to_one_database(path: Path):
     async with opened(one := SqliteStore(path)), opened(two := SqliteStore(link)):
         await one.commit([new_run("a")])
         assert await two.find_run("a") is not None
-        assert await one.claim(["review"], 0, 10) != []
-        assert await two.claim(["review"], 0, 10) == []
+        assert await one.claim(["review"], 0) != []
+        assert await two.claim(["review"], 0) == []
     assert [entry.name for entry in link.parent.iterdir()] == ["other.db"]
 
 
@@ -412,7 +412,7 @@ async def test_a_host_that_cannot_write_its_end_counts_as_dead(
     assert "runs could not be given up" in caplog.text
     assert str(path) in caplog.text
     async with opened(later := SqliteStore(path)):
-        (run,) = await later.claim(["review"], 0, 10)
+        (run,) = await later.claim(["review"], 0)
         assert (run.id, run.recoveries) == ("a", 1)
     await check_usable(path, "a")
 
@@ -488,7 +488,7 @@ async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):
         await store.commit(runs)
     foreign(path, "UPDATE rows SET data = CAST(x'7B22E9227D' AS TEXT) WHERE run = 1")
     async with opened(store := SqliteStore(path)):
-        assert [run.id for run in await store.claim(["review"], 0, 10)] == ["a", "b"]
+        assert [run.id for run in await store.claim(["review"], 0)] == ["a", "b"]
         damaged, whole = await store.rows_of_each("ab")
         assert damaged == {"w1": """b'{"\\xe9"}'"""}
         assert whole == {"w1": '{"step":"é"}'}
@@ -628,7 +628,7 @@ async def test_a_caller_that_is_cancelled_waits_for_its_transaction(path: Path):
         assert done == [set()]
         assert await store.rows("a") == {"k": "v"}
         assert await store.commit([RunChange("a", rows={"k": "late"})]) == {"a"}
-        assert [run.id for run in await store.claim(["review"], 0, 10)] == ["a"]
+        assert [run.id for run in await store.claim(["review"], 0)] == ["a"]
     await check_usable(path, "a")
 
 
@@ -720,7 +720,7 @@ async def test_a_host_whose_lock_file_was_removed_is_fenced_off(path: Path):
         await store.commit([new_run("a", host)])
         lock = f"{path}.host-{host}"
         os.unlink(lock)
-        assert [run.id for run in await other.claim(["review"], 0, 10)] == ["a"]
+        assert [run.id for run in await other.claim(["review"], 0)] == ["a"]
         with pytest.raises(HostLostError) as caught:
             await store.commit([RunChange("a", rows={"k": "late"})])
         assert lock in str(caught.value)
@@ -751,5 +751,5 @@ async def test_a_host_that_cannot_be_asked_counts_as_alive(
 
         with monkeypatch.context() as patch:
             patch.setattr(files, "connect", no_more_files)
-            assert await other.claim(["review"], 0, 10) == []
+            assert await other.claim(["review"], 0) == []
         await store.commit([RunChange("a", rows={"k": "v"})])

@@ -29,7 +29,9 @@ from .conftest import BACKENDS
 from .stores import MemoryPlace, SqlitePlace
 
 RUNS = st.sampled_from("abcde")
-STATUSES = st.sampled_from(["queued", "running", "waiting", "completed", "failed", "incompatible"])
+STATUSES = st.sampled_from(
+    ["queued", "running", "waiting", "completed", "failed", "incompatible", "stuck"]
+)
 WORKFLOWS = st.sampled_from(["review", "other"])
 TAGS = st.lists(st.sampled_from(["m:A", "m:B", "m:C"]), unique=True).map(tuple)
 TIMES = st.integers(0, 5).map(float)
@@ -162,12 +164,11 @@ class Stores(RuleBasedStateMachine):
         host=HOSTS,
         workflows=st.lists(WORKFLOWS),
         now=TIMES,
-        most=st.integers(0, 2),
         limit=st.integers(0, 4),
     )
-    def claim(self, host: int, workflows: list[str], now: float, most: int, limit: int) -> None:
+    def claim(self, host: int, workflows: list[str], now: float, limit: int) -> None:
         mine = self.hosts[host]
-        claimed = self.call(mine.store.claim, workflows, now, most, limit)
+        claimed = self.call(mine.store.claim, workflows, now, limit)
         for dead in self.dead:
             self.give_up(dead, 1)
         self.lost += self.dead
@@ -185,11 +186,8 @@ class Stores(RuleBasedStateMachine):
             if facts.asleep_since is not None and not is_due and facts.id not in asked:
                 continue
             run.facts = attrs.evolve(facts, asleep_since=None, wake_at=None)
-            if facts.recoveries > most:
-                run.facts = attrs.evolve(run.facts, status="stuck")
-            else:
-                run.owner = mine
-                expected.append(run)
+            run.owner = mine
+            expected.append(run)
         assert claimed == [attrs.evolve(run.facts, owner=mine.id) for run in expected]
 
     @rule()

@@ -21,7 +21,6 @@ from .._json.fields import tag_of
 from .._ledger.ledger import Ledger
 from .._ledger.pending import restore
 from .._ledger.work import OpenWait
-from .._snapshot import _ledger_faults
 from ..context import Context, _context_of
 from ..errors import (
     ContextSerdeError,
@@ -327,7 +326,7 @@ class DurableRunManager:
             return []
         registered = self.registered[kept.workflow]
         try:
-            found = self._read_rows(registered, await self.store.rows(kept.id))
+            found = registered.read_run(await self.store.rows(kept.id), self.store.wall())
         except ContextSerdeError:  # it is about to be parked
             return []
         ledger = Ledger(registered.graph)
@@ -367,33 +366,24 @@ class DurableRunManager:
         more = True
         while more and (room := self.runs.room()) > 0:
             limit = min(room, _MOST_CLAIMED)
-            claimed = await self.store.claim(
-                list(self.registered), self.store.wall(), self.max_recoveries, limit, due
-            )
+            claimed = await self.store.claim(list(self.registered), self.store.wall(), limit, due)
             more = len(claimed) == limit
+            for stored in claimed:
+                self.idle.alarms.pop(stored.id, None)
+                if stored.recoveries > self.max_recoveries:
+                    await self._park_stuck(stored)  # to read its rows may be what kills the process
+            claimed = [run for run in claimed if run.recoveries <= self.max_recoveries]
             while claimed:
                 rows = await self.store.rows_of_each([stored.id for stored in claimed])
                 for stored, rows_of_it in zip(claimed, rows, strict=False):
                     await self._bring_back(stored, rows_of_it)
                 del claimed[: len(rows)]
 
-    def _read_rows(self, registered: Registered, rows: Mapping[str, str]) -> RowRecord:
-        """Read what a run owes.
-
-        Raises:
-            ContextSerdeError: If that cannot be read, or does not fit its workflow as that is now.
-        """
-        found = registered.reader().run(rows, registered.graph, self.store.wall())
-        for path, problem in _ledger_faults("$", found.ledger, registered.graph):
-            raise ContextSerdeError(path, problem)
-        return found
-
     async def _bring_back(self, stored: StoredRun, rows: Mapping[str, str]) -> None:
-        self.idle.alarms.pop(stored.id, None)
         registered = self.registered[stored.workflow]
         await checkpoint()  # many may be brought back at once, and the others run meanwhile
         try:
-            found = self._read_rows(registered, rows)
+            found = registered.read_run(rows, self.store.wall())
             if found.decision is not None:
                 await self._end(stored, found.decision)
             else:
@@ -401,7 +391,7 @@ class DurableRunManager:
         except StoreError:
             raise
         except WorkflowError as error:
-            await self._park(stored, error)
+            await self._park_incompatible(stored, error)
 
     async def _continue(
         self,
@@ -439,8 +429,18 @@ class DurableRunManager:
         else:
             self._begin(kept, run, None)
 
-    async def _park(self, stored: StoredRun, error: WorkflowError) -> None:
-        """Leave a run alone that this program cannot continue: nothing of it is dropped."""
+    async def _park_stuck(self, stored: StoredRun) -> None:
+        """Leave a run alone that does not get any further before its process dies (D9)."""
+        error = WorkflowRuntimeError(
+            f"the process that executed it died {stored.recoveries} times in a row, without an execution that "
+            "ended or a moment in which the run only waited; find out what kills the processes, then await "
+            f"runtime.retry({stored.id!r})"
+        )
+        logger.warning("run %s of %s is stuck: %s", stored.id, stored.workflow, error)
+        await self._park(stored, "stuck", error)
+
+    async def _park_incompatible(self, stored: StoredRun, error: WorkflowError) -> None:
+        """Leave a run alone that this program cannot continue."""
         changed = stored.fingerprint != self.registered[stored.workflow].fingerprint
         why = "its workflow is another one now" if changed else "something of it is damaged"
         logger.error(
@@ -450,8 +450,11 @@ class DurableRunManager:
             why,
             error,
         )
-        text = error_text(error, None)
-        columns = {"status": "incompatible", "error": text}
+        await self._park(stored, "incompatible", error)
+
+    async def _park(self, stored: StoredRun, status: RunStatus, error: WorkflowError) -> None:
+        """Leave a run alone until a person has mended it: nothing of it is dropped."""
+        columns = {"status": status, "error": error_text(error, None)}
         await self.store.commit([RunChange(stored.id, columns=columns)])
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:

@@ -234,7 +234,6 @@ class MemoryStore:
         self,
         workflows: Collection[str],
         now: float,
-        max_recoveries: int,
         limit: int = 100,
         also: Collection[str] = (),
     ) -> list[StoredRun]:
@@ -255,18 +254,12 @@ class MemoryStore:
             or run.id in with_mail
             or (run.wake_at is not None and run.wake_at <= now)
         ]
-        claimed: list[StoredRun] = []
-        stuck = False
-        for run in sorted(due, key=lambda run: (run.created, run.id)):
-            if len(claimed) == limit:
-                break
-            awake = self._evolve(run, asleep_since=None, wake_at=None)
-            if run.recoveries > max_recoveries:
-                self._evolve(awake, status="stuck")
-                stuck = True
-            else:
-                claimed.append(self._evolve(awake, owner=self._host))
-        if dead or stuck or claimed:
+        due.sort(key=lambda run: (run.created, run.id))
+        claimed = [
+            self._evolve(run, owner=self._host, asleep_since=None, wake_at=None)
+            for run in due[:limit]
+        ]
+        if dead or claimed:
             self._committed()
         return claimed
 

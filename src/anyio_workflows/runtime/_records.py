@@ -52,13 +52,14 @@ class RunInfo:
         workflow: The name under which its workflow is registered.
         status: `"queued"`, until it begins, which it does at once unless it waits for a slot among
             `num_concurrent_runs`; `"running"`; `"waiting"`, if nothing is in progress and it can only
-            continue with an event from outside; `"completed"`, `"failed"`, `"timed_out"` or `"cancelled"`.
+            continue with an event from outside; `"completed"`, `"failed"`, `"timed_out"` or `"cancelled"`; with
+            a database also `"incompatible"` or `"stuck"`, if it is parked until a person has mended it.
         created: When it was started.
         ended: When its terminal event was written; `None` before that.
         last_seq: The number of the last event in its log; 0 if there is none yet.
         open_waits: How many waits can be answered now; `await run.open_waits()` describes them.
         metadata: What was said about it when it was started; a copy.
-        error: Why it has no result; `None` unless it failed, timed out or was cancelled.
+        error: Why it has no result; `None` unless it failed, timed out, was cancelled or is parked.
     """
 
     id: str

@@ -10,11 +10,11 @@ import attrs
 from .._json.codec import JsonCodec
 from .._json.hooks import Hooks
 from .._json.renamed import Renamed
-from .._snapshot import _codec
-from ..errors import WorkflowConfigurationError
+from .._snapshot import _codec, _ledger_faults
+from ..errors import ContextSerdeError, WorkflowConfigurationError
 from ..graph import Graph
 from ..workflow import Workflow
-from ._rows import RowReader, RowWriter
+from ._rows import RowReader, RowWriter, RunRecord
 
 NOT_RENAMED = Renamed()
 
@@ -52,6 +52,17 @@ class Registered:
     def reader(self) -> RowReader:
         """Return what reads rows and events of its runs."""
         return RowReader(self.codec, self.hooks, self.renamed)
+
+    def read_run(self, rows: Mapping[str, str], wall: float) -> RunRecord:
+        """Read what one of its runs owes, at the wall clock's time `wall`.
+
+        Raises:
+            ContextSerdeError: If that cannot be read, or does not fit the workflow as it is now.
+        """
+        found = self.reader().run(rows, self.graph, wall)
+        for path, problem in _ledger_faults("$", found.ledger, self.graph):
+            raise ContextSerdeError(path, problem)
+        return found
 
     def writer(self, wall: Callable[[], float]) -> RowWriter:
         """Return what writes the rows of one of its runs; `wall` returns the wall clock's time."""

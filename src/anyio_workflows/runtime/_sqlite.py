@@ -269,7 +269,6 @@ class SqliteStore:
         self,
         workflows: Collection[str],
         now: float,
-        max_recoveries: int,
         limit: int = 100,
         also: Collection[str] = (),
     ) -> list[StoredRun]:
@@ -280,11 +279,9 @@ class SqliteStore:
             "limit": limit,
             "also": json.dumps(list(also)),
         }
-        return await self._write(self._claim, wanted, max_recoveries)
+        return await self._write(self._claim, wanted)
 
-    def _claim(
-        self, opened: _Connections, wanted: dict[str, Any], max_recoveries: int
-    ) -> list[StoredRun]:
+    def _claim(self, opened: _Connections, wanted: dict[str, Any]) -> list[StoredRun]:
         self._check_fence(opened)
         db, host = opened.writer, opened.lock.host
         others = [other for (other,) in db.execute(sql.HOSTS) if other != host]
@@ -295,11 +292,7 @@ class SqliteStore:
             for other in dead:
                 db.execute(sql.GIVE_UP, (1, other))
                 db.execute(sql.DELETE_HOST, (other,))
-            due = db.execute(sql.DUE, wanted).fetchall()
-            while stuck := [(no,) for no, _, _, recoveries in due if recoveries > max_recoveries]:
-                db.executemany(sql.STICK, stuck)
-                due = db.execute(sql.DUE, wanted).fetchall()
-            numbers = [no for no, *_ in due]
+            numbers = [no for no, *_ in db.execute(sql.DUE, wanted).fetchall()]
             db.executemany(sql.OWN, [(host, no) for no in numbers])
             claimed = [_runs(db, sql.FIND_NUMBER, (no,))[0] for no in numbers]
         opened.numbers.update((run.id, no) for run, no in zip(claimed, numbers, strict=True))

@@ -175,24 +175,23 @@ DELETE_MAIL = "DELETE FROM inbox WHERE id = ?"
 _KNOWN = "runs.workflow IN (SELECT value FROM json_each(:workflows))"
 DUE = f"""
     SELECT * FROM (
-        SELECT no, created, id, recoveries FROM runs
+        SELECT no, created, id FROM runs
         WHERE owner IS NULL AND asleep_since IS NULL AND {IS_ACTIVE} AND {_KNOWN}
         ORDER BY created, id LIMIT :limit
     )
-    UNION SELECT no, created, id, recoveries FROM runs
+    UNION SELECT no, created, id FROM runs
         WHERE wake_at <= :now AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
-    UNION SELECT no, created, id, recoveries FROM runs
+    UNION SELECT no, created, id FROM runs
         WHERE asleep_since > :now AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
-    UNION SELECT no, created, id, recoveries FROM runs
+    UNION SELECT no, created, id FROM runs
         WHERE id IN (SELECT value FROM json_each(:also))
             AND owner IS NULL AND {IS_ACTIVE} AND {_KNOWN}
-    UNION SELECT no, created, runs.id, recoveries FROM inbox CROSS JOIN runs ON runs.no = inbox.run
+    UNION SELECT no, created, runs.id FROM inbox CROSS JOIN runs ON runs.no = inbox.run
         WHERE reply IS NULL AND owner IS NULL AND asleep_since IS NOT NULL AND {IS_ACTIVE} AND {_KNOWN}
     ORDER BY created, id LIMIT :limit
 """
 _AWAKE = "asleep_since = NULL, wake_at = NULL"
 OWN = f"UPDATE runs SET owner = ?, {_AWAKE} WHERE no = ?"
-STICK = f"UPDATE runs SET status = 'stuck', {_AWAKE} WHERE no = ?"
 GIVE_UP = (
     f"UPDATE runs SET owner = NULL, recoveries = recoveries + ? WHERE owner = ? AND {IS_ACTIVE}"
 )

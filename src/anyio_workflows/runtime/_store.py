@@ -213,7 +213,6 @@ class Store(Protocol):
         self,
         workflows: Collection[str],
         now: float,
-        max_recoveries: int,
         limit: int = 100,
         also: Collection[str] = (),
     ) -> list[StoredRun]:
@@ -221,13 +220,12 @@ class Store(Protocol):
 
         First, hosts that have died are removed: their runs get one more recovery, and no owner. Then runs
         without an owner are taken, which have not ended and are not parked, and are not asleep, or have mail, or were
-        to be woken by `now`, or fell asleep after `now`, as the clock was set back since; the oldest first. They are not asleep any more. One with more than
-        `max_recoveries` becomes `"stuck"` instead.
+        to be woken by `now`, or fell asleep after `now`, as the clock was set back since; the oldest first. They
+        are not asleep any more.
 
         Args:
             workflows: The names of the workflows that this host can execute.
             now: The wall clock's time.
-            max_recoveries: Recoveries without progress until a run counts as stuck.
             limit: At most so many runs.
             also: The ids of runs that are taken even if they are asleep.
         """
