@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
@@ -244,8 +246,8 @@ async def test_d2_a_reply_that_comes_with_the_end_of_the_run_is_a_reply() -> Non
 class Counting(MemoryStore):
     """Counts what it is asked, and reads the rows of `most` runs at once."""
 
-    def __init__(self, data: MemoryData, most: int = 1000) -> None:
-        super().__init__(data)
+    def __init__(self, data: MemoryData, most: int = 1000, poll: float = math.inf) -> None:
+        super().__init__(data, poll=poll)
         self.calls: Counter[str] = Counter()
         self.most = most
 
@@ -256,6 +258,14 @@ class Counting(MemoryStore):
     async def rows_of_each(self, run_ids: Any, enough: int = 0) -> Any:
         self.calls["rows"] += 1
         return await super().rows_of_each(run_ids[: self.most])
+
+    async def find_run(self, *args: Any) -> Any:
+        self.calls["find"] += 1
+        return await super().find_run(*args)
+
+    async def find_each(self, *args: Any) -> Any:
+        self.calls["find"] += 1
+        return await super().find_each(*args)
 
 
 async def asked(number: int) -> MemoryData:
@@ -310,6 +320,73 @@ async def test_d1_a_damaged_row_parks_none_of_the_runs_that_are_read_with_it(dam
         statuses = {run.id: run.status for run in (await runtime.runs()).runs}
     assert statuses.pop(damaged) == "incompatible"
     assert list(statuses.values()) == ["waiting"] * 4
+
+
+# --- Runs that somebody has a handle of ----------------------------------------------------------
+
+
+async def test_d7_the_answer_of_a_released_run_waits_for_nothing_however_many_are_released() -> (
+    None
+):
+    store = Counting(MemoryData(), poll=0.05)
+    async with Runtime(store, workflows=[Asks(timeout=None)], idle_after=1) as runtime:
+        runs = [await runtime.start(Asks) for _ in range(50)]
+        await anyio.sleep(5)
+        assert runtime.statistics().in_progress == 0
+        for run in runs[:3]:
+            before, calls = anyio.current_time(), store.calls["find"]
+            assert await run.send_event(Answer(text="well")) == ("ask",)
+            assert await run == "well"
+            assert anyio.current_time() == before
+            assert store.calls["find"] - calls < 10
+
+
+async def test_d3_runs_of_another_process_are_followed_together() -> None:
+    data = MemoryData()
+    store, asks = Counting(data, poll=0.05), Asks(timeout=None)
+    async with (
+        Runtime(MemoryStore(data, poll=0.05), workflows=[asks]) as here,
+        Runtime(store, workflows=[asks]) as there,
+    ):
+        for n in range(50):
+            await here.start(Asks, f"{n}")
+        far = [await there.get(f"{n}") for n in range(50)]
+        await anyio.sleep(5)
+        assert {run.info.status for run in far} == {"waiting"}
+        calls = store.calls["find"]
+        await (await here.get("7")).send_event(Answer(text="well"))
+        assert await far[7] == "well"
+        await anyio.sleep(0.5)
+        assert store.calls["find"] - calls < 25
+
+
+@pytest.mark.parametrize("fate", ["stuck", "incompatible", "completed"])
+async def test_k2_a_handle_tells_what_became_of_a_run_that_was_claimed_and_not_executed(
+    fate: str,
+) -> None:
+    """Nobody else has written, and no time passes after which this process would look by itself."""
+
+    class Slow(MemoryStore):
+        async def claim(self, *args: Any, **more: Any) -> Any:
+            await anyio.sleep(1)
+            return await super().claim(*args, **more)
+
+    data = await asked(1)
+    if fate == "stuck":
+        data.runs["run-0"] = attrs.evolve(data.runs["run-0"], recoveries=99)
+    elif fate == "incompatible":
+        data.rows["run-0"]["w1"] = "{"
+    else:  # its process died between the decision and the terminal event
+        event = {"$": "anyio_workflows.events:StopEvent", "value": {"result": "well"}}
+        row = {"kind": "completed", "summary": "", "error": None, "left": None, "event": event}
+        data.rows["run-0"]["d"] = json.dumps(row)
+    async with Runtime(Slow(data), workflows=[Asks(timeout=None)]) as runtime:
+        run = await runtime.get("run-0")
+        assert run.info.status == "waiting"
+        await anyio.sleep(5)
+        assert run.info.status == fate
+        if fate == "completed":
+            assert await run == "well"
 
 
 # --- Instruments of a runtime -------------------------------------------------------------------

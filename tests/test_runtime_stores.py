@@ -143,6 +143,15 @@ async def test_rows_of_many_runs_are_read_together_up_to_a_bound(store: Store):
     assert await store.rows_of_each([]) == []
 
 
+async def test_many_runs_are_found_together(store: Store):
+    await store.commit([new_run("a"), new_run("b", status="waiting"), new_run("c")])
+    assert await store.find_each(["b", "none", "a"]) == {
+        "a": await found(store, "a"),
+        "b": await found(store, "b"),
+    }
+    assert await store.find_each([]) == {}
+
+
 async def test_columns_are_changed_one_by_one(store: Store):
     await start(store, "a", "b")
     columns = {"status": "waiting", "waiting_for": ("m:A", "m:B"), "deadline": 5.0}

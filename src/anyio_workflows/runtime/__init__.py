@@ -17,6 +17,7 @@
 #               the runs of a runtime in a store: started, found, brought back, let go (_memory_manager: the
 #               same without a store)
 #   _mail       what is sent to a run from another process, or while it sleeps
+#   _followed   the runs that another process executes, or nobody, read for those who have a handle of one
 #   _durable    a run that this process executes, and that is in a store
 #   _idle       which of them have been idle for long, and are released from memory until they are due
 #   _registered a workflow, and how its runs are written and read, also under names that have changed

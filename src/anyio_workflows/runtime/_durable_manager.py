@@ -6,10 +6,8 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
 import attrs
@@ -30,17 +28,17 @@ from ..errors import (
     WorkflowError,
     WorkflowRuntimeError,
 )
-from ..events import Event, StartEvent, StopEvent
-from ..instrument import EventRecord, Instrument
+from ..events import Event, StartEvent
+from ..instrument import Instrument
 from ._committer import Committer
 from ._durable import DurableLive
+from ._followed import FollowedRuns
 from ._idle import IdleRuns
 from ._journal import Group, Journal, ending_columns
 from ._kept import KeptRuns, cannot_retry
 from ._live import KeptRun
-from ._log import EventLog
 from ._mail import Mailbox, late_reply
-from ._records import RunPage, cursor_behind, error_text, info_of, outcome_of
+from ._records import RunPage, cursor_behind, error_text, info_of
 from ._registered import NOT_RENAMED, Registered
 from ._rows import RunRecord as RowRecord
 from ._runs import DurableRun, DurableState
@@ -55,9 +53,6 @@ from ._store import (
 )
 
 logger = logging.getLogger(__name__)
-
-_PAGE = 128
-"""How many events are read from the store at once."""
 
 _MOST_CLAIMED = 100
 """How many runs are claimed, and their rows read, at once."""
@@ -84,6 +79,7 @@ class DurableRunManager:
         instruments: Told what happens in each run that this process executes.
         committer: Writes the groups.
         mailbox: What is sent to runs that another process executes, and comes from there.
+        followed: Runs that somebody has a handle of, and that this process does not execute.
         host: The id of this host.
     """
 
@@ -99,12 +95,8 @@ class DurableRunManager:
     instruments: Sequence[Instrument] = ()
     committer: Committer = attrs.field(init=False)
     mailbox: Mailbox = attrs.field(init=False)
+    followed: FollowedRuns = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
-    _followed: WeakValueDictionary[str, KeptRun] = attrs.field(
-        factory=WeakValueDictionary, init=False
-    )
-    """Runs that somebody has a handle of, and that this process does not execute."""
-
     _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set to have the attendant look at once."""
 
@@ -119,6 +111,9 @@ class DurableRunManager:
     def __attrs_post_init__(self) -> None:
         self.committer = Committer(self.store, self._note_commit, self._forget)
         self.mailbox = Mailbox(self.store, self.registered, self.runs, self.wake)
+        self.followed = FollowedRuns(
+            self.store, self.registered, self.mailbox, self.log_events, self.log_bytes
+        )
 
     @property
     def loop(self) -> LoopHandle:
@@ -158,7 +153,9 @@ class DurableRunManager:
             fingerprint=registered.fingerprint,
             owner=self.host,
         )
-        kept = KeptRun(run.run_id, name, created, metadata, self._new_log(run.run_id, name, 0))
+        kept = KeptRun(
+            run.run_id, name, created, metadata, self.followed.new_log(run.run_id, name, 0)
+        )
         live = self._begin(kept, run, event)
         try:
             if await self.committer.wait(journal):
@@ -196,7 +193,7 @@ class DurableRunManager:
     def _begin(self, kept: KeptRun, run: DurableRun, event: Event | None) -> DurableLive:
         kept.live = live = DurableLive(kept, run, self._note_end)
         kept.stored = None
-        self._followed.pop(kept.id, None)
+        self.followed.by_id.pop(kept.id, None)
         self.committer.add(live)
         try:
             limiter = self.registered[kept.workflow].workflow._config.limiter
@@ -209,27 +206,6 @@ class DurableRunManager:
         self.runs.add(kept)
         self.committer.touch(run.journal)
         return live
-
-    def _new_log(self, run_id: str, workflow: str, last: int) -> EventLog:
-        archive = partial(self._read_events, run_id, workflow)
-        return EventLog(self.log_events, self.log_bytes, last, archive)
-
-    async def _read_events(
-        self, run_id: str, workflow: str, after: int, limit: int
-    ) -> list[EventRecord]:
-        """Read events of a run from the store (L3)."""
-        try:
-            events = await self.store.events(run_id, after, limit)
-        except StoreError:
-            self.mailbox.check_not_left(
-                f"events of run {run_id} that are not in memory cannot be read"
-            )
-            raise
-        reader = self.registered[workflow].reader()
-        return [
-            EventRecord(seq, time, reader.event(text, f"run {run_id}, event {seq}"))
-            for seq, time, text in events
-        ]
 
     def _check_registered(self, stored: StoredRun) -> None:
         if stored.workflow not in self.registered:
@@ -267,57 +243,13 @@ class DurableRunManager:
             else:  # it is being started, and may be refused
                 await self.committer.wait(here.live.journal)
         if stored is None:
-            if (kept := self._followed.get(run_id)) is not None:
-                self._remove(kept)
+            if (kept := self.followed.by_id.get(run_id)) is not None:
+                self.followed.remove(kept)
             return None
         self._check_registered(stored)
-        kept = self._follow(stored)
-        await self._catch_up(kept, stored)
+        kept = self.followed.follow(stored)
+        await self.followed.catch_up(kept, stored)
         return kept
-
-    def _follow(self, stored: StoredRun) -> KeptRun:
-        """Return what is known about a run that this process does not execute: for all the same."""
-        kept = self._followed.get(stored.id)
-        if kept is not None and _is_of(kept, stored):
-            return kept
-        if kept is not None:  # it was removed, and another one started under its id
-            self._remove(kept)
-        created = datetime.fromtimestamp(stored.created, UTC)
-        log = self._new_log(stored.id, stored.workflow, stored.last_seq)
-        kept = KeptRun(stored.id, stored.workflow, created, stored.metadata, log, stored=stored)
-        self._followed[stored.id] = kept
-        return kept
-
-    def _remove(self, kept: KeptRun) -> None:
-        """Forget a run that the store does not keep any more."""
-        if self._followed.get(kept.id) is kept:  # else there is another one of its id by now
-            del self._followed[kept.id]
-        kept.forget()
-
-    async def _catch_up(self, kept: KeptRun, stored: StoredRun) -> None:
-        """Note how a run stands that another process executes, or nobody.
-
-        While events are read, it may be brought back, removed or let go, or another task may note its end.
-        """
-        is_newer = (stored.last_seq, not stored.has_ended) > (kept.log.last, False)
-        if kept.live is None and is_newer and not kept.in_progress:  # it was retried
-            kept.begin_again()
-        while kept.is_followed and kept.log.last < stored.last_seq:
-            records = await self._read_events(kept.id, kept.workflow, kept.log.last, _PAGE)
-            if not records or not kept.is_followed:
-                return
-            for record in records:
-                if record.seq == kept.log.last + 1:  # another task may have appended some
-                    kept.log.append(record)
-        if kept.live is not None:
-            return
-        kept.stored = stored
-        if stored.has_ended and kept.is_followed:
-            last = await self._read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
-            for record in last:  # none if it was removed meanwhile
-                assert isinstance(record.event, StopEvent)
-                if kept.is_followed:
-                    kept.end(outcome_of(record.event, stored.error), None, stored.ended)
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
         """Return the open waits of a run that this process does not execute."""
@@ -401,8 +333,8 @@ class DurableRunManager:
         found: RowRecord,
     ) -> None:
         """Execute a run again that was read from its rows."""
-        kept = self._follow(stored)
-        await self._catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
+        kept = self.followed.follow(stored)
+        await self.followed.catch_up(kept, attrs.evolve(stored, ended=None, status="running"))
         if not kept.in_progress:
             kept.begin_again()
         journal = self._journal(stored.id, registered, stored.last_seq)
@@ -455,7 +387,7 @@ class DurableRunManager:
     async def _park(self, stored: StoredRun, status: RunStatus, error: WorkflowError) -> None:
         """Leave a run alone until a person has mended it: nothing of it is dropped."""
         columns = {"status": status, "error": error_text(error, None)}
-        await self.store.commit([RunChange(stored.id, columns=columns)])
+        await self._commit_for(RunChange(stored.id, columns=columns))
 
     async def _end(self, stored: StoredRun, row: Mapping[str, Any]) -> None:
         """Publish the terminal event of a run whose end was decided by a process that died then (D4)."""
@@ -464,7 +396,13 @@ class DurableRunManager:
         rows: dict[str, str | None] = {} if row["left"] is None else {"d": None, "f": row["left"]}
         columns = ending_columns(row["kind"], now, row["error"])
         wipe = row["left"] is None
-        await self.store.commit([RunChange(stored.id, None, columns, wipe, rows, [event])])
+        await self._commit_for(RunChange(stored.id, None, columns, wipe, rows, [event]))
+
+    async def _commit_for(self, change: RunChange) -> None:
+        """Write what becomes of a run that was claimed and is not executed, and tell those who have a handle."""
+        await self.store.commit([change])
+        if (kept := self.followed.by_id.get(change.run_id)) is not None:
+            await self.followed.look_at(kept)
 
     # --- The attendant --------------------------------------------------------------------------------
 
@@ -477,19 +415,29 @@ class DurableRunManager:
         if self.runs.room() <= 0:
             self.wake()  # to bring back another one, for which there was no room
         self.runs.by_id.pop(kept.id, None)
-        self._followed[kept.id] = kept
+        self.followed.by_id[kept.id] = kept
 
     async def attend(self) -> None:
         """Do what there is to do, whenever something may have changed."""
+        await self.look()
         while True:
-            await self.look()
-            due = await self._next_look()
-            woken = False
-            while not woken and self.loop.current_time() < due and not await self.store.changed():
-                with anyio.move_on_at(min(due, self.loop.current_time() + self.store.poll)):
-                    await self._wakeup.wait()
-                    woken = True
-            self._wakeup = anyio.Event()
+            await self.look(follow=await self._wait())
+
+    async def _wait(self) -> bool:
+        """Wait until there may be something to do; returns whether runs elsewhere may have changed.
+
+        They have not if this process has woken the attendant: then nobody else is looked after.
+        """
+        due = await self._next_look()
+        woken = False
+        while not (changed := await self.store.changed()):
+            if woken or self.loop.current_time() >= due:
+                break
+            with anyio.move_on_at(min(due, self.loop.current_time() + self.store.poll)):
+                await self._wakeup.wait()
+                woken = True
+        self._wakeup = anyio.Event()
+        return changed or not woken
 
     async def _next_look(self) -> float:
         """Return when to look again, on the loop's clock, if nothing happens before."""
@@ -501,22 +449,17 @@ class DurableRunManager:
             times.append(now + wake_at - self.store.wall())
         return min(times)
 
-    async def look(self) -> None:
-        """Bring runs back, deliver mail, follow the runs of other processes, release those that only wait."""
+    async def look(self, follow: bool = False) -> None:
+        """Bring runs back, deliver mail, release those that only wait, and maybe follow those elsewhere."""
         await self.claim()
         await self.mailbox.deliver()
         self._release_idle()
         if self.loop.current_time() >= self._next_purge:
             self._next_purge = self.loop.current_time() + _SECONDS_BETWEEN_PURGES
             await self.store.purge(self.store.wall() - self.keep_ended_for)
-        for kept in list(self._followed.values()):
-            if kept.is_followed:
-                stored = await self.store.find_run(kept.id)
-                if stored is not None and _is_of(kept, stored):
-                    await self._catch_up(kept, stored)
-                elif kept.live is None:
-                    self._remove(kept)
-        self.mailbox.note_look()
+        if follow:
+            await self.followed.look_at_all()
+        self.mailbox.wake_senders()
 
     async def open(self) -> None:
         """Open the store, and begin to write, and to bring back what there is to do."""
@@ -531,13 +474,12 @@ class DurableRunManager:
     def _note_commit(self, live: DurableLive, group: Group) -> None:
         """Let a run continue, a group of which was committed."""
         live.proceed(group)
-        wakes = group.replied  # the sender of mail waits for the attendant
+        if group.replied:
+            self.mailbox.wake_senders()
         if group.ended is not None:
             self.committer.remove(live)
         elif self.idle.note_commit(live, self.loop.current_time()):
-            wakes = True  # which has no time yet at which to look
-        if wakes:
-            self.wake()
+            self.wake()  # the attendant has no time yet at which to look
 
     def _release_idle(self) -> None:
         """Begin to release the runs of which nothing was committed for so long, and that only wait."""
@@ -547,7 +489,7 @@ class DurableRunManager:
                 self._tasks.start_soon(self._release, live, live.next_due())
                 live.kept.fall_asleep()
                 self.runs.by_id.pop(live.kept.id, None)
-                self._followed[live.kept.id] = live.kept
+                self.followed.by_id[live.kept.id] = live.kept
             else:  # a step takes long
                 self.idle.note_commit(live, now)
 
@@ -638,7 +580,7 @@ class DurableRunManager:
         for live in durable:
             await live.run.wait_until_ended()
             live.kept.abandon()
-        for kept in list(self._followed.values()):
+        for kept in list(self.followed.by_id.values()):
             if kept.in_progress:
                 kept.abandon()
 
@@ -693,7 +635,7 @@ class DurableRunManager:
             raise WorkflowRuntimeError(
                 f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
             )
-        self._remove(kept)
+        self.followed.remove(kept)
 
 
 def _says_store_error(error: BaseException) -> bool:
@@ -701,8 +643,3 @@ def _says_store_error(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split(StoreError)[1] is None
     return isinstance(error, StoreError)
-
-
-def _is_of(kept: KeptRun, stored: StoredRun) -> bool:
-    """Return whether they are the same run: one of its id may have been removed, and another one started."""
-    return datetime.fromtimestamp(stored.created, UTC) == kept.created

@@ -43,18 +43,18 @@ class Mailbox:
     _delivered: set[int] = attrs.field(factory=set, init=False)
     """Mail that has been delivered, and whose reply may not be on the disk yet."""
 
-    _looked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    """Set when the attendant has looked: there may be a reply."""
+    _news: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when there may be a reply."""
 
-    def note_look(self) -> None:
-        """Note that the attendant has looked for mail, and for what else there is to do."""
-        looked, self._looked = self._looked, anyio.Event()
-        looked.set()
+    def wake_senders(self) -> None:
+        """Have those who wait for a reply look for it."""
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     def leave(self) -> None:
         """Tell those who wait for a reply that the runtime is being left."""
         self.left = True
-        self._looked.set()
+        self._news.set()
 
     async def send(
         self, kept: KeptRun, event: Event, step: str | None, wait: str | None
@@ -86,7 +86,7 @@ class Mailbox:
             if stored.status not in ACTIVE:
                 raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
             with anyio.move_on_after(self.store.poll):
-                await self._looked.wait()
+                await self._news.wait()
         reply: dict[str, Any] = json.loads(text)
         if "ended" in reply:
             raise _EndedError(what)

@@ -191,6 +191,12 @@ class MemoryStore:
         await self._reading()
         return self.data.runs.get(run_id)
 
+    async def find_each(self, run_ids: Sequence[str]) -> dict[str, StoredRun]:
+        """Return the runs of some ids (see `Store`)."""
+        await self._reading()
+        runs = self.data.runs
+        return {run_id: runs[run_id] for run_id in run_ids if run_id in runs}
+
     async def find_runs(self, query: RunQuery) -> list[StoredRun]:
         """Return the newest runs (see `Store`)."""
         await self._reading()

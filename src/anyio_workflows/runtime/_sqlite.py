@@ -246,6 +246,11 @@ class SqliteStore:
         found = await self._read(_runs, sql.FIND_RUN, (run_id,))
         return found[0] if found else None
 
+    async def find_each(self, run_ids: Sequence[str]) -> dict[str, StoredRun]:
+        """Return the runs of some ids (see `Store`)."""
+        found = await self._read(_runs, sql.FIND_EACH, (json.dumps(list(run_ids)),))
+        return {run.id: run for run in found}
+
     async def find_runs(self, query: RunQuery) -> list[StoredRun]:
         """Return the newest runs (see `Store`)."""
         return await self._read(_runs, *sql.page_of(query))

@@ -133,6 +133,7 @@ DELETE_HOST = "DELETE FROM hosts WHERE id = ?"
 NEXT_WAKE = "SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL"
 
 FIND_RUN = f"SELECT {LISTED} FROM runs WHERE id = ?"
+FIND_EACH = f"SELECT {LISTED} FROM runs WHERE id IN (SELECT value FROM json_each(?))"
 FIND_NUMBER = f"SELECT {LISTED} FROM runs WHERE no = ?"
 INSERT_RUN = f"""
     INSERT INTO runs ({", ".join(COLUMNS)}) VALUES ({", ".join("?" * len(COLUMNS))})

@@ -187,6 +187,10 @@ class Store(Protocol):
         """Return a run; `None` if there is none of this id."""
         ...
 
+    async def find_each(self, run_ids: Sequence[str]) -> dict[str, StoredRun]:
+        """Return the runs of these ids, as far as there are any, by id."""
+        ...
+
     async def find_runs(self, query: RunQuery) -> list[StoredRun]:
         """Return the newest runs, by `created` and then by id, in falling order."""
         ...
