@@ -153,6 +153,11 @@ def test_a_run_whose_step_is_gone_is_parked_with_all_it_has(backend: str) -> Non
         assert (await run.open_waits(), run.info.open_waits, info.open_waits) == ([], 0, 0)
         with pytest.raises(WorkflowRuntimeError, match="the run is incompatible"):
             await run.send_event(Answer(words="go"))
+        why = r"(?s)^run r of \w+ is incompatible: .*renamed=.* call runtime\.retry\('r'\)$"
+        with pytest.raises(WorkflowRuntimeError, match=why):
+            await run
+        with pytest.raises(WorkflowRuntimeError, match=why):
+            _ = [event async for event in run.stream_events()]
 
     live(backend, data, look, After(timeout=None), types=[Item, Reply])
     assert data.rows["r"] == rows

@@ -379,7 +379,8 @@ async def test_k4_who_waits_for_a_run_that_another_process_removes_is_told() -> 
     talks = Talks(timeout=None)
     async with Runtime(a_store(data), workflows=[talks]) as first:
         await waiting(await first.start(Talks, "one"))
-    data.runs["one"] = attrs.evolve(data.runs["one"], status="stuck")
+    asleep = attrs.evolve(data.runs["one"], asleep_since=0.0)
+    data.runs["one"] = asleep
     async with (
         Runtime(a_store(data), workflows=[talks]) as here,
         Runtime(a_store(data), workflows=[talks]) as there,
@@ -403,12 +404,84 @@ async def test_k4_who_waits_for_a_run_that_another_process_removes_is_told() -> 
             async with anyio.create_task_group() as tasks:
                 for runtime in (here, there):
                     run = await runtime.get("one")
-                    assert run.info.status == "stuck"
+                    assert run.info.status == "waiting"
                     tasks.start_soon(wait, run)
                     tasks.start_soon(read, run)
                 await anyio.sleep(1)
-                await there.delete("one")
+                data.remove("one")  # by a third process, as soon as it was parked or had ended
         assert sorted(told) == ["Question", "Question", "events", "events", "result", "result"]
+        with pytest.raises(UnknownRunError):
+            _ = run.info
+
+
+async def test_d9_who_waits_for_a_run_that_is_parked_is_told_in_every_process() -> None:
+    data = MemoryData()
+    talks = Talks(timeout=None)
+    async with Runtime(a_store(data), workflows=[talks]) as first:
+        await waiting(await first.start(Talks, "one"))
+    # Asleep, so that it is not stuck before it has mail.
+    data.runs["one"] = attrs.evolve(data.runs["one"], recoveries=11, asleep_since=0.0)
+    told: list[str] = []
+
+    async def wait(run: RunHandle[Any]) -> None:
+        with pytest.raises(WorkflowRuntimeError, match=r"^run one of talks is stuck: .* 11 times"):
+            await run
+        told.append("result")
+
+    async def read(run: RunHandle[Any]) -> None:
+        events = run.stream_events()
+        told.append(type(await anext(events)).__name__)
+        with pytest.raises(WorkflowRuntimeError, match=r"is stuck: .*runtime\.retry\('one'\)$"):
+            await anext(events)
+        told.append("events")
+
+    async with (
+        Runtime(a_store(data), workflows=[talks]) as here,
+        Runtime(a_store(data), workflows=[talks]) as there,
+    ):
+        runs = [await here.get("one"), await there.get("one")]
+        with patience():
+            async with anyio.create_task_group() as tasks:
+                for run in runs:
+                    tasks.start_soon(wait, run)
+                    tasks.start_soon(read, run)
+                await anyio.sleep(1)
+                assert told == ["Question", "Question"]
+                with pytest.raises(WorkflowRuntimeError, match="the run is stuck"):
+                    await runs[0].send_event(Answer(text="too soon"))
+            assert sorted(told[2:]) == ["events", "events", "result", "result"]
+            for run in (*runs, await there.get("one"), await there.start(Talks, "one")):
+                await wait(run)
+                await read(run)
+                with pytest.raises(WorkflowRuntimeError, match="the run is stuck"):
+                    await run.cancel()
+            assert await there.retry("one") == runs[1]
+            await anyio.sleep(2)
+            for run in runs:  # also where it was not retried
+                assert run.info.status == "waiting"
+                assert run.info.error is None
+            await runs[0].send_event(Answer(text="a"))
+            await runs[1].send_event(Answer(text="b"))
+            for run in runs:
+                assert await run == ["a", "b"]
+                assert [type(event) async for event in run.stream_events(1)] == [
+                    Question,
+                    StopEvent,
+                ]
+
+
+async def test_k4_a_run_that_is_parked_can_be_removed() -> None:
+    data = MemoryData()
+    async with Runtime(a_store(data), workflows=[Talks(timeout=None)]) as first:
+        await waiting(await first.start(Talks, "one"))
+    data.runs["one"] = attrs.evolve(data.runs["one"], status="stuck")
+    async with Runtime(a_store(data), workflows=[Talks(timeout=None)]) as here:
+        run = await here.get("one")
+        with pytest.raises(WorkflowRuntimeError, match=r"^run one of talks is stuck$"):
+            await run
+        await here.delete("one")
+        with pytest.raises(UnknownRunError):
+            await run
         with pytest.raises(UnknownRunError):
             _ = run.info
 

@@ -365,7 +365,7 @@ class DurableRunManager:
         """Leave a run alone that does not get any further before its process dies (D9)."""
         error = WorkflowRuntimeError(
             f"the process that executed it died {stored.recoveries} times in a row, without an execution that "
-            "ended or a moment in which the run only waited; find out what kills the processes, then await "
+            "ended or a moment in which the run only waited; find out what kills the processes, then call "
             f"runtime.retry({stored.id!r})"
         )
         logger.warning("run %s of %s is stuck: %s", stored.id, stored.workflow, error)

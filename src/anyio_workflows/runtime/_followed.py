@@ -17,7 +17,7 @@ from ._log import EventLog
 from ._mail import Mailbox
 from ._records import outcome_of
 from ._registered import Registered
-from ._store import Store, StoredRun
+from ._store import PARKED, Store, StoredRun
 
 _PAGE = 128
 """How many events are read from the store at once."""
@@ -92,8 +92,9 @@ class FollowedRuns:
         While events are read, it may be brought back, removed or let go, or another task may note its end.
         """
         is_newer = (stored.last_seq, not stored.has_ended) > (kept.log.last, False)
-        if kept.live is None and is_newer and not kept.in_progress:  # it was retried
-            kept.begin_again()
+        is_mended = kept.is_parked and stored.status not in PARKED
+        if kept.live is None and (is_mended or (is_newer and not kept.in_progress)):
+            kept.begin_again()  # it was retried
         while kept.is_followed and kept.log.last < stored.last_seq:
             records = await self.read_events(kept.id, kept.workflow, kept.log.last, _PAGE)
             if not records or not kept.is_followed:
@@ -104,6 +105,8 @@ class FollowedRuns:
         if kept.live is not None:
             return
         kept.stored = stored
+        if stored.status in PARKED and kept.is_followed:
+            kept.park()
         if stored.has_ended and kept.is_followed:
             last = await self.read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
             for record in last:  # none if it was removed meanwhile
@@ -113,7 +116,7 @@ class FollowedRuns:
 
     async def look_at(self, kept: KeptRun) -> None:
         """Note how one of them stands, if it is still one of them."""
-        if not kept.is_followed:
+        if not (kept.is_followed or kept.is_parked):
             return
         stored = await self.store.find_run(kept.id)
         if stored is not None and _is_of(kept, stored):
@@ -123,7 +126,8 @@ class FollowedRuns:
 
     async def look_at_all(self) -> None:
         """Note how all of them stand. Those of which nothing has changed take a share of one read."""
-        followed = [kept for kept in list(self.by_id.values()) if kept.is_followed]
+        known = list(self.by_id.values())
+        followed = [kept for kept in known if kept.is_followed or kept.is_parked]
         for first in range(0, len(followed), _MOST_RUNS):
             some = followed[first : first + _MOST_RUNS]
             found = await self.store.find_each([kept.id for kept in some])

@@ -105,7 +105,8 @@ class RunHandle(Generic[ResultT]):
         Raises:
             WorkflowTimeoutError: If the run did not end before its deadline.
             WorkflowCancelledByUser: If it was cancelled.
-            WorkflowRuntimeError: In one of the run's own steps, or in another event loop.
+            WorkflowRuntimeError: In one of the run's own steps, or in another event loop; if the run is parked
+                (`"incompatible"`, `"stuck"`), with the reason; or when its runtime is left before its end.
             UnknownRunError: If the run has been removed.
             BaseException: The exception of the failing step; always the same object.
         """
@@ -123,7 +124,8 @@ class RunHandle(Generic[ResultT]):
 
         Any number of readers may follow a run, each from where it likes. It yields `EventRecord(seq, time,
         event)`, where `time` is in seconds since 1970, by the clock on the wall; and a `Gap(first, last,
-        reason)` in the place of events that have left the memory (`log_events`, `log_bytes`).
+        reason)` in the place of events that have left the memory (`log_events`, `log_bytes`). If the run is
+        parked, or its runtime is left, it raises what `await run` does, behind the last event.
 
         Args:
             after: The number of the last event that was seen; 0 for all events.

@@ -26,7 +26,7 @@ from ._records import (
     read_metadata,
 )
 from ._runs import LoggedRun
-from ._store import RunStatus, StoredRun
+from ._store import PARKED, RunStatus, StoredRun
 
 
 @attrs.define(eq=False, repr=False)
@@ -35,7 +35,7 @@ class Ending:
 
     Attributes:
         outcome: How the run ended; `None` before that.
-        lost: Why nobody here will be told of the end; `None` unless the runtime has let the run go.
+        lost: Why nobody will be told of the end; `None` unless the run is parked, or the runtime has let it go.
     """
 
     outcome: Outcome | None = None
@@ -64,7 +64,7 @@ class Ending:
         self._wake()
 
     def lose(self, why: WorkflowError) -> None:
-        """Note that nobody here will be told of the end."""
+        """Note that nobody will be told of the end."""
         self.lost = why
         self._wake()
 
@@ -90,7 +90,7 @@ class KeptRun:
         workflow: The name under which its workflow is registered.
         created: When it was started; later than what was created before it.
         metadata: What the caller said about it, as JSON.
-        log: Its numbered events. Closed exactly while it has ended, or nobody here will be told of its end.
+        log: Its numbered events. Closed exactly while it has ended, or nobody will be told of its end.
         ending: The end that it comes to, or has come to.
         live: The run of the engine; there exactly while this process executes it.
         stored: What the store says about it, if this process does not execute it.
@@ -133,6 +133,15 @@ class KeptRun:
     def is_followed(self) -> bool:
         """Whether what becomes of it elsewhere is noted: it is neither executed here, nor has it ended or been let go."""
         return self.live is None and not self.log.closed
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether those who wait for it have been told that nobody continues it until a person has mended it."""
+        return (
+            self.ending.lost is not None
+            and self.stored is not None
+            and self.stored.status in PARKED
+        )
 
     def info(self) -> RunInfo:
         """Describe it, as it stands."""
@@ -181,6 +190,17 @@ class KeptRun:
         if self.stored is None:
             self.stored = self._as_stored()
         self.steps, self.live = self.step_statistics(), None
+        self._lose(why)
+
+    def park(self) -> None:
+        """Tell those who wait for it that it is parked: it may take a person days to mend it, or for ever."""
+        error = self._error()
+        why = "" if error is None else f": {error.message}"
+        if self.status == "incompatible":
+            why += f"; when that is mended, call runtime.retry({self.id!r})"
+        self._lose(WorkflowRuntimeError(f"{self!r} is {self.status}{why}"))
+
+    def _lose(self, why: WorkflowError) -> None:
         self.log.close(why)
         self.ending.lose(why)
 
@@ -209,8 +229,7 @@ class KeptRun:
     def forget(self) -> None:
         """Let go of everything, because the runtime does not keep it any more."""
         if self.in_progress:
-            self.log.close(UnknownRunError(self.id))
-            self.ending.lose(UnknownRunError(self.id))
+            self._lose(UnknownRunError(self.id))
         self.removed, self.saved, self.steps = True, None, _NO_STEPS
         self.ending, self.log = Ending(), _NO_LOG
 

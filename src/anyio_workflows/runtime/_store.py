@@ -26,6 +26,9 @@ ACTIVE: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
 ENDED: frozenset[RunStatus] = frozenset({"completed", "failed", "timed_out", "cancelled"})
 """The statuses of runs that have published their terminal event."""
 
+PARKED: frozenset[RunStatus] = frozenset({"incompatible", "stuck"})
+"""The statuses of runs that nobody continues until a person has mended them."""
+
 MailKind = Literal["send", "cancel"]
 
 ENOUGH_TEXT = 1_000_000
