@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from anyio_workflows import Context, StartEvent, StopEvent, Workflow, step
 from anyio_workflows._ledger.work import Wait, Work
 from anyio_workflows.errors import WorkflowConfigurationError
+from anyio_workflows.instrument import EventRecord, RunRecord
 from anyio_workflows.runtime._books import DurableQueues
 from anyio_workflows.runtime._committer import Committer
-from anyio_workflows.runtime._journal import Journal
+from anyio_workflows.runtime._durable import DurableLive
+from anyio_workflows.runtime._journal import Group, Journal
 from anyio_workflows.runtime._rows import RowWriter
 from anyio_workflows.testing import DurabilityViolation, Kill, kill_at, kill_everywhere
 
 from .conftest import BACKENDS
-from .samples import Answer, Asks, FanOut, Item, Loop, Next, Numbers, OneStep, Other
+from .samples import Answer, Asks, FanOut, Item, Loop, Next, Note, Numbers, OneStep, Other
 from .survivors import SHAPES, Nested, Recovers, TimesOut, reply
 
 
@@ -152,6 +155,28 @@ def asks_again(writer: RowWriter, wait: Wait, *args: Any) -> str:
 WRITE_WAIT = RowWriter.wait
 
 
+def shows_too_soon(live: DurableLive, run: RunRecord, record: EventRecord) -> None:
+    live.journal.add_event(record)
+    live.kept.log.append(record)
+
+
+def shows_nothing_more(live: DurableLive, group: Group) -> None:
+    PROCEED(live, attrs.evolve(group, events=()))
+
+
+PROCEED = DurableLive.proceed
+
+
+def writes_another(journal: Journal, record: EventRecord) -> None:
+    ADD_EVENT(journal, record)
+    if isinstance(record.event, Note):
+        another = journal.writer.event(Note(text="another"))
+        journal._stored_events[-1] = journal._stored_events[-1]._replace(text=another)
+
+
+ADD_EVENT = Journal.add_event
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("cls", "name", "broken", "workflow", "found"),
@@ -160,6 +185,13 @@ WRITE_WAIT = RowWriter.wait
         (Journal, "forget_work", forgets_no_end, Loop, "D1: .* though its end was on the disk"),
         (Committer, "wait", waits_for_nothing, Asks, "D2: .*Answer"),
         (RowWriter, "wait", asks_again, Asks, "D2: wait 1:1:Answer of step ask asked again"),
+        (
+            Journal,
+            "add_event",
+            writes_another,
+            Loop,
+            r"D3: event \d was Note.*, and is now Note",
+        ),
     ],
 )
 def test_v2_a_runtime_that_breaks_a_rule_is_found(
@@ -175,6 +207,16 @@ def test_v2_a_runtime_that_breaks_a_rule_is_found(
     with pytest.raises(DurabilityViolation, match=found) as caught:
         kill_everywhere(workflow, answer=reply, backends=[backend])
     assert caught.value.backend == backend
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_v2_an_event_that_is_shown_before_its_commit_is_found(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(DurableLive, "event_written", shows_too_soon)
+    monkeypatch.setattr(DurableLive, "proceed", shows_nothing_more)  # its turn is over then
+    with pytest.raises(DurabilityViolation, match="D3: event 1 was shown when 0 were on the disk"):
+        kill_everywhere(Asks, answer=reply, backends=[backend])
 
 
 def test_v2_a_workflow_that_depends_on_the_process_is_found() -> None:
