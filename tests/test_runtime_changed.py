@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -18,7 +19,12 @@ from anyio_workflows import (
     Workflow,
     step,
 )
-from anyio_workflows.errors import WorkflowConfigurationError, WorkflowError, WorkflowRuntimeError
+from anyio_workflows.errors import (
+    ContextSerdeError,
+    WorkflowConfigurationError,
+    WorkflowError,
+    WorkflowRuntimeError,
+)
 from anyio_workflows.runtime import Runtime
 from anyio_workflows.runtime._memory import MemoryData, MemoryStore
 
@@ -142,7 +148,8 @@ def test_a_run_whose_step_is_gone_is_parked_with_all_it_has(backend: str) -> Non
 
     async def look(runtime: Runtime) -> None:
         run = await runtime.get("r")
-        assert await run.open_waits() == []  # it is about to be parked
+        with suppress(ContextSerdeError):  # if it is not parked yet
+            assert await run.open_waits() == []
         await anyio.sleep(1)
         info = (await runtime.runs(status="incompatible")).runs[0]
         assert (info.id, info.error) == ("r", run.info.error)

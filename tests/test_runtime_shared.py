@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from anyio_workflows import Context, Runtime, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import (
+    ContextSerdeError,
     HostLostError,
     UnknownRunError,
     WorkflowCancelledByUser,
@@ -129,6 +130,33 @@ async def both_ways(act: Any) -> None:
                 except WorkflowRuntimeError as error:
                     found.append((type(error), str(error)))
     assert found[0] == found[1]
+
+
+async def test_k2_waits_of_a_type_that_is_not_known_here_are_an_error_that_names_it() -> None:
+    types = [Answer, Question]  # no step names them in its code, so they have to be given
+
+    class Asks(Workflow):
+        @step
+        async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            answer, question = types
+            return StopEvent(result=await ctx.wait_for_event(answer, question()))
+
+    data = MemoryData()
+    async with (
+        Runtime(a_store(data), workflows=[Asks(timeout=None)], types=types) as here,
+        Runtime(a_store(data), workflows=[Asks(timeout=None)]) as there,
+        Runtime(a_store(data), workflows=[Asks(timeout=None)], types=types) as knows,
+    ):
+        run = await here.start(Asks, "one")
+        await waiting(run)
+        far = await there.get("one")
+        why = r"^run one, row v.*unknown type 'tests\.samples:(Answer|Question)'.*types=\[\.\.\.\]"
+        with pytest.raises(ContextSerdeError, match=why):
+            await far.open_waits()
+        assert len(await (await knows.get("one")).open_waits()) == 1
+        await run.cancel()
+        await anyio.sleep(1)
+        assert await (await knows.get("one")).open_waits() == []
 
 
 async def test_r3_events_are_sent_from_any_process() -> None:

@@ -252,15 +252,19 @@ class DurableRunManager:
         return kept
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
-        """Return the open waits of a run that this process does not execute."""
+        """Return the open waits of a run that this process does not execute.
+
+        Raises:
+            ContextSerdeError: If what it owes cannot be read here.
+        """
         stored = await self.store.find_run(kept.id)
         if stored is None or stored.status not in ACTIVE:  # one that is parked takes no answers
             return []
         registered = self.registered[kept.workflow]
         try:
             found = registered.read_run(await self.store.rows(kept.id), self.store.wall())
-        except ContextSerdeError:  # it is about to be parked
-            return []
+        except ContextSerdeError as error:  # there may be waits, which others know how to read
+            raise ContextSerdeError(f"run {kept.id}, {error.path}", error.problem) from None
         ledger = Ledger(registered.graph)
         restore(found.ledger, ledger, 0.0)
         return [wait.as_open() for wait in ledger.waits.open]

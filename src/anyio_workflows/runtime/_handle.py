@@ -163,6 +163,8 @@ class RunHandle(Generic[ResultT]):
         """Return the waits that can be answered now, in the order in which they began.
 
         Raises:
+            ContextSerdeError: If another process executes the run, and what it owes cannot be read here: because
+                of a type that is not known here, for example, which the error names.
             UnknownRunError: If the run has been removed.
         """
         self._found("looked at")
