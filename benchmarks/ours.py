@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import attrs
@@ -20,6 +22,7 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.retry_policy import retry_policy
+from anyio_workflows.runtime import Runtime
 
 from .gates import Gate
 
@@ -361,6 +364,20 @@ class WaitingRuns:
         self._gate.open()
         for handler in self._handlers:
             await handler
+
+
+@asynccontextmanager
+async def kept_waiting_runs(runs: int) -> AsyncIterator[None]:
+    """Have a runtime keep such runs in memory, until the block is left."""
+    gate = Gate(runs)
+    workflows = [Waiting(timeout=TIMEOUT)]
+    async with Runtime(workflows=workflows, max_runs=runs, keep_ended=runs) as runtime:
+        started = [await runtime.start(Waiting, gate=gate) for _ in range(runs)]
+        await gate.crowded.wait()
+        yield
+        gate.open()
+        for run in started:
+            await run
 
 
 async def concurrent_runs(runs: int) -> None:

@@ -144,6 +144,7 @@ def _runs(quick: bool) -> list[Row]:
         ),
         _timed("snapshot", f"snapshot of {many:,} queued events, per event", many),
         _idle(many),
+        _kept_idle(many),
     ]
 
 
@@ -199,6 +200,19 @@ def _idle(runs: int) -> Row:
     targets = {HAND: 1.5, REFERENCE: 4.0}
     work = f"{runs:,} idle runs, per run"
     return Row("idle-runs", work, "KB", sides, fewer, targets, most_rounds=1, warms_up=False)
+
+
+def _kept_idle(runs: int) -> Row:
+    """Return the row about the memory of runs that a runtime keeps in memory."""
+    return Row(
+        "kept-idle-runs",
+        f"{runs:,} idle runs in a runtime, per run",
+        "KB",
+        {OURS: kilobytes_each(ours.kept_waiting_runs, runs)},
+        targets={OURS: 14},
+        most_rounds=1,
+        warms_up=False,
+    )
 
 
 def _jobs(name: str) -> dict[str, Job]:
