@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from ._engine.outcome import Outcome
 from ._engine.run import Run
-from ._engine.stream import EventIterator
+from ._engine.stream import EventIterator, EventStream
 from ._ledger.work import OpenWait, StepStatistics, counts_text
 from ._messages import closest
 from .context import Context, _context_of, _current_step
@@ -102,6 +102,13 @@ class WorkflowHandler(Generic[ResultT]):
         self._context = _context_of(run.saved)
         self._cancelled_by_owner = self._failure_raised = False
         self._on_change: Callable[[], None] | None = None
+
+    @property
+    def _stream(self) -> EventStream:
+        """The stream of the run. One whose events are in a log has another handle."""
+        stream = self._run.stream
+        assert isinstance(stream, EventStream)
+        return stream
 
     @property
     def run_id(self) -> str:
@@ -220,9 +227,9 @@ class WorkflowHandler(Generic[ResultT]):
         if expose_internal:
             self._run.listen()
         if self._on_change is not None:
-            stream, on_change = self._run.stream, self._on_change
-            return _WatchedIterator(stream, expose_internal, self, on_change=on_change)
-        return EventIterator(self._run.stream, expose_internal, self)
+            on_change = self._on_change
+            return _WatchedIterator(self._stream, expose_internal, self, on_change=on_change)
+        return EventIterator(self._stream, expose_internal, self)
 
     def open_waits(self) -> list[OpenWait]:
         """Return the waits that can be answered now, in the order in which they began.
@@ -279,8 +286,8 @@ class WorkflowHandler(Generic[ResultT]):
         return RunStatistics(
             state=state,
             steps=run.ledger.statistics(),
-            unread_events=run.stream.unread,
-            reader_waiting=run.stream.reader_waiting,
+            unread_events=self._stream.unread,
+            reader_waiting=self._stream.reader_waiting,
         )
 
     def _facts(self) -> RunFacts:
@@ -303,7 +310,7 @@ class WorkflowHandler(Generic[ResultT]):
                 rows.append(result_row(outcome.value))
             else:
                 rows += error_rows(outcome.error)
-        rows.append(("Unread events", str(run.stream.unread)))
+        rows.append(("Unread events", str(self._stream.unread)))
         return [*rows, *wait_rows(facts.open_waits)]
 
     def _repr_html_(self) -> str | None:

@@ -29,7 +29,7 @@ from .instruments import Instruments, InternalEvents
 from .limiter import RunLimiter, RunSlot
 from .outcome import Decision, Outcome
 from .resources import ResourceManager, SharedValues
-from .stream import EventStream
+from .stream import EventStream, LoggedStream
 from .workers import Dispatch, Inboxes, WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Run:
 
     ended: bool = False
     observed: bool = False
-    stream: EventStream = attrs.field(init=False)
+    stream: EventStream | LoggedStream = attrs.field(init=False)
     ledger: Ledger = attrs.field(init=False)
     _decision: Decision = attrs.field(init=False)
     _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
@@ -133,7 +133,7 @@ class Run:
 
     _pool_class: ClassVar[type[WorkerPool]] = WorkerPool
 
-    def _new_stream(self) -> EventStream:
+    def _new_stream(self) -> EventStream | LoggedStream:
         return EventStream(self.loop)
 
     def _new_ledger(self) -> Ledger:

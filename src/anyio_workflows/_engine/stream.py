@@ -216,20 +216,41 @@ class EventStream:
         )
 
 
-class LoggedStream(EventStream):
-    """The stream of a run whose events a log keeps: nothing reads it, so nothing is buffered.
+@attrs.define(eq=False, repr=False)
+class LoggedStream:
+    """The stream of a run whose events a log keeps: nothing reads it, so they are only counted.
 
     What has been written counts as read: whatever a reader of the log has not seen is in the log (W4).
+
+    Attributes:
+        written: Number of events that have been written.
+        consumed: Whether the terminal event has been written.
+        internal_wanted: Whether internal events are written, to the log (S4).
     """
+
+    written: int = 0
+    consumed: bool = False
+    internal_wanted: bool = False
 
     def write(self, event: Event) -> None:
         """Count an event."""
-        self.read += 1
+        self.written += 1
 
     def close(self, terminal: StopEvent) -> None:
-        """End the stream."""
-        self.read += 1
-        self.closed = self.consumed = True
+        """Count the terminal event and end the stream."""
+        self.written += 1
+        self.consumed = True
+
+    @property
+    def delivered(self) -> int:
+        """Number of events that count as read."""
+        return self.written
+
+    async def drain(
+        self, limit: int, while_allowed: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Let other tasks run: nothing is unread."""
+        await checkpoint()
 
 
 class ReadByAsyncFor:

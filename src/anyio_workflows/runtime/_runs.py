@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from .._backend import Signal
 from .._engine.outcome import Decision, Outcome
 from .._engine.run import Run
-from .._engine.stream import EventStream, LoggedStream
+from .._engine.stream import LoggedStream
 from .._engine.workers import Dispatch, WorkerPool
 from .._json.fields import tag_of
 from .._ledger.ledger import Ledger
@@ -38,8 +38,8 @@ class LoggedRun(Run):
         self.observed = True  # the runtime keeps the failure, for anybody who asks (O6)
         super().__attrs_post_init__()
 
-    def _new_stream(self) -> EventStream:
-        return LoggedStream(self.loop)
+    def _new_stream(self) -> LoggedStream:
+        return LoggedStream()
 
     @property
     def status(self) -> RunStatus:
