@@ -526,7 +526,10 @@ class Connects(Workflow):
 
 
 class Threads(Workflow):
-    """Plain functions as steps."""
+    """Plain functions as steps. Without a limit: on a slow machine the clock may jump while a thread is at work."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None)
 
     @step
     def split(self, ctx: Context, ev: StartEvent) -> list[Item]:

@@ -354,3 +354,84 @@ def test_a_forked_child_is_not_the_host(path: Path, backend: str):
                 assert await claim(store) == [("a", 1)]
 
     anyio.run(main, backend=backend)
+
+
+OUTLIVING = """
+import os, sys, warnings
+import anyio
+from anyio_workflows.runtime._sqlite import SqliteStore
+
+warnings.simplefilter("ignore")  # of threads and forks
+path, backend = sys.argv[1:]
+store = SqliteStore(path)
+anyio.run(store.open, backend=backend)
+if os.fork():
+    anyio.run(store.close, backend=backend)
+    print("closed", flush=True)
+    os._exit(0)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@on_each_backend
+def test_a_forked_child_that_outlives_its_parent_deletes_nothing(path: Path, backend: str):
+    """SQLite would take it for the last process that uses the database, as it looks like its parent."""
+
+    async def main() -> None:
+        with process(path, backend, program=OUTLIVING) as parent:
+            assert said(parent) == "closed"
+            with process(path, "obey", backend) as other:
+                said(other)
+                assert tell(other, "k1") == "written"
+                other.kill()
+                other.wait()
+            parent.communicate("end\n")  # also waits for the child, which has the same pipe
+            async with opened(store := SqliteStore(path)):
+                assert await store.rows("a") == {"k1": "v"}
+
+    anyio.run(main, backend=backend)
+
+
+FORKING_MEANWHILE = """
+import os, sys, threading, warnings
+import anyio
+import anyio_workflows.runtime._sqlite_file as files
+from anyio_workflows.runtime._sqlite import SqliteStore
+
+warnings.simplefilter("ignore")  # of threads and forks
+is_opening, forks, is_within, prepare = threading.Event(), threading.Event(), False, files.prepare
+
+def prepare_meanwhile(*args):
+    global is_within
+    is_within = True
+    is_opening.set()
+    forks.wait()
+    prepare(*args)
+    is_within = False
+
+async def use(path):
+    store = SqliteStore(path)
+    await store.open()
+    await store.close()
+
+files.prepare = prepare_meanwhile
+os.register_at_fork(before=forks.set)  # called before that of the store
+threads = [threading.Thread(target=anyio.run, args=(use, sys.argv[1])) for _ in range(2)]
+for thread in threads:
+    thread.start()
+is_opening.wait()
+if not (child := os.fork()):
+    os._exit(is_within)
+assert os.waitpid(child, 0)[1] == 0, "it was forked while a thread opened a store"
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_fork_waits_while_a_store_is_opened(path: Path):
+    """The child would have locks within SQLite that nobody there releases."""
+    with process(path, program=FORKING_MEANWHILE) as parent:
+        assert said(parent) == "done"

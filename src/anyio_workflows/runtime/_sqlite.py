@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -111,11 +112,10 @@ class SqliteStore:
         limiter = anyio.CapacityLimiter(1)
         opened = await anyio.to_thread.run_sync(self._open_now, limiter=limiter)
         self._open = opened
-        _open_stores.add(self)
         return opened.lock.host
 
     def _open_now(self) -> _Connections:
-        with self._explained():
+        with _opening, self._explained():
             self._path = os.path.realpath(self._name)  # the files beside it are those of the target
             files.check_place(self._name, self._path)
             writer = files.connect(self._path, self._patience)
@@ -126,6 +126,7 @@ class SqliteStore:
                 reader.execute("PRAGMA query_only = ON")
                 version = _data_version(writer)
                 opened = _Connections(writer, reader, self._register(writer), version)
+                _connected.add(opened)
             except BaseException:
                 writer.close()
                 if reader is not None:
@@ -153,7 +154,6 @@ class SqliteStore:
         If that cannot be written, it is logged: the host then counts as dead, and its runs are taken over.
         """
         opened, self._open = self._open, None
-        _open_stores.discard(self)
         if opened is not None and opened.pid == os.getpid():
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._close_now, opened, limiter=opened.writers)
@@ -494,24 +494,42 @@ class _Group:
 
 # --- Forking ------------------------------------------------------------------------------------
 
-_open_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
-"""A fork waits until no thread is within SQLite, so that the child has no half of a transaction to undo."""
+# A fork waits until no thread is within SQLite: else the child had half of a transaction to undo, and locks within
+# SQLite that nobody there would ever release.
+
+_opening = threading.Lock()
+"""Held while a store is opened, and while the process forks."""
+
+_connected: weakref.WeakSet[_Connections] = weakref.WeakSet()
+"""All that was opened, and may be open still. It grows in a thread that holds `_opening`."""
 
 _held: list[threading.Lock] = []
 
 
 def _hold() -> None:
-    for store in list(_open_stores):
-        if (opened := store._open) is not None:
-            for lock in (opened.writing, opened.reading):
-                lock.acquire()
-                _held.append(lock)
+    _opening.acquire()
+    for opened in list(_connected):
+        for lock in (opened.writing, opened.reading):
+            lock.acquire()
+            _held.append(lock)
 
 
 def _let_go() -> None:
     while _held:
         _held.pop().release()
+    _opening.release()
+
+
+def _leave_to_the_parent() -> None:
+    """Have the child never close its copies of the connections, not even when the interpreter ends.
+
+    The locks stay with the parent. Once that has ended, SQLite would take the child for the last process that uses
+    the database, and delete what is written ahead: by then, what others have committed.
+    """
+    for opened in _connected:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))
+    _let_go()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_leave_to_the_parent)
