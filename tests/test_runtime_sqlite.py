@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -477,6 +478,24 @@ async def test_a_run_that_waits_takes_less_than_a_kilobyte(path: Path):
 
     first = await size_with(range(50))
     assert await size_with(range(50, 150)) - first < 100 * 1000
+
+
+async def test_runs_that_change_in_any_order_fill_the_pages_as_well(path: Path):
+    """Tasks of trio run in an order that is drawn: whatever the order, a group is written in that of the trees."""
+    sizes = []
+    for order in (range(600), random.Random(1).sample(range(600), 600)):
+        path = path.with_suffix(f".{len(sizes)}")
+        async with opened(store := SqliteStore(path)) as host:
+            started = [new_run(f"{n}", host) for n in range(600)]
+            for change in started:
+                change.rows = {"m": "x" * 40, "w": "x" * 90}
+            await store.commit(started)
+            columns = {"status": "waiting", "waiting_for": ("m:A",)}
+            await store.commit(
+                [RunChange(f"{n}", rows={"v": "x" * 200}, columns=columns) for n in order]
+            )
+        sizes.append(len(content(path)))
+    assert sizes[1] == sizes[0]
 
 
 async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):

@@ -28,6 +28,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import anyio.lowlevel
@@ -477,7 +478,10 @@ class _Group:
         return number
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Execute the statements."""
+        """Execute the statements, in the order of the trees that they change: their pages get fuller so."""
+        self._put.sort()
+        for values in self._columns.values():
+            values.sort(key=itemgetter(-1))
         statements: list[tuple[str, list[Any]]] = [
             (sql.WIPE, self._wiped),
             (sql.DELETE_ROW, self._gone),
