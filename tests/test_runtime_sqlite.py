@@ -21,6 +21,7 @@ import pytest
 
 from anyio_workflows import Runtime
 from anyio_workflows.errors import HostLostError, StoreError
+from anyio_workflows.runtime import _sqlite as sqlite
 from anyio_workflows.runtime import _sqlite_file as files
 from anyio_workflows.runtime import _sqlite_tables as tables
 from anyio_workflows.runtime._sqlite import SqliteStore
@@ -511,6 +512,48 @@ async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):
         damaged, whole = await store.rows_of_each("ab")
         assert damaged == {"w1": """b'{"\\xe9"}'"""}
         assert whole == {"w1": '{"step":"é"}'}
+
+
+async def test_a_checkpoint_is_made_while_nobody_can_write(path: Path, monkeypatch: Any):
+    """A commit at that moment can cost pages, in many versions of SQLite."""
+    monkeypatch.setattr(sqlite, "_PAGES_PER_CHECKPOINT", 1)
+    refused: list[str] = []
+
+    def try_to_write(statement: str) -> None:
+        with closing(files.connect(str(path), 0)) as other:
+            assert statement == "PRAGMA wal_checkpoint(PASSIVE)"
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                refused.append(str(error))
+
+    async with opened(store := SqliteStore(path)) as host:
+        connections = store._connections()
+        for db in (connections.writer, connections.reader, connections.checkpointer):
+            (at,) = db.execute("PRAGMA wal_autocheckpoint").fetchone()
+            assert at == 0 or db.execute("PRAGMA query_only").fetchone() == (1,)
+        connections.checkpointer.set_trace_callback(try_to_write)
+        await store.commit([new_run("a", host)])
+        assert refused == ["database is locked"]
+        shutil.copy(path, path.with_name("copy.db"))  # without what was written ahead
+        with closing(sqlite3.connect(path.with_name("copy.db"))) as copy:
+            assert copy.execute("SELECT id FROM runs").fetchall() == [("a",)]
+        connections.checkpointer.close()
+        await store.commit([new_run("b", host)])  # is kept, though its checkpoint fails
+    await check_usable(path, "a", "b")
+
+
+async def test_what_is_written_ahead_is_bounded(path: Path):
+    ahead = path.with_name("runs.db-wal")
+    async with opened(store := SqliteStore(path)) as host:
+        await store.commit([new_run("a", host)])
+        for number in range(1, 400):
+            await store.commit([RunChange("a", rows={f"w{number}": "x" * 9000})])
+        assert ahead.stat().st_size < 2000 * 4096
+        async with opened(SqliteStore(path)):
+            for number in range(400, 800):  # with another process, too
+                await store.commit([RunChange("a", rows={f"w{number}": "x" * 9000})])
+        assert ahead.stat().st_size < 2000 * 4096
 
 
 async def test_a_damaged_database_is_named(path: Path):

@@ -3,7 +3,8 @@
 # Theory of operation
 #
 # Each host has two connections: one that writes, and one that only reads, so that readers never wait for a
-# disk. All calls are made in worker threads, one at a time for each connection, except `changed()`.
+# disk. All calls are made in worker threads, one at a time for each connection, except `changed()`. A third one
+# makes checkpoints, in the thread that writes (`_sqlite_file.checkpoint()` says why).
 #
 # A write is one transaction in WAL mode with `synchronous=FULL`: one fsync, after which the group is on the
 # disk as a whole, or not at all. It begins with the fence: if others took this host for dead, its row in
@@ -27,7 +28,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -44,6 +45,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_PAGES_PER_CHECKPOINT = 1000
+"""After so many pages that were written ahead, a checkpoint is made, as SQLite does it by itself."""
+
+_PAGES_PER_WRITE = 6
+"""How many pages a transaction writes, if it writes little."""
+
+_TEXT_PER_PAGE = 1200
+"""How many characters of text, with all that belongs to them, take another page, if it writes much."""
+
 # --- The store ----------------------------------------------------------------------------------
 
 
@@ -54,19 +64,23 @@ class _Connections:
     Attributes:
         writer: The connection that writes, in a thread that holds `writing`.
         reader: The connection that reads, in a thread that holds `reading`.
+        checkpointer: The connection that makes checkpoints, in a thread that holds `writing`.
         lock: Shows that this host is alive, as long as the store is open.
         version: `PRAGMA data_version` of the writer: it changes when other connections have written.
         numbers: The numbers of the runs that this host executes, by id. As long as the host is not fenced
             off, nobody else changes who owns them.
+        ahead: How many pages this host has written ahead since its last checkpoint, about.
         foreign: Whether it has changed since the last call of `changed()`.
         pid: The process that opened the store: a child that was forked must not use it.
     """
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
+    checkpointer: sqlite3.Connection
     lock: files.HostLock
     version: int
     numbers: dict[str, int] = attrs.field(factory=dict)
+    ahead: int = 0
     foreign: bool = False
     pid: int = attrs.field(factory=os.getpid)
     writing: threading.Lock = attrs.field(factory=threading.Lock)
@@ -119,20 +133,19 @@ class SqliteStore:
         with _opening, self._explained():
             self._path = os.path.realpath(self._name)  # the files beside it are those of the target
             files.check_place(self._name, self._path)
-            writer = files.connect(self._path, self._patience)
-            reader = None
-            try:
+            with ExitStack() as stack:
+                writer, reader, checkpointer = (
+                    stack.enter_context(closing(files.connect(self._path, self._patience)))
+                    for _ in range(3)
+                )
                 files.prepare(writer, self._name, self._path, self._patience, sql.MIGRATIONS)
-                reader = files.connect(self._path, self._patience)
-                reader.execute("PRAGMA query_only = ON")
+                for other in (reader, checkpointer):
+                    other.execute("PRAGMA query_only = ON")
                 version = _data_version(writer)
-                opened = _Connections(writer, reader, self._register(writer), version)
-                _connected.add(opened)
-            except BaseException:
-                writer.close()
-                if reader is not None:
-                    reader.close()
-                raise
+                lock = self._register(writer)
+                opened = _Connections(writer, reader, checkpointer, lock, version)
+                stack.pop_all()
+            _connected.add(opened)
         return opened
 
     def _register(self, db: sqlite3.Connection) -> files.HostLock:
@@ -172,8 +185,8 @@ class SqliteStore:
                     "runs could not be given up, and count as those of a crash: %s", error
                 )
             finally:
-                opened.reader.close()
-                opened.writer.close()
+                for connection in (opened.reader, opened.checkpointer, opened.writer):
+                    connection.close()
                 opened.lock.release()
 
     # --- Threads, transactions, the fence -----------------------------------------------------
@@ -196,7 +209,11 @@ class SqliteStore:
 
         def call() -> T:
             with opened.writing, self._explained():
-                return act(opened, *args)
+                result = act(opened, *args)
+                if opened.ahead >= _PAGES_PER_CHECKPOINT:
+                    opened.ahead = 0
+                    files.checkpoint(opened.writer, opened.checkpointer)
+                return result
 
         return await anyio.to_thread.run_sync(call, limiter=opened.writers)
 
@@ -216,6 +233,7 @@ class SqliteStore:
             self._check_fence(opened)
             _note_version(opened)
             yield opened.writer
+        opened.ahead += _PAGES_PER_WRITE
 
     def _check_fence(self, opened: _Connections) -> None:
         """Raise if others took this host for dead (D6)."""
@@ -235,6 +253,7 @@ class SqliteStore:
             for change in changes:
                 group.add(db, change)
             group.write(db)
+        opened.ahead += group.size // _TEXT_PER_PAGE
         opened.numbers.update(group.started)
         for run_id in group.released:
             opened.numbers.pop(run_id, None)
@@ -423,6 +442,7 @@ class _Group:
         refused: The ids of the runs whose changes are left out.
         started: The numbers of the new runs that the host executes, by id.
         released: The ids of the runs that it executes no more; one may be in `started`, too.
+        size: How many characters of text it writes.
     """
 
     def __init__(self, host: str, numbers: Mapping[str, int]) -> None:
@@ -431,6 +451,7 @@ class _Group:
         self.refused: set[str] = set()
         self.started: dict[str, int] = {}
         self.released: list[str] = []
+        self.size = 0
         self._wiped: list[tuple[int]] = []
         self._gone: list[tuple[int, str]] = []
         self._put: list[tuple[int, str, str]] = []
@@ -449,6 +470,7 @@ class _Group:
         if change.events:
             columns["last_seq"] = change.events[-1].seq
             self._events += [(number, seq, at, text) for seq, at, text in change.events]
+            self.size += sum(len(text) for _, _, text in change.events)
         if change.released or columns.get("status", "running") not in ACTIVE:
             columns["owner"] = None
             self.released.append(run_id)
@@ -459,6 +481,7 @@ class _Group:
         for key, text in change.rows.items():
             if text is not None:
                 self._put.append((number, key, text))
+                self.size += len(text)
             elif not change.wipe:
                 self._gone.append((number, key))
         self._replies += [(reply, mail) for mail, reply in change.replies.items()]

@@ -163,6 +163,7 @@ def prepare(
         _version(db, store, len(migrations))
     _use_wal(db, store, patience)
     db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA wal_autocheckpoint=0")  # see `checkpoint()`
     with transaction(db):
         version = _version(db, store, len(migrations))  # others may have done it in the meantime
         if version < len(migrations):
@@ -186,6 +187,19 @@ def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[Non
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
         raise
+
+
+def checkpoint(writer: sqlite3.Connection, other: sqlite3.Connection) -> None:
+    """Copy what was written ahead into the database, while nobody can write.
+
+    A checkpoint that SQLite makes by itself, after a commit, may lose pages in the versions 3.7.0 to 3.51.2 (3.44.6 and
+    3.50.7 are mended), if another process commits at that moment and begins the log anew: the *WAL-reset bug*.
+    So `writer` keeps everybody from that, and `other` makes the checkpoint, as a connection cannot do it
+    within its own transaction. Readers are neither waited for nor kept waiting.
+    """
+    # If it fails, what was committed stays in the log, and the next one copies it.
+    with suppress(sqlite3.Error), transaction(writer):
+        other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _version(db: sqlite3.Connection, store: str, newest: int) -> int:
