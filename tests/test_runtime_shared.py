@@ -43,6 +43,18 @@ class Talks(Workflow):
         ctx.write_event_to_stream(Note(text="mail"))
 
 
+SECRET_TYPES = [Answer, Question]
+
+
+class Secretive(Workflow):
+    """Names none of the types in the code of its step that are asked for, so they have to be given."""
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        answer, question = SECRET_TYPES
+        return StopEvent(result=await ctx.wait_for_event(answer, question()))
+
+
 def a_store(data: MemoryData) -> MemoryStore:
     return MemoryStore(data, poll=0.05)
 
@@ -133,22 +145,15 @@ async def both_ways(act: Any) -> None:
 
 
 async def test_k2_waits_of_a_type_that_is_not_known_here_are_an_error_that_names_it() -> None:
-    types = [Answer, Question]  # no step names them in its code, so they have to be given
-
-    class Asks(Workflow):
-        @step
-        async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            answer, question = types
-            return StopEvent(result=await ctx.wait_for_event(answer, question()))
-
     data = MemoryData()
     async with (
-        Runtime(a_store(data), workflows=[Asks(timeout=None)], types=types) as here,
-        Runtime(a_store(data), workflows=[Asks(timeout=None)]) as there,
-        Runtime(a_store(data), workflows=[Asks(timeout=None)], types=types) as knows,
+        Runtime(a_store(data), workflows=[Secretive(timeout=None)], types=SECRET_TYPES) as here,
+        Runtime(a_store(data), workflows=[Secretive(timeout=None)]) as there,
+        Runtime(a_store(data), workflows=[Secretive(timeout=None)], types=SECRET_TYPES) as knows,
     ):
-        run = await here.start(Asks, "one")
+        run = await here.start(Secretive, "one")
         await waiting(run)
+        await anyio.sleep(1)
         far = await there.get("one")
         why = r"^run one, row v.*unknown type 'tests\.samples:(Answer|Question)'.*types=\[\.\.\.\]"
         with pytest.raises(ContextSerdeError, match=why):
@@ -157,6 +162,31 @@ async def test_k2_waits_of_a_type_that_is_not_known_here_are_an_error_that_names
         await run.cancel()
         await anyio.sleep(1)
         assert await (await knows.get("one")).open_waits() == []
+
+
+async def test_d3_events_of_a_type_that_is_not_known_here_disturb_no_other_run() -> None:
+    data = MemoryData()
+    workflows: list[Workflow] = [Secretive(timeout=None), Talks(timeout=None)]
+    async with (
+        Runtime(a_store(data), workflows=workflows, types=SECRET_TYPES) as here,
+        Runtime(a_store(data), workflows=workflows) as there,
+    ):
+        run = await here.start(Secretive, "one")
+        far = await there.get("one")
+        assert far.info.last_seq == 0
+        why = r"^run one, event 1: unknown type 'tests\.samples:Question'.*types=\[\.\.\.\]"
+        with patience():
+            with pytest.raises(ContextSerdeError, match=why):
+                await far
+            with pytest.raises(ContextSerdeError, match=why):
+                await anext(far.stream_events())
+            other = await there.start(Talks, "other")
+            await waiting(other)
+            await other.send_event(Answer(text="a"))
+            await other.send_event(Answer(text="b"))
+            assert await other == ["a", "b"]
+            await run.send_event(Answer(text="secret"))
+            assert await run == Answer(text="secret")
 
 
 async def test_r3_events_are_sent_from_any_process() -> None:

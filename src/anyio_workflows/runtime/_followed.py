@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from ..errors import StoreError
+from ..errors import ContextSerdeError, StoreError
 from ..events import StopEvent
 from ..instrument import EventRecord
 from ._live import KeptRun
@@ -120,7 +120,10 @@ class FollowedRuns:
             return
         stored = await self.store.find_run(kept.id)
         if stored is not None and _is_of(kept, stored):
-            await self.catch_up(kept, stored)
+            try:
+                await self.catch_up(kept, stored)
+            except ContextSerdeError as error:  # of one run: the others are followed
+                kept.lose(error)
         elif kept.live is None:
             self.remove(kept)
 

@@ -35,7 +35,8 @@ class Ending:
 
     Attributes:
         outcome: How the run ended; `None` before that.
-        lost: Why nobody will be told of the end; `None` unless the run is parked, or the runtime has let it go.
+        lost: Why nobody will be told of the end; `None` unless the run is parked or cannot be read here, or the
+            runtime has let it go.
     """
 
     outcome: Outcome | None = None
@@ -190,7 +191,7 @@ class KeptRun:
         if self.stored is None:
             self.stored = self._as_stored()
         self.steps, self.live = self.step_statistics(), None
-        self._lose(why)
+        self.lose(why)
 
     def park(self) -> None:
         """Tell those who wait for it that it is parked: it may take a person days to mend it, or for ever."""
@@ -198,9 +199,10 @@ class KeptRun:
         why = "" if error is None else f": {error.message}"
         if self.status == "incompatible":
             why += f"; when that is mended, call runtime.retry({self.id!r})"
-        self._lose(WorkflowRuntimeError(f"{self!r} is {self.status}{why}"))
+        self.lose(WorkflowRuntimeError(f"{self!r} is {self.status}{why}"))
 
-    def _lose(self, why: WorkflowError) -> None:
+    def lose(self, why: WorkflowError) -> None:
+        """Tell those who wait for it or read it why they get no more of it here."""
         self.log.close(why)
         self.ending.lose(why)
 
@@ -229,7 +231,7 @@ class KeptRun:
     def forget(self) -> None:
         """Let go of everything, because the runtime does not keep it any more."""
         if self.in_progress:
-            self._lose(UnknownRunError(self.id))
+            self.lose(UnknownRunError(self.id))
         self.removed, self.saved, self.steps = True, None, _NO_STEPS
         self.ending, self.log = Ending(), _NO_LOG
 
