@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ class MemoryPlace:
     def kill(self, store: Any) -> None:
         store.kill()
 
+    def mail(self) -> list[int]:
+        return list(self.data.mail)
+
 
 class SqlitePlace:
     """A database."""
@@ -37,6 +41,10 @@ class SqlitePlace:
     def kill(self, store: Any) -> None:
         """Let a host look dead: its lock can be taken, as after a kill."""
         store._open.lock.release()
+
+    def mail(self) -> list[int]:
+        with closing(sqlite3.connect(self.path)) as db:
+            return [number for (number,) in db.execute("SELECT id FROM inbox ORDER BY id")]
 
 
 @asynccontextmanager

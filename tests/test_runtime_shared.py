@@ -425,6 +425,33 @@ async def test_d8_the_runs_of_a_process_that_ends_are_taken_over_within_about_a_
             await finish(there, run_id)
 
 
+async def test_d2_a_reply_that_nobody_waits_for_any_more_is_not_kept() -> None:
+    data = MemoryData()
+    async with processes(data=data) as (here, there):
+        run = await here.start(Talks, "one")
+        await waiting(run)
+        far = await there.get("one")
+        for _ in range(3):  # before the reply is there
+            with anyio.move_on_after(0.001) as scope:
+                await far.send_event(Mail())
+            assert scope.cancelled_caught
+        assert len(data.mail) == 3
+        await anyio.sleep(1)
+        assert (data.mail, data.replies) == ({}, {})
+        assert sum(isinstance(event, Note) for event in await so_far(run)) == 3  # they were sent
+        assert await far.send_event(Mail()) == ("note",)
+        await far.cancel()
+        assert (data.mail, data.replies) == ({}, {})
+
+
+async def so_far(run: RunHandle[Any]) -> list[Any]:
+    events = []
+    with anyio.move_on_after(1):
+        async for event in run.stream_events():
+            events.append(event)
+    return events
+
+
 # --- What is removed, or left, while others look at it ------------------------------------------
 
 

@@ -396,6 +396,46 @@ async def test_mail_waits_for_its_reply_in_order(store: Store, other: Store):
     assert await other.take_reply(99) is None
 
 
+async def test_a_reply_that_nobody_waits_for_is_not_kept(place: Any, store: Store, other: Store):
+    await start(store, "a")
+    one, two, three = [await post(other, "a") for _ in range(3)]
+    await other.want_no_reply(one)
+    assert [mail.id for mail in await store.mail()] == [one, two, three]
+    await store.commit([RunChange("a", replies={one: "1", two: "2"})])
+    assert place.mail() == [two, three]
+    await other.want_no_reply(two)
+    await other.want_no_reply(99)
+    assert place.mail() == [three]
+    await store.commit([RunChange("a", replies={three: "3"})])
+    assert await other.take_reply(three) == "3"
+    assert place.mail() == []
+
+
+@pytest.mark.parametrize("ends", ["close", "kill"])
+async def test_the_replies_to_a_host_go_with_it(place: Any, store: Store, ends: str):
+    await start(store, "a")
+    await store.commit([ended_run("b", status="failed")])
+    await store.requeue("b", "late")
+    mine = await post(store, "a")
+    await (sender := place.store()).open()
+    one, two = [await post(sender, "a") for _ in range(2)]
+    three = await post(sender, "b")
+    await store.commit([RunChange("a", replies={mine: "0", one: "1"})])
+    if ends == "kill":
+        place.kill(sender)
+        await claim(store)
+    await sender.close()
+    assert place.mail() == [mine, two, three]
+    await store.commit([RunChange("a", replies={two: "2"})])
+    assert place.mail() == [mine, three]
+    assert await store.take_reply(mine) == "0"
+    await claim(store)
+    await store.commit([RunChange("b", columns={"status": "failed"})])
+    assert place.mail() == [three]
+    await store.requeue("b", "late")
+    assert place.mail() == []
+
+
 async def test_a_reply_is_written_with_its_group_or_not_at_all(store: Store, other: Store):
     """D2."""
     await start(store, "a")

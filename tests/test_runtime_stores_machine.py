@@ -53,6 +53,7 @@ class NaiveRun:
 class NaiveMail:
     run_id: str
     data: str
+    sender: NaiveHost | None
     reply: str | None = None
 
 
@@ -135,6 +136,7 @@ class Stores(RuleBasedStateMachine):
         run.events += change.events
         for number, reply in change.replies.items():
             self.mail[number].reply = reply
+        self.remove_what_nobody_waits_for()
         return True
 
     # --- Hosts and claims ---------------------------------------------------------------------
@@ -159,6 +161,10 @@ class Stores(RuleBasedStateMachine):
                 run.owner = None
                 recovered = run.facts.recoveries + recoveries
                 run.facts = attrs.evolve(run.facts, recoveries=recovered)
+        for mail in self.mail.values():
+            if mail.sender is host:
+                mail.sender = None
+        self.remove_what_nobody_waits_for()
 
     @rule(
         host=HOSTS,
@@ -211,7 +217,20 @@ class Stores(RuleBasedStateMachine):
             assert number is None
         else:
             assert number not in self.mail
-            self.mail[number] = NaiveMail(run_id, data)
+            self.mail[number] = NaiveMail(run_id, data, self.hosts[host])
+
+    @rule(host=HOSTS, data=st.data())
+    def want_no_reply(self, host: int, data: Any) -> None:
+        number = data.draw(st.sampled_from([*self.mail, 999]))
+        self.call(self.hosts[host].store.want_no_reply, number)
+        if number in self.mail:
+            self.mail[number].sender = None
+            self.remove_what_nobody_waits_for()
+
+    def remove_what_nobody_waits_for(self) -> None:
+        for number, mail in list(self.mail.items()):
+            if mail.sender is None and mail.reply is not None:
+                del self.mail[number]
 
     @rule(host=HOSTS, data=st.data())
     def take_reply(self, host: int, data: Any) -> None:
@@ -257,6 +276,7 @@ class Stores(RuleBasedStateMachine):
             for mail in self.mail.values():
                 if mail.run_id == run_id and mail.reply is None:
                     mail.reply = "late"
+            self.remove_what_nobody_waits_for()
 
     @rule(host=HOSTS, run_id=RUNS)
     def delete(self, host: int, run_id: str) -> None:

@@ -40,6 +40,9 @@ class Mailbox:
     wake: Callable[[], None]
     left: bool = attrs.field(default=False, init=False)
 
+    _unwanted: list[int] = attrs.field(factory=list, init=False)
+    """Mail that was sent here, and for whose reply nobody waits any more: the sender was cancelled, for example."""
+
     _delivered: set[int] = attrs.field(factory=set, init=False)
     """Mail that has been delivered, and whose reply may not be on the disk yet."""
 
@@ -75,24 +78,33 @@ class Mailbox:
         self.check_not_left(f"{what} cannot be sent")
         mail = await self.store.post(kept.id, kind, json.dumps(data))
         self.wake()
+        try:
+            reply: dict[str, Any] = json.loads(await self._reply_to(mail, kept, what))
+        except BaseException:
+            if mail is not None:
+                self._unwanted.append(mail)
+                self.wake()
+            raise
+        if "ended" in reply:
+            raise _EndedError(what)
+        if "error" in reply:
+            raise WorkflowRuntimeError(reply["error"])
+        return reply
+
+    async def _reply_to(self, mail: int | None, kept: KeptRun, what: str) -> str:
+        """Wait for the reply to mail, and take it."""
         while True:
             self.check_not_left(f"nobody has taken {what} yet, which is kept for run {kept.id}")
             stored = await self.store.find_run(kept.id)  # first: the reply may come with the end
             text = None if mail is None else await self.store.take_reply(mail)
             if text is not None:
-                break
+                return text
             if stored is None or stored.has_ended:
                 raise _EndedError(what)
             if stored.status not in ACTIVE:
                 raise WorkflowRuntimeError(_PARKED.format(what, stored.status))
             with anyio.move_on_after(self.store.poll):
                 await self._news.wait()
-        reply: dict[str, Any] = json.loads(text)
-        if "ended" in reply:
-            raise _EndedError(what)
-        if "error" in reply:
-            raise WorkflowRuntimeError(reply["error"])
-        return reply
 
     def check_not_left(self, what: str) -> None:
         """Refuse what cannot be done any more.
@@ -105,6 +117,9 @@ class Mailbox:
 
     async def deliver(self) -> None:
         """Do what the mail of the runs that this process executes asks for."""
+        while self._unwanted:
+            await self.store.want_no_reply(self._unwanted[0])
+            del self._unwanted[0]  # only now: if it fails, the next look does it
         mail = await self.store.mail()
         self._delivered &= {one.id for one in mail}
         for one in mail:

@@ -30,6 +30,7 @@ class MemoryData:
         events: The events of each run, in order.
         mail: All mail, by id, in order.
         replies: The replies, by the id of the mail, until they are taken.
+        senders: The hosts where somebody waits for them, by the id of the mail.
         hosts: The ids of the hosts that are open or died, with whether they are alive. Each `owner` of a
             run is one of them.
         written: How many transactions have written something.
@@ -41,6 +42,7 @@ class MemoryData:
     events: dict[str, list[StoredEvent]] = attrs.field(factory=dict)
     mail: dict[int, Mail] = attrs.field(factory=dict)
     replies: dict[int, str] = attrs.field(factory=dict)
+    senders: dict[int, str] = attrs.field(factory=dict)
     hosts: dict[str, bool] = attrs.field(factory=dict)
     written: int = 0
     last_mail: int = 0
@@ -49,8 +51,26 @@ class MemoryData:
         """Delete a run with all that belongs to it."""
         del self.runs[run_id], self.rows[run_id], self.events[run_id]
         for mail in [mail for mail in self.mail.values() if mail.run_id == run_id]:
-            del self.mail[mail.id]
-            self.replies.pop(mail.id, None)
+            self.remove_mail(mail.id)
+
+    def remove_mail(self, mail_id: int) -> None:
+        """Delete mail with its reply."""
+        del self.mail[mail_id]
+        self.replies.pop(mail_id, None)
+        self.senders.pop(mail_id, None)
+
+    def reply(self, mail_id: int, reply: str) -> None:
+        """Keep the reply to mail, if anybody waits for it."""
+        if mail_id in self.senders:
+            self.replies[mail_id] = reply
+        elif mail_id in self.mail:
+            self.remove_mail(mail_id)
+
+    def want_no_reply(self, mail_id: int) -> None:
+        """Note that nobody waits for the reply to mail."""
+        self.senders.pop(mail_id, None)
+        if mail_id in self.replies:
+            self.remove_mail(mail_id)
 
     def unanswered(self) -> list[Mail]:
         """Return the mail that has no reply, in order."""
@@ -122,6 +142,8 @@ class MemoryStore:
 
     def _give_up_runs(self, host: str, recoveries: int = 0) -> None:
         del self.data.hosts[host]
+        for mail_id in [one for one, sender in self.data.senders.items() if sender == host]:
+            self.data.want_no_reply(mail_id)
         for run in list(self.data.runs.values()):
             if run.owner == host:
                 self._evolve(run, owner=None, recoveries=run.recoveries + recoveries)
@@ -183,7 +205,8 @@ class MemoryStore:
                 rows.pop(key, None)
             else:
                 rows[key] = text
-        data.replies.update((n, reply) for n, reply in change.replies.items() if n in data.mail)
+        for mail_id, reply in change.replies.items():
+            data.reply(mail_id, reply)
         return True
 
     async def find_run(self, run_id: str) -> StoredRun | None:
@@ -287,8 +310,9 @@ class MemoryStore:
             return False
         self._evolve(run, status="queued", ended=None, error=None, recoveries=0)
         self._evolve(self.data.runs[run_id], asleep_since=None, wake_at=None)
-        mail = [one.id for one in self.data.unanswered() if one.run_id == run_id]
-        self.data.replies.update(dict.fromkeys(mail, late))
+        for mail in self.data.unanswered():
+            if mail.run_id == run_id:
+                self.data.reply(mail.id, late)
         self._committed()
         return True
 
@@ -328,6 +352,7 @@ class MemoryStore:
         self.data.last_mail += 1
         mail = Mail(self.data.last_mail, run_id, kind, data)
         self.data.mail[mail.id] = mail
+        self.data.senders[mail.id] = self._host
         self._committed()
         return mail.id
 
@@ -342,10 +367,16 @@ class MemoryStore:
         await self._writing()
         if mail_id not in self.data.replies:
             return None
-        del self.data.mail[mail_id]
-        reply = self.data.replies.pop(mail_id)
+        reply = self.data.replies[mail_id]
+        self.data.remove_mail(mail_id)
         self._committed()
         return reply
+
+    async def want_no_reply(self, mail_id: int) -> None:
+        """Note that nobody waits for the reply to mail any more (see `Store`)."""
+        await self._writing()
+        self.data.want_no_reply(mail_id)
+        self._committed()
 
     async def changed(self) -> bool:
         """Return whether another host may have written since the last call (see `Store`)."""

@@ -358,7 +358,8 @@ class SqliteStore:
 
     async def post(self, run_id: str, kind: MailKind, data: str) -> int | None:
         """Leave mail for a run (see `Store`)."""
-        return await self._write(self._post, (kind, data, run_id))
+        host = self._connections().lock.host
+        return await self._write(self._post, (kind, data, host, run_id))
 
     def _post(self, opened: _Connections, arguments: Sequence[str]) -> int | None:
         with self._transaction(opened) as db:
@@ -381,6 +382,10 @@ class SqliteStore:
             return None
         self._change(opened, sql.DELETE_MAIL, (mail_id,))
         return str(found[0])
+
+    async def want_no_reply(self, mail_id: int) -> None:
+        """Note that nobody waits for the reply to mail any more (see `Store`)."""
+        await self._write(self._change, sql.WANT_NO_REPLY, (mail_id,))
 
     async def changed(self) -> bool:
         """Return whether another host may have written since the last call (see `Store`).

@@ -79,8 +79,20 @@ _SCHEMA = (
     """
     CREATE TABLE inbox (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        run INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL, reply TEXT
+        run INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL, sender TEXT, reply TEXT
     ) STRICT
+    """,
+    # The sender is the host where somebody waits for the reply. Once nobody does, there is none.
+    """
+    CREATE TRIGGER host_goes AFTER DELETE ON hosts BEGIN
+        UPDATE inbox SET sender = NULL WHERE sender = OLD.id;
+    END
+    """,
+    """
+    CREATE TRIGGER reply_is_for_nobody AFTER UPDATE OF sender, reply ON inbox
+    WHEN NEW.sender IS NULL AND NEW.reply IS NOT NULL BEGIN
+        DELETE FROM inbox WHERE id = NEW.id;
+    END
     """,
     "CREATE INDEX inbox_by_run ON inbox (run)",
     "CREATE INDEX inbox_open ON inbox (id, run) WHERE reply IS NULL",
@@ -158,7 +170,8 @@ EVENTS = """
 """
 
 POST = f"""
-    INSERT INTO inbox (run, kind, data) SELECT no, ?, ? FROM runs WHERE id = ? AND {IS_ACTIVE}
+    INSERT INTO inbox (run, kind, data, sender)
+        SELECT no, ?, ?, ? FROM runs WHERE id = ? AND {IS_ACTIVE}
 """
 MAIL = """
     SELECT inbox.id, runs.id, kind, data FROM inbox CROSS JOIN runs ON runs.no = inbox.run
@@ -168,6 +181,7 @@ REPLY = "UPDATE inbox SET reply = ? WHERE id = ?"
 REPLY_LATE = """
     UPDATE inbox SET reply = ? WHERE run = (SELECT no FROM runs WHERE id = ?) AND reply IS NULL
 """
+WANT_NO_REPLY = "UPDATE inbox SET sender = NULL WHERE id = ?"
 FIND_REPLY = "SELECT reply FROM inbox WHERE id = ? AND reply IS NOT NULL"
 DELETE_MAIL = "DELETE FROM inbox WHERE id = ?"
 

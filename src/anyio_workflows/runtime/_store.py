@@ -114,7 +114,7 @@ class RunChange:
         rows: The rows to write, by key; `None` deletes one. Keys and values are text.
         events: What is appended to its log, in order.
         replies: Answers to mail, by id, as JSON: applied with the rest of the group, or not at all.
-            Those to mail that is gone have no effect.
+            Those to mail that is gone have no effect; mail of which nobody waits for the reply goes with it.
         released: Whether the host stops executing the run. It does anyway when the status is one of a run
             that has ended or is parked.
     """
@@ -239,7 +239,10 @@ class Store(Protocol):
         ...
 
     async def post(self, run_id: str, kind: MailKind, data: str) -> int | None:
-        """Leave mail for a run; returns its id, or `None` if the run has ended or is parked, or there is none."""
+        """Leave mail for a run; returns its id, or `None` if the run has ended or is parked, or there is none.
+
+        Its reply is kept until it is taken, or this host is closed or dies: then it is for nobody.
+        """
         ...
 
     async def next_wake(self) -> float | None:
@@ -264,6 +267,10 @@ class Store(Protocol):
 
     async def take_reply(self, mail_id: int) -> str | None:
         """Return the reply to mail and remove both; `None` if there is no reply yet."""
+        ...
+
+    async def want_no_reply(self, mail_id: int) -> None:
+        """Note that nobody waits for the reply to mail any more: it is removed with it, or once it has one."""
         ...
 
     async def changed(self) -> bool:
