@@ -248,6 +248,24 @@ async def test_d3_a_runtime_is_left_while_it_reads_what_another_process_has_writ
         await finish_second(run)
 
 
+async def test_k2_a_run_of_another_process_has_ended_when_its_status_says_so() -> None:
+    data = MemoryData()
+    store, talks = HeldStore(data), Talks(timeout=None)
+    there = Runtime(store, workflows=[talks])
+    async with there, Runtime(a_store(data), workflows=[talks]) as here:
+        run = await here.start(Talks, "one")
+        far = await there.get("one")
+        store.around["events"] = one_thread
+        await waiting(run)
+        await run.send_event(Answer(text="a"))
+        await finish_second(run)
+        for _ in range(100):
+            info = far.info
+            assert (info.ended is None) == (info.status != "completed")
+            await anyio.sleep(0.1)
+        assert info == run.info
+
+
 async def finish_second(run: RunHandle[Any]) -> None:
     with patience():
         await waiting(run)

@@ -104,15 +104,15 @@ class FollowedRuns:
                     kept.log.append(record)
         if kept.live is not None:
             return
-        kept.stored = stored
-        if stored.status in PARKED and kept.is_followed:
-            kept.park()
         if stored.has_ended and kept.is_followed:
             last = await self.read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
-            for record in last:  # none if it was removed meanwhile
-                assert isinstance(record.event, StopEvent)
-                if kept.is_followed:
-                    kept.end(outcome_of(record.event, stored.error), None, stored.ended)
+            if not last or not kept.is_followed:
+                return
+            assert isinstance(last[0].event, StopEvent)
+            kept.end(outcome_of(last[0].event, stored.error), None, stored.ended)
+        kept.stored = stored  # not before: its status says what is known of it
+        if stored.status in PARKED and kept.is_followed:
+            kept.park()
 
     async def look_at(self, kept: KeptRun) -> None:
         """Note how one of them stands, if it is still one of them."""
