@@ -296,3 +296,28 @@ async def test_k4_another_run_of_an_id_is_followed_that_was_found_while_the_firs
         await finish(here, "one")
         with patience():
             assert await found[0] == ["a", "b"]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_k4_a_run_that_is_removed_while_its_end_is_read_is_unknown(anew: bool) -> None:
+    """Also if there is an event of its number again: of another run."""
+    data = MemoryData()
+    store, workflows = HeldStore(data), [OneStep(failing), Talks(timeout=None)]
+    there = Runtime(store, workflows=workflows)
+    async with there, Runtime(a_store(data), workflows=workflows) as here:
+        old = await here.start(OneStep, "one")
+        with pytest.raises(ProviderError):
+            await old
+
+        async def remove_before(act: Act, *args: Any) -> Any:
+            del store.around["events"]
+            await here.delete("one")
+            if anew:
+                await waiting(await here.start(Talks, "one"))
+            return await act(*args)
+
+        store.around["events"] = remove_before
+        with pytest.raises(UnknownRunError):
+            await there.get("one")
+        if anew:
+            await finish(there, "one")

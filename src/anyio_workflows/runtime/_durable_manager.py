@@ -249,7 +249,7 @@ class DurableRunManager:
         self._check_registered(stored)
         kept = self.followed.follow(stored)
         await self.followed.catch_up(kept, stored)
-        return kept
+        return None if kept.removed else kept
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
         """Return the open waits of a run that this process does not execute.

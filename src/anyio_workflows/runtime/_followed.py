@@ -97,7 +97,10 @@ class FollowedRuns:
             kept.begin_again()  # it was retried
         while kept.is_followed and kept.log.last < stored.last_seq:
             records = await self.read_events(kept.id, kept.workflow, kept.log.last, _PAGE)
-            if not records or not kept.is_followed:
+            if not kept.is_followed:
+                return
+            if not records:
+                await self._note_removal(kept)
                 return
             for record in records:
                 if record.seq == kept.log.last + 1:  # another task may have appended some
@@ -106,13 +109,21 @@ class FollowedRuns:
             return
         if stored.has_ended and kept.is_followed:
             last = await self.read_events(kept.id, kept.workflow, stored.last_seq - 1, 1)
-            if not last or not kept.is_followed:
+            if not kept.is_followed:
                 return
-            assert isinstance(last[0].event, StopEvent)
-            kept.end(outcome_of(last[0].event, stored.error), None, stored.ended)
+            if not (last and isinstance(event := last[0].event, StopEvent)):
+                await self._note_removal(kept)
+                return
+            kept.end(outcome_of(event, stored.error), None, stored.ended)
         kept.stored = stored  # not before: its status says what is known of it
         if stored.status in PARKED and kept.is_followed:
             kept.park()
+
+    async def _note_removal(self, kept: KeptRun) -> None:
+        """Forget a run if it was removed: an event that it had is not there any more, or is that of another run."""
+        stored = await self.store.find_run(kept.id)
+        if kept.live is None and (stored is None or not _is_of(kept, stored)):
+            self.remove(kept)
 
     async def look_at(self, kept: KeptRun) -> None:
         """Note how one of them stands, if it is still one of them."""
@@ -123,7 +134,8 @@ class FollowedRuns:
             try:
                 await self.catch_up(kept, stored)
             except ContextSerdeError as error:  # of one run: the others are followed
-                kept.lose(error)
+                if kept.is_followed:
+                    kept.lose(error)
         elif kept.live is None:
             self.remove(kept)
 
