@@ -97,6 +97,7 @@ class DurableRunManager:
     mailbox: Mailbox = attrs.field(init=False)
     followed: FollowedRuns = attrs.field(init=False)
     host: str = attrs.field(default="", init=False)
+
     _wakeup: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set to have the attendant look at once."""
 
@@ -153,9 +154,8 @@ class DurableRunManager:
             fingerprint=registered.fingerprint,
             owner=self.host,
         )
-        kept = KeptRun(
-            run.run_id, name, created, metadata, self.followed.new_log(run.run_id, name, 0)
-        )
+        log = self.followed.new_log(run.run_id, name, 0)
+        kept = KeptRun(run.run_id, name, created, metadata, log)
         live = self._begin(kept, run, event)
         try:
             if await self.committer.wait(journal):
@@ -380,11 +380,7 @@ class DurableRunManager:
         changed = stored.fingerprint != self.registered[stored.workflow].fingerprint
         why = "its workflow is another one now" if changed else "something of it is damaged"
         logger.error(
-            "run %s of %s cannot be continued, %s: %s",
-            stored.id,
-            stored.workflow,
-            why,
-            error,
+            "run %s of %s cannot be continued, %s: %s", stored.id, stored.workflow, why, error
         )
         await self._park(stored, "incompatible", error)
 

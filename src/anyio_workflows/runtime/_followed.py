@@ -47,6 +47,7 @@ class FollowedRuns:
     by_id: WeakValueDictionary[str, KeptRun] = attrs.field(factory=WeakValueDictionary, init=False)
 
     def new_log(self, run_id: str, workflow: str, last: int) -> EventLog:
+        """Return the log of a run, whose events up to `last` are in the store only."""
         archive = partial(self.read_events, run_id, workflow)
         return EventLog(self.log_events, self.log_bytes, last, archive)
 
