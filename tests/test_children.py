@@ -732,6 +732,7 @@ def test_o2_program_that_ends_with_children_warns_of_nothing(backend: str) -> No
         class Child(Workflow):
             @step
             async def work(self, ev: StartEvent) -> StopEvent:
+                began.set()
                 try:
                     await anyio.sleep(100)
                 finally:
@@ -751,8 +752,10 @@ def test_o2_program_that_ends_with_children_warns_of_nothing(backend: str) -> No
                 return StopEvent()
 
         async def main():
+            global began
+            began = anyio.Event()
             Parent().run()
-            await anyio.sleep(0.01)
+            await began.wait()
 
         anyio.run(main, backend={backend!r})
     """)

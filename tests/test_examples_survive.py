@@ -82,7 +82,7 @@ def test_c1_ctrl_c_saves_everything_that_was_done(backend: str, tmp_path: Path) 
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode in (-2, 1, 130)
-        assert said.rstrip().endswith(b"KeyboardInterrupt")
+        assert b"KeyboardInterrupt" in said.splitlines()  # where a step was hit, notes follow
         assert {path.name for path in tmp_path.iterdir()} == {"job.json", "done.log"}
         assert saved_once(file, log)
     subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)

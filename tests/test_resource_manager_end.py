@@ -409,7 +409,7 @@ LOOP_ENDS = """
                 await anyio.sleep_forever()
             except anyio.get_cancelled_exc_class():
                 group.cancel_scope.cancel()
-                with anyio.move_on_after(0.1, shield=True):
+                with anyio.move_on_after(10, shield=True):
                     await task.wait()
                 print("errors", await manager.close(1))
                 raise
