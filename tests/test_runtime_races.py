@@ -70,7 +70,9 @@ async def none(act: Act, *args: Any) -> list[Any]:
     return []
 
 
-async def test_k4_who_has_the_handle_of_a_removed_run_takes_over_another_run_of_its_id() -> None:
+async def test_k4_a_process_with_a_handle_of_a_removed_run_takes_over_another_run_of_its_id() -> (
+    None
+):
     data = MemoryData()
     workflows = [OneStep(failing), Talks(timeout=None)]
     async with Runtime(a_store(data), workflows=workflows) as there:
@@ -153,7 +155,7 @@ async def failed_once(here: Runtime) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "stuck"])
-async def test_x7_a_sender_who_looks_only_after_the_retry_is_refused_too(status: str) -> None:
+async def test_x7_a_sender_that_looks_only_after_the_retry_is_refused_too(status: str) -> None:
     data, fragile = MemoryData(), Fragile(timeout=None)
     store = HeldStore(data)
     there = Runtime(store, workflows=[fragile])
@@ -196,7 +198,9 @@ async def test_x7_a_sender_who_looks_only_after_the_retry_is_refused_too(status:
         )
 
 
-async def test_x7_who_finds_a_run_while_it_is_retried_does_not_bring_its_old_end_back() -> None:
+async def test_x7_a_task_that_finds_a_run_while_it_is_retried_does_not_bring_its_old_end_back() -> (
+    None
+):
     data = MemoryData()
     store, fragile = HeldStore(data), Fragile(timeout=None)
     there = Runtime(store, workflows=[fragile])

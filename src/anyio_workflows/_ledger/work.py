@@ -450,7 +450,8 @@ class StepQueues:
             queue.granted -= 1
             if queue is self.first_granted:
                 self._forget_first()
-            elif self.more_granted:
+            else:
+                assert self.more_granted
                 self.more_granted.remove(queue)
             self._grant(queue)
 

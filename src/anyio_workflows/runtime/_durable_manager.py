@@ -35,7 +35,7 @@ from ._durable import DurableLive
 from ._followed import FollowedRuns
 from ._idle import IdleRuns
 from ._journal import Group, Journal, ending_columns
-from ._kept import KeptRuns, cannot_retry
+from ._kept import KeptRuns, cannot_delete, cannot_retry
 from ._live import KeptRun
 from ._mail import Mailbox, late_reply
 from ._records import RunPage, cursor_behind, error_text, info_of
@@ -632,9 +632,7 @@ class DurableRunManager:
         if kept is None:
             raise UnknownRunError(run_id)
         if not await self.store.delete(run_id):
-            raise WorkflowRuntimeError(
-                f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
-            )
+            raise cannot_delete(kept)
         self.followed.remove(kept)
 
 

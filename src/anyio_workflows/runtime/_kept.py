@@ -177,3 +177,10 @@ def cannot_retry(kept: KeptRun) -> WorkflowRuntimeError:
     elif kept.status == "completed":
         why = "it was completed"
     return WorkflowRuntimeError(f"run {kept.id} cannot be retried: {why}")
+
+
+def cannot_delete(kept: KeptRun) -> WorkflowRuntimeError:
+    """Say why a run cannot be deleted."""
+    return WorkflowRuntimeError(
+        f"run {kept.id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
+    )

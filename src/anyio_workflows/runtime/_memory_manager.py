@@ -10,11 +10,10 @@ import attrs
 
 from .._ledger.work import OpenWait
 from ..context import Context, _context_of
-from ..errors import WorkflowRuntimeError
 from ..events import Event, StartEvent
 from ..instrument import Instrument
 from ..workflow import Workflow
-from ._kept import KeptRuns, cannot_retry
+from ._kept import KeptRuns, cannot_delete, cannot_retry
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
 from ._records import RunPage
@@ -114,9 +113,7 @@ class MemoryRunManager:
         """Remove a run that has ended."""
         kept = self.runs.get(run_id)
         if kept.in_progress:
-            raise WorkflowRuntimeError(
-                f"run {run_id} cannot be deleted, it is {kept.status}; 'await run.cancel()' ends it"
-            )
+            raise cannot_delete(kept)
         self.runs.remove(kept)
 
     async def leave(self, error: BaseException | None) -> None:
