@@ -376,7 +376,7 @@ sys.stdin.readline()
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 @on_each_backend
 def test_a_forked_child_that_outlives_its_parent_deletes_nothing(path: Path, backend: str):
-    """SQLite would take it for the last process that uses the database, as it looks like its parent."""
+    """D6: SQLite would take it for the last process that uses the database, as it looks like its parent."""
 
     async def main() -> None:
         with process(path, backend, program=OUTLIVING) as parent:
@@ -432,6 +432,6 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 def test_a_fork_waits_while_a_store_is_opened(path: Path):
-    """The child would have locks within SQLite that nobody there releases."""
+    """D6: the child would have locks within SQLite that nobody there releases."""
     with process(path, program=FORKING_MEANWHILE) as parent:
         assert said(parent) == "done"

@@ -515,7 +515,7 @@ async def test_a_text_that_is_damaged_is_that_of_its_run_alone(path: Path):
 
 
 async def test_a_checkpoint_is_made_while_nobody_can_write(path: Path, monkeypatch: Any):
-    """A commit at that moment can cost pages, in many versions of SQLite."""
+    """D1: a commit at that moment can cost pages, in many versions of SQLite."""
     monkeypatch.setattr(sqlite, "_PAGES_PER_CHECKPOINT", 1)
     refused: list[str] = []
 
