@@ -37,6 +37,7 @@ LAYERS = [
     "handler",
     "workflow",
     "checkpoint _snapshot_file drawing runtime",
+    "_sse",
     "testing",
     "__init__",
     "otel _demo __main__",

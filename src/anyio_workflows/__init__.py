@@ -29,6 +29,9 @@
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
+#   doors       _sse
+#               What other programs use of kept runs: the parser of event streams.
+#
 #   observe     instrument (otel); _drawing/ -> drawing
 #               What is told about a run while it happens, to whatever listens, OpenTelemetry for instance;
 #               the graph of a workflow, or one run on it, as a picture.
