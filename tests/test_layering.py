@@ -40,6 +40,8 @@ LAYERS = [
     "_sse",
     "testing",
     "__init__",
+    "_documents",
+    "server",
     "otel _demo __main__",
 ]
 """Modules and folders from the ground up: each may import its own layer, and those before it."""

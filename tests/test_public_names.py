@@ -21,11 +21,14 @@ from anyio_workflows.runtime import RunHandle
 from anyio_workflows.state import StateStore
 
 PACKAGE = Path(anyio_workflows.__file__).parent
-FOLDERS = ["runtime", "testing"]
+FOLDERS = ["runtime", "server", "testing"]
 """Public packages: their names come from their own private modules."""
 
 NAMES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), *FOLDERS])
-WITHOUT_EXTRA = {"otel"} if importlib.util.find_spec("opentelemetry") is None else set()
+EXTRAS = {"otel": "opentelemetry", "server": "starlette"}
+WITHOUT_EXTRA = {
+    module for module, extra in EXTRAS.items() if importlib.util.find_spec(extra) is None
+}
 IMPORTABLE = [name for name in NAMES if name not in {"__init__", "__main__", *WITHOUT_EXTRA}]
 PUBLIC = [name for name in IMPORTABLE if not name.startswith("_")]
 
@@ -126,7 +129,7 @@ MEMBERS = {
     "send_event statistics "
     "stop_event_result stream_events",
     Runtime: "delete get retry runs start statistics workflows",
-    RunHandle: "cancel id info open_waits records send_event statistics stream_events workflow",
+    RunHandle: "cancel id info open_waits records send_event statistics stream_events wait workflow",
     StateStore: "clear edit_state get get_state set set_state statistics",
 }
 """What users find on the objects that they hold. A method for the library itself has an underscore."""

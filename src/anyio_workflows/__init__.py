@@ -36,6 +36,9 @@
 #               What is told about a run while it happens, to whatever listens, OpenTelemetry for instance;
 #               the graph of a workflow, or one run on it, as a picture.
 #
+#   serve       _documents -> server/
+#               What is said about runs, as data; and runs over HTTP, with a page in the browser.
+#
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.
 #

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -255,6 +255,11 @@ def find_loop() -> LoopHandle | None:
         return None if asyncio is None else _AsyncioLoop(asyncio)
     except RuntimeError:
         return None
+
+
+def running_backend() -> Literal["asyncio", "trio"]:
+    """Return the name of the event loop that the caller runs in."""
+    return "asyncio" if _trio_of_this_task() is None else "trio"
 
 
 def _trio_of_this_task() -> Any:

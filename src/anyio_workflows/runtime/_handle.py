@@ -119,6 +119,27 @@ class RunHandle(Generic[ResultT]):
         outcome.raise_failure()
         return outcome.value
 
+    async def wait(self, timeout: float | None = None) -> RunInfo:
+        """Wait until the run has ended or is parked; return how it stands then. It raises no failure of the run.
+
+        Args:
+            timeout: Seconds to wait at most; `None` for no limit. What is returned tells whether it has ended.
+
+        Raises:
+            WorkflowRuntimeError: In one of the run's own steps, or in another event loop; or when its runtime
+                is left before its end.
+            UnknownRunError: If the run has been removed.
+        """
+        kept = self._found("waited for")
+        self._check_not_own_step(kept)
+        with anyio.move_on_after(timeout):
+            try:
+                await kept.ending.wait()
+            except WorkflowRuntimeError:
+                if not kept.is_parked:
+                    raise
+        return self._found("looked at").info()
+
     def records(self, after: int = 0, internal: bool = False) -> LogReader:
         """Return an async iterator over the numbered events, from a cursor on; it ends after the last one.
 

@@ -239,6 +239,11 @@ class EventLog:
         if self._wakeup is not None:
             self._wake()
 
+    def wake_readers(self) -> None:
+        """Have all parked readers look again, though nothing was appended."""
+        if self._wakeup is not None:
+            self._wake()
+
     def close(self, lost: WorkflowError | None = None) -> None:
         """Note that nothing follows.
 
@@ -369,6 +374,7 @@ class LogReader(ReadByAsyncFor):
         cursor: The number of the last event that it has returned, or was told to be gone: a reader that
             begins there continues where this one stopped.
         missed_internal: How many internal events it asked for left the memory before it came to them.
+        ended: Whether nothing follows: it has returned the terminal event, or was closed.
     """
 
     _log: EventLog
@@ -389,7 +395,10 @@ class LogReader(ReadByAsyncFor):
     _unchecked: bool = False
     """Whether the cursor it began with may be above all events of the run."""
 
-    _ended: bool = False
+    ended: bool = False
+
+    _interrupted: bool = False
+    """Whether `batch()` is to return, even if there is nothing."""
 
     async def __anext__(self) -> EventRecord | Gap:
         """Return the next event, or a `Gap` in its place; wait until there is one.
@@ -409,7 +418,7 @@ class LogReader(ReadByAsyncFor):
     async def batch(
         self, max_records: int = 256, max_bytes: int = 64 * 1024
     ) -> list[EventRecord | Gap]:
-        """Return what is there: at least one event, waiting for it; an empty list after the terminal event.
+        """Return what is there: at least one event, waiting for it; an empty list at the end, or if interrupted.
 
         Args:
             max_records: At most so many.
@@ -419,7 +428,7 @@ class LogReader(ReadByAsyncFor):
             WorkflowRuntimeError: As for a single event.
         """
         found: list[EventRecord | Gap] = []
-        while not found:
+        while not found and not self._interrupted:
             if self._reads_left > 0:
                 size = 0
                 while (one := self._take()) is not None:
@@ -430,7 +439,26 @@ class LogReader(ReadByAsyncFor):
                 self._reads_left -= len(found)
             if not found and not await self._wait():
                 break
+        self._interrupted = False
         return found
+
+    def interrupt(self) -> None:
+        """Have `batch()` return now, with an empty list if nothing is there: it is time for something else.
+
+        It takes no cancellation, and so no cancel scope around each `batch()`; nothing is lost.
+        """
+        self._interrupted = True
+        self._log.wake_readers()
+
+    def encoded(self, record: EventRecord, encode: Encode) -> bytes:
+        """Return an event in the form in which it is sent, encoded once for all readers while it is in memory.
+
+        Args:
+            record: A public event that this reader has returned.
+            encode: Makes that form. Only what the first one that is given makes is remembered: use the same
+                function (not another lambda each time) for all events of a run.
+        """
+        return self._log.encoded(record, encode)
 
     async def aclose(self) -> None:
         """End reading. What others read is not affected."""
@@ -438,7 +466,7 @@ class LogReader(ReadByAsyncFor):
 
     def _take(self) -> EventRecord | Gap | None:
         """Return what comes next and move on; `None` if that has to be waited for."""
-        if self._ended:
+        if self.ended:
             return None
         log = self._log
         if self._internal and (event := self._take_internal()) is not None:
@@ -482,7 +510,7 @@ class LogReader(ReadByAsyncFor):
         A reader is cancelled here, or in the archive, and nowhere else.
         """
         log = self._log
-        if self._ended:
+        if self.ended:
             return False
         if self._reads_left <= 0:
             await checkpoint()
@@ -524,6 +552,6 @@ class LogReader(ReadByAsyncFor):
         return True
 
     def _end(self) -> None:
-        self._ended = True
+        self.ended = True
         self._page = ()
         self._log._readers.pop(weakref.ref(self), None)

@@ -1,0 +1,23 @@
+"""Runs over HTTP: start them, follow them, answer them, from programs and from a page in the browser."""
+
+# A thin door over a `Runtime`: it adds no state of its own. What the server knows, the runtime knows; what is
+# open here are the streams, and these end without harm at any moment, since readers come back with a cursor.
+#
+# In the order of a request's path:
+#
+#   _server     the public `WorkflowServer`: what is served, and the ASGI application of it
+#   _serving    `serve()`: sockets, signals, and the order in which everything ends
+#   _access     which requests are let in: Host, origin, token, `authorize`, and whose run is whose
+#   _routes     the one table of routes, from which the application and the OpenAPI document are made
+#   _requests   queries and bodies, read and checked
+#   _problems   what is answered instead of a result (RFC 9457)
+#   _runs, _events, _questions, _workflows, _page, _health
+#               the handlers of the routes
+#   _frames     events as bytes, for all three formats
+#   _streams    the response that follows a run; the streams that are open, their heartbeats and their end
+#   _openapi    the description of the table
+#   page/       the page: three files, as they are sent
+
+from ._server import WorkflowServer
+
+__all__ = ["WorkflowServer"]

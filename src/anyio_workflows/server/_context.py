@@ -1,0 +1,84 @@
+"""What the handlers of the routes work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from starlette.requests import Request
+
+from .._messages import nearest, short_repr
+from ..runtime import RunHandle, Runtime
+from ..workflow import Workflow
+from ._access import Access
+from ._problems import ProblemError
+from ._streams import Streams
+
+
+@attrs.frozen
+class Limits:
+    """What a request may ask for.
+
+    Attributes:
+        max_body: Bytes of a body.
+        max_wait: Seconds for which a request may wait.
+        max_page: Items of a page.
+    """
+
+    max_body: int
+    max_wait: float
+    max_page: int = 1000
+
+
+@attrs.define(eq=False)
+class ServerContext:
+    """What the handlers of the routes work with.
+
+    Attributes:
+        access: Which requests are let in.
+        streams: The streams that are open.
+        limits: What a request may ask for.
+        page: Whether there is a page.
+        current_runtime: Keeps the runs; `None` while the lifespan of the application has not begun.
+    """
+
+    access: Access
+    streams: Streams
+    limits: Limits
+    page: bool
+    current_runtime: Runtime | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """What keeps the runs.
+
+        Raises:
+            ProblemError: If it has not been entered.
+        """
+        if self.current_runtime is None:
+            raise ProblemError(
+                503,
+                "the lifespan of this application has not begun: an application that mounts it must be given "
+                "lifespan=server.lifespan",
+            )
+        return self.current_runtime
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow[Any]]:
+        """The workflows, by name."""
+        return self.runtime.workflows
+
+    def workflow_of(self, request: Request) -> tuple[str, Workflow[Any]]:
+        """Return the workflow that the path names, and its name."""
+        name = request.path_params["name"]
+        workflow = self.workflows.get(name)
+        if workflow is None:
+            hint = nearest(name, self.workflows)
+            raise ProblemError(404, f"there is no workflow {short_repr(name)}; {hint}")
+        return name, workflow
+
+    async def run_of(self, request: Request) -> RunHandle[Any]:
+        """Return the run that the path names."""
+        run_id, principal = request.path_params["id"], request.state.principal
+        return await self.access.find(self.runtime, run_id, principal)
