@@ -14,12 +14,15 @@ from anyio_workflows.errors import (
     ContextStateError,
     EventValidationError,
     HostLostError,
+    RemoteRunError,
+    ServerUnreachableError,
     StoreError,
     UnknownRunError,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
     WorkflowError,
     WorkflowRuntimeError,
+    WorkflowServerError,
     WorkflowStalledError,
     WorkflowTimeoutError,
     WorkflowValidationError,
@@ -103,6 +106,63 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         {"path": "/tmp/job.json", "pid": None},
         "/tmp/job.json is in use by a run in another process; wait until that run has ended, or give this "
         "run a file of its own",
+    ),
+    (
+        WorkflowServerError(
+            "POST /v1/workflows/buy/runs",
+            422,
+            "Unprocessable",
+            "$.input.n: not an int",
+            "$.input.n",
+        ),
+        {"status": 422, "title": "Unprocessable", "path": "$.input.n", "retry_after": None},
+        "POST /v1/workflows/buy/runs: 422 Unprocessable: $.input.n: not an int",
+    ),
+    (
+        WorkflowServerError("GET /", 422, "Unprocessable", "unknown", "$.inputs", 5.0),
+        {"request": "GET /", "detail": "unknown", "retry_after": 5.0},
+        "GET /: 422 Unprocessable: $.inputs: unknown",
+    ),
+    (
+        WorkflowServerError("GET /", 502, "Bad Gateway"),
+        {"detail": "", "path": None},
+        "GET /: 502 Bad Gateway",
+    ),
+    (
+        ServerUnreachableError("http://here:8000", "GET /v1/runs", "no answer"),
+        {"url": "http://here:8000", "request": "GET /v1/runs", "unknown": None},
+        "http://here:8000: GET /v1/runs: no answer",
+    ),
+    (
+        ServerUnreachableError(
+            "http://here", "POST /", "no answer", "whether it was sent is not known"
+        ),
+        {"problem": "no answer", "unknown": "whether it was sent is not known"},
+        "http://here: POST /: no answer; whether it was sent is not known",
+    ),
+    (
+        RemoteRunError("order-17", "failed", "ValueError", "sold out", "buy", 3, ["with tea"]),
+        {
+            "run_id": "order-17",
+            "status": "failed",
+            "type": "ValueError",
+            "message": "sold out",
+            "step": "buy",
+            "attempts": 3,
+            "notes": ("with tea",),
+            "__notes__": ["with tea"],
+        },
+        "run 'order-17' failed in step buy: ValueError: sold out",
+    ),
+    (
+        RemoteRunError("order-17", "timed_out", "WorkflowTimeoutError", ""),
+        {"step": None, "attempts": None, "notes": ()},
+        "run 'order-17' timed out: WorkflowTimeoutError",
+    ),
+    (
+        RemoteRunError("order-17", "stuck", "WorkflowRuntimeError", "recovered 10 times"),
+        {"status": "stuck"},
+        "run 'order-17' is stuck: WorkflowRuntimeError: recovered 10 times",
     ),
     (
         WorkflowStalledError({"one": "returned None", "two": "has not run"}),

@@ -37,11 +37,10 @@ LAYERS = [
     "handler",
     "workflow",
     "checkpoint _snapshot_file drawing runtime",
-    "_sse",
     "testing",
     "__init__",
     "_documents",
-    "server",
+    "client server",
     "otel _demo __main__",
 ]
 """Modules and folders from the ground up: each may import its own layer, and those before it."""

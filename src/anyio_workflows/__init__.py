@@ -29,15 +29,13 @@
 #   speak       _json/ -> wire -> _pydantic_fields
 #               Events as data for other programs, and as fields of pydantic models.
 #
-#   doors       _sse
-#               What other programs use of kept runs: the parser of event streams.
-#
 #   observe     instrument (otel); _drawing/ -> drawing
 #               What is told about a run while it happens, to whatever listens, OpenTelemetry for instance;
 #               the graph of a workflow, or one run on it, as a picture.
 #
-#   serve       _documents -> server/
-#               What is said about runs, as data; and runs over HTTP, with a page in the browser.
+#   serve       _documents -> server/, client/
+#               What is said about runs, as data; runs over HTTP, with a page in the browser; and those runs from
+#               other programs.
 #
 #   try it      testing/, __main__ -> _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.

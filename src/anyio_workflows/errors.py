@@ -15,12 +15,15 @@ __all__ = [
     "ContextStateError",
     "EventValidationError",
     "HostLostError",
+    "RemoteRunError",
+    "ServerUnreachableError",
     "StoreError",
     "UnknownRunError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
     "WorkflowError",
     "WorkflowRuntimeError",
+    "WorkflowServerError",
     "WorkflowStalledError",
     "WorkflowTimeoutError",
     "WorkflowValidationError",
@@ -270,3 +273,116 @@ class WorkflowStalledError(WorkflowError):
             "The run has stalled: no step is queued, running or waiting, and this workflow accepts no "
             f"external events. Make one of these steps return a StopEvent:{acts}{lacks}"
         )
+
+
+_LONGEST_DETAIL = 2000
+
+
+class WorkflowServerError(WorkflowError):
+    """A server refused a request, or its answer cannot be understood.
+
+    Attributes:
+        request: The method and the path that were asked, such as `"GET /v1/runs/order-17"`.
+        status: The status of HTTP: 401 without the right token, 404 if there is no such run or workflow, 409 if
+            the run does not stand so that this could be done, 422 if the data does not fit, 429 if there is too
+            much of something. 200 and the like if the answer is not one of such a server.
+        title: What that status means.
+        detail: What is wrong, and what to do about it.
+        path: Where the fault is in the data that was sent, like `$.input.n`; `None` if it is not in data.
+        retry_after: Seconds after which the server wants to be asked again; `None` if it did not say.
+    """
+
+    def __init__(
+        self,
+        request: str,
+        status: int,
+        title: str,
+        detail: str = "",
+        path: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.request = request
+        self.status = status
+        self.title = title
+        self.detail = shortened(detail, _LONGEST_DETAIL)
+        self.path = None if path is None else shortened(path, 300)
+        self.retry_after = retry_after
+        super().__init__(request, status, title, self.detail, self.path, retry_after)
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path and self.path not in self.detail else ""
+        said = f": {where}{self.detail}" if self.detail or where else ""
+        return f"{shortened(self.request, 300)}: {self.status} {self.title}{said}"
+
+
+class ServerUnreachableError(WorkflowError):
+    """There is no connection to a server, or it broke before the server had answered.
+
+    Attributes:
+        url: The address of the server.
+        request: The method and the path that were asked, such as `"GET /v1/runs/order-17"`.
+        problem: What happened to the connection.
+        unknown: What the request may or may not have done, since it was sent and never answered, and how to find out;
+            `None` if it changed nothing.
+    """
+
+    def __init__(self, url: str, request: str, problem: str, unknown: str | None = None) -> None:
+        self.url = url
+        self.request = request
+        self.problem = shortened(problem, 500)
+        self.unknown = unknown
+        super().__init__(url, request, self.problem, unknown)
+
+    def __str__(self) -> str:
+        unknown = "" if self.unknown is None else f"; {self.unknown}"
+        return f"{self.url}: {shortened(self.request, 300)}: {self.problem}{unknown}"
+
+
+_STATUS_IN_WORDS = {
+    "timed_out": "timed out",
+    "cancelled": "was cancelled",
+    "incompatible": "is incompatible",
+    "stuck": "is stuck",
+}
+
+
+class RemoteRunError(WorkflowError):
+    """A run on a server has no result. The notes of the exception there are notes of this one.
+
+    Attributes:
+        run_id: The id of the run.
+        status: `"failed"`, `"timed_out"` or `"cancelled"`; `"incompatible"` or `"stuck"` if it is parked until a
+            person has mended it.
+        type: The name of the class of the exception that `await run` raises there.
+        message: Its text.
+        step: The step that failed; `None` if no step did.
+        attempts: How often that step was tried; `None` if no step failed.
+        notes: Its notes.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        status: str,
+        type: str,  # noqa: A002
+        message: str,
+        step: str | None = None,
+        attempts: int | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.run_id = run_id
+        self.status = status
+        self.type = type
+        self.message = message
+        self.step = step
+        self.attempts = attempts
+        self.notes = tuple(notes)
+        super().__init__(run_id, status, type, message, step, attempts, self.notes)
+        for note in self.notes:
+            self.add_note(note)
+
+    def __str__(self) -> str:
+        where = "" if self.step is None else f" in step {self.step}"
+        status = _STATUS_IN_WORDS.get(self.status, self.status)
+        said = f": {self.message}" if self.message else ""
+        return f"run {self.run_id!r} {status}{where}: {self.type}{said}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from anyio_workflows._sse import EventStreamParser, ServerSentEvent
+from anyio_workflows.client._sse import EventStreamParser, ServerSentEvent
 
 
 def by_the_standard(stream: bytes) -> tuple[list[ServerSentEvent], int | None]:
