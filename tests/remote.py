@@ -52,7 +52,6 @@ class Streamed(httpx2.AsyncByteStream):
 
     pieces: tuple[Any, ...]
     closed: bool = False
-    _scope: anyio.CancelScope | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
@@ -68,8 +67,8 @@ class Streamed(httpx2.AsyncByteStream):
         self.closed = True
 
     async def aclose(self) -> None:
-        await checkpoint()
         self.closed = True
+        await checkpoint()
 
 
 def streamed(*pieces: Any) -> httpx2.Response:
