@@ -37,7 +37,10 @@
 #               What is said about runs, as data; runs over HTTP, with a page in the browser; and those runs from
 #               other programs.
 #
-#   try it      testing/, __main__ -> _demo
+#   command     __main__ -> _cli/
+#               The command line: workflows run, checked, drawn and served, and runs followed, from a terminal.
+#
+#   try it      testing/, _demo
 #               A toolkit for tests of termination, and a demo. They use public modules only.
 #
 # A folder's `__init__` tells its theory. A name that begins with an underscore is private; every other

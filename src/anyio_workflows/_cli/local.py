@@ -1,0 +1,77 @@
+"""Runs in a `Runtime` of this process, for `follow()`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import attrs
+
+from .._documents import describe_gap, describe_record, describe_wait, describe_whole_run
+from .._messages import text_of
+from ..errors import ContextSerdeError, UnknownRunError, WorkflowError, WorkflowRuntimeError
+from ..runtime import Gap, LogReader, RunHandle
+from ..wire import from_data
+from .follow import AnswerRefused, QuestionClosed
+from .texts import Data
+
+
+@attrs.define
+class LocalRun:
+    """A run that `Runtime` keeps here."""
+
+    handle: RunHandle[Any]
+
+    def items(self, after: int) -> _Items:
+        """Return the events from a cursor to the end."""
+        return _Items(self.handle, self.handle.records(after, internal=True))
+
+    async def whole(self) -> Data:
+        """Return the run with its result and counts."""
+        return await describe_whole_run(self.handle)
+
+    async def questions(self) -> list[Data]:
+        """Return the open questions."""
+        return [describe_wait(wait) for wait in await self.handle.open_waits()]
+
+    async def answer(self, question_id: str, data: Data) -> None:
+        """Answer a question."""
+        waits = {wait.id: wait for wait in await self.handle.open_waits()}
+        if question_id not in waits:
+            raise QuestionClosed("the question has been answered already")
+        try:
+            event = from_data(data, waits[question_id].event_type)
+        except ContextSerdeError as error:
+            raise AnswerRefused(f"the answer does not fit: {error}") from error
+        try:
+            await self.handle.send_event(event, wait=question_id)
+        except WorkflowRuntimeError as error:
+            raise QuestionClosed(text_of(error)) from error
+
+    async def cancel(self) -> None:
+        """Cancel the run, and wait for its end."""
+        await self.handle.cancel()
+
+
+@attrs.define
+class _Items:
+    """The events of a run, as the wire has them."""
+
+    _handle: RunHandle[Any]
+    _reader: LogReader
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Data:
+        try:
+            item = await anext(self._reader)
+        except UnknownRunError:
+            raise
+        except WorkflowError:
+            if self._handle.info.status in (
+                "stuck",
+                "incompatible",
+            ):  # which the end of the run says
+                raise StopAsyncIteration from None
+            raise
+        return {"gap": describe_gap(item)} if isinstance(item, Gap) else describe_record(item)
