@@ -48,7 +48,7 @@ def tests(session: nox.Session) -> None:
 def tests_bare(session: nox.Session) -> None:
     """Run the test suite with what the library needs: without trio, pydantic and what depends on it."""
     install(session, "test")
-    session.run("pip", "uninstall", "--quiet", "--yes", "trio", "pydantic", "openai")
+    session.run("pip", "uninstall", "--quiet", "--yes", "trio", "pydantic", "openai", "selenium")
     session.run("python", "-X", "dev", "-m", "pytest", "-n", "auto", *session.posargs)
 
 

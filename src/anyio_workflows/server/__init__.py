@@ -16,7 +16,7 @@
 #   _frames     events as bytes, for all three formats
 #   _streams    the response that follows a run; the streams that are open, their heartbeats and their end
 #   _openapi    the description of the table
-#   page/       the page: three files, as they are sent
+#   page/       the page: files as they are sent, without a build; `page.js` puts the other modules together
 
 from ._server import WorkflowServer
 

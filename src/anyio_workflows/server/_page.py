@@ -19,7 +19,19 @@ CONTENT_SECURITY_POLICY = (
 
 _MEDIA = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
-FILES = ("page.css", "page.js")
+FILES = (
+    "page.css",
+    "page.js",
+    "api.js",
+    "dom.js",
+    "forms.js",
+    "graph.js",
+    "log.js",
+    "run.js",
+    "runs.js",
+    "timeline.js",
+)
+"""What the page needs besides itself, beside it."""
 
 
 async def get_page(server: ServerContext, request: Request) -> Response:
@@ -46,4 +58,4 @@ def _file(server: ServerContext, name: str) -> Response:
 
 @functools.cache
 def _read(name: str) -> bytes:
-    return (files(__package__) / "page" / name).read_bytes()
+    return (files("anyio_workflows.server") / "page" / name).read_bytes()

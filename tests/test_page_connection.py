@@ -1,0 +1,74 @@
+"""The page and its connection: a server that dies and comes back, one that asks for a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("orjson")
+
+from .browsing import TOKENS, Page, browsing, serving
+from .running import on_each_backend
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with browsing() as driver:
+        yield driver
+
+
+@on_each_backend
+def test_a_run_continues_after_the_server_was_killed(backend: str, driver: Any, tmp_path: Path):
+    gate = tmp_path / "gate"
+    with serving(backend, database=f"sqlite:///{tmp_path}/runs.db") as server:
+        page = Page(driver, server.url)
+        page.open()
+        page.start("survey", topic="tea", sources=2, gate=gate)
+        page.wait_for_step("look", "running", "1 running, 1 done")
+        page.refusals_expected = True  # the browser reports that nobody answers
+        server.kill()
+        page.wait_for_text("#connection", "reconnecting")
+        server.start()
+        page.wait_for_text("#connection", "live")
+        gate.touch()
+        page.wait_for_text(".question", "Publish the report on tea?")
+        page.one(".question [name=approved]").click()
+        page.one(".question button").click()
+        page.wait_for_status("completed")
+        page.wait_for_text("#outcome", "published tea")
+        assert page.rows() == [TOKENS, "Publish", "StopEvent"]
+        page.check_console()
+
+
+@on_each_backend
+def test_a_token_is_asked_for_and_kept_for_the_session(backend: str, driver: Any):
+    with serving(backend, token="a secret") as server:
+        page = Page(driver, server.url)
+        page.refusals_expected = True  # the browser reports what was refused
+        page.open()
+        page.one("#token").send_keys("a guess\n")
+        page.wait_for_text("#token-fault", "does not accept")
+        page.one("#token").send_keys("a secret\n")
+        page.gone("#token-dialog")
+        page.start("survey", topic="tea", sources=1)
+        page.one(".question")
+        page.check_console()
+        page.refusals_expected = False
+        page.open()
+        page.wait_for_text("#runs", "survey")
+        page.check_console()
+
+
+@on_each_backend
+def test_a_token_in_the_link_is_taken_out_of_the_address(backend: str, driver: Any):
+    with serving(backend, token="a+b/c") as server:
+        page = Page(driver, server.url)
+        page.open("#token=a%2Bb%2Fc")
+        page.wait_for_text("#workflow", "survey")
+        assert driver.current_url == server.url
+        assert not page.one("#run-button").get_attribute("disabled")
+        page.check_console()
