@@ -17,6 +17,7 @@ from anyio_workflows.errors import (
     RemoteRunError,
     ServerUnreachableError,
     StoreError,
+    TooManyRunsError,
     UnknownRunError,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
@@ -47,6 +48,12 @@ SAMPLES: list[tuple[WorkflowError, dict[str, object], str]] = [
         HostLostError("runs.db", "another process executes its runs"),
         {"store": "runs.db", "problem": "another process executes its runs"},
         "runs.db: another process executes its runs",
+    ),
+    (
+        TooManyRunsError(3),
+        {"in_progress": 3},
+        "3 runs are in progress, and this Runtime takes no more at once; wait for one of them to end, or give it a "
+        "higher max_runs",
     ),
     (
         UnknownRunError("order-17"),

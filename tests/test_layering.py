@@ -25,7 +25,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = [
-    "errors _absent _messages _annotations _pydantic _backend",
+    "errors _absent _arguments _messages _annotations _pydantic _backend",
     "_foreign events collect steps decorators",
     "retry_policy state resource _dependencies _json wire _pydantic_fields",
     "graph _signatures _validation _code_names",

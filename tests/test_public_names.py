@@ -128,7 +128,7 @@ MEMBERS = {
     WorkflowHandler: "cancel_run cancelled ctx done exception get_stop_event is_done open_waits result run_id "
     "send_event statistics "
     "stop_event_result stream_events",
-    Runtime: "delete get retry runs start statistics workflows",
+    Runtime: "delete get info retry runs start state statistics workflows",
     RunHandle: "cancel id info open_waits records send_event statistics stream_events wait workflow",
     StateStore: "clear edit_state get get_state set set_state statistics",
 }

@@ -11,6 +11,8 @@ import pytest
 from anyio_workflows import Runtime, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import (
     EventValidationError,
+    TooManyRunsError,
+    UnknownRunError,
     WorkflowConfigurationError,
     WorkflowRuntimeError,
     WorkflowValidationError,
@@ -252,17 +254,33 @@ async def test_a_cursor_is_the_number_of_an_event_of_the_run(after: Any) -> None
         assert [event async for event in run.stream_events(4)] == []
 
 
+async def test_k2_a_run_is_described_by_its_id() -> None:
+    runtime = Runtime(workflows=[Job()])
+    assert runtime.state == "new"
+    async with runtime:
+        run = await runtime.start(Job, "job-1")
+        assert await runtime.info("job-1") == run.info
+        with pytest.raises(UnknownRunError, match="'job-2'"):
+            await runtime.info("job-2")
+        with pytest.raises(WorkflowConfigurationError, match=r"give run\.id"):
+            await runtime.info(run)  # type: ignore[arg-type]
+        assert runtime.state == "open"
+        page = await runtime.runs(before=run.info.cursor)
+        assert page.runs == []
+    assert runtime.state == "left"
+    with pytest.raises(WorkflowRuntimeError, match="its block has been left"):
+        await runtime.info("job-1")
+
+
 async def test_max_runs_bounds_the_runs_in_progress() -> None:
     async with Runtime(workflows=[Job(num_concurrent_runs=1)], max_runs=3) as runtime:
         runs = [await runtime.start(Job, f"job-{n}") for n in range(3)]
-        with pytest.raises(
-            WorkflowRuntimeError, match=r"3 runs are in progress, .* higher max_runs"
-        ):
+        with pytest.raises(TooManyRunsError, match=r"3 runs are in progress, .* higher max_runs"):
             await runtime.start(Job)
         assert await runtime.start(Job, "job-0") == runs[0]
         await runs[0].cancel()
         fourth = await runtime.start(Job)
-        with pytest.raises(WorkflowRuntimeError, match="3 runs are in progress"):
+        with pytest.raises(TooManyRunsError, match="3 runs are in progress"):
             await runtime.retry(runs[0].id)
         await fourth.cancel()
         await runtime.retry(runs[0].id)

@@ -332,6 +332,9 @@ async def test_k6_a_process_leaves_runs_of_workflows_alone_that_it_does_not_know
             await anyio.sleep(1)
             [info] = (await other.runs()).runs
             assert (info.id, info.workflow, info.status) == ("one", "talks", "waiting")
+            assert await other.info("one") == info
+            with pytest.raises(UnknownRunError):
+                await other.info("two")
             with pytest.raises(WorkflowConfigurationError, match="talks, which is not registered"):
                 await other.get("one")
             with pytest.raises(WorkflowConfigurationError, match="talks, which is not registered"):

@@ -2,9 +2,9 @@
 
 # General layout, in the order of the data's path (who may import what is in tests/test_layering.py):
 #
-#   ground      errors, _messages, _absent, _annotations, _pydantic, _backend
-#               Every exception; how values and hints are written in messages; names of another library
-#               that are not here; annotations resolved, and checked at run time; pydantic models, where
+#   ground      errors, _messages, _arguments, _absent, _annotations, _pydantic, _backend
+#               Every exception; how values and hints are written in messages; checks of arguments; names of
+#               another library that are not here; annotations resolved, and checked at run time; pydantic models, where
 #               a program has them; the few lines that differ between asyncio and trio.
 #
 #   declare     events (_foreign), collect, resource, steps (decorators), retry_policy -> _signatures

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .events import Event, InternalDispatchEvent, StopEvent
 from .instrument import EventRecord
-from .runtime import Gap, RunHandle, RunInfo
+from .runtime import Gap, LogStatistics, RunHandle, RunInfo
 from .wire import json_schema, to_data
 from .workflow import Workflow
+
+if TYPE_CHECKING:
+    from cattrs import BaseConverter
 
 HIDDEN = "$"
 """Keys of metadata that begin with this are notes of a door, and not for others."""
@@ -46,6 +49,13 @@ async def describe_whole_run(run: RunHandle[Any]) -> dict[str, Any]:
         "log": attrs.asdict(statistics.log),
         "steps": {name: attrs.asdict(counts) for name, counts in statistics.steps.items()},
     }
+
+
+def describe_unread_run(info: RunInfo) -> dict[str, Any]:
+    """Return a run of which more cannot be read here, as another program knows its workflow or types."""
+    last = info.last_seq
+    log = LogStatistics(last + 1, last, 0, 0, last, 0, 0)
+    return {**describe_run(info), "result": None, "log": attrs.asdict(log), "steps": {}}
 
 
 def value_data(value: object) -> Any:
@@ -112,6 +122,12 @@ def describe_wait(wait: Any) -> dict[str, Any]:
         "since": time_text(wait.since),
         "schema": json_schema(wait.event_type),
     }
+
+
+def converter_of(workflow: Workflow[Any]) -> BaseConverter | None:
+    """Return what reads and writes the values of foreign classes in the events of a workflow (P7)."""
+    hooks = workflow._config.hooks
+    return None if hooks is None else hooks.converter
 
 
 # --- Workflows --------------------------------------------------------------------------------------

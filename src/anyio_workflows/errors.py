@@ -18,6 +18,7 @@ __all__ = [
     "RemoteRunError",
     "ServerUnreachableError",
     "StoreError",
+    "TooManyRunsError",
     "UnknownRunError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
@@ -231,6 +232,24 @@ class StoreError(WorkflowError):
 
 class HostLostError(StoreError):
     """Others took this process for dead, and execute its runs now: it can write nothing any more (D6)."""
+
+
+class TooManyRunsError(WorkflowRuntimeError):
+    """A runtime takes no more runs at once (K1).
+
+    Attributes:
+        in_progress: How many are in progress.
+    """
+
+    def __init__(self, in_progress: int) -> None:
+        self.in_progress = in_progress
+        super().__init__(in_progress)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.in_progress} runs are in progress, and this Runtime takes no more at once; wait for one of them "
+            "to end, or give it a higher max_runs"
+        )
 
 
 class UnknownRunError(WorkflowError, LookupError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._messages import short_repr, text_of
 from ..errors import WorkflowConfigurationError
 from .formats import data_error
+
+if TYPE_CHECKING:
+    from cattrs import BaseConverter
 
 
 class _Unheard:
@@ -33,6 +36,11 @@ class Hooks:
                 f"converter must be a cattrs.Converter, not {short_repr(converter)}"
             )
         self._converter = converter
+
+    @property
+    def converter(self) -> BaseConverter:
+        """The converter."""
+        return self._converter
 
     def missing(self, cls: type) -> str:
         """Return the calls with which to register the hooks that a class lacks; empty if it has both."""

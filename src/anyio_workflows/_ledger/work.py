@@ -242,6 +242,21 @@ class OpenWait:
     waiter_id: str | None
     since: datetime
 
+    def unmet(self, event: Event) -> str | None:
+        """Return the name of a requirement that an event does not meet; `None` if it meets all."""
+        return _unmet(self.requirements, event)
+
+
+def _unmet(requirements: Mapping[str, Any], event: Event) -> str | None:
+    for name, value in requirements.items():
+        try:
+            if hasattr(event, name) and getattr(event, name) == value:
+                continue
+        except Exception:  # values that cannot be compared are not equal
+            pass
+        return name
+    return None
+
 
 def wait_label(event_type: type[Event], waiter_id: str | None) -> str:
     """Return the part of a wait's id that tells people which one it is (W5)."""
@@ -340,15 +355,8 @@ class Wait:
         return event_type is self.event_type
 
     def unmet(self, event: Event) -> str | None:
-        """Return the name of a requirement that the event does not meet."""
-        for name, value in self.requirements.items():
-            try:
-                if hasattr(event, name) and getattr(event, name) == value:
-                    continue
-            except Exception:  # values that cannot be compared are not equal
-                pass
-            return name
-        return None
+        """Return the name of a requirement that the event does not meet; `None` if it meets all."""
+        return _unmet(self.requirements, event)
 
 
 @attrs.define(eq=False, repr=False)

@@ -39,7 +39,7 @@ from ._handle import KeptRunStatistics, RunEvents, RunHandle
 from ._log import Gap, LogReader, LogStatistics
 from ._memory import MemoryData, MemoryStore
 from ._records import RunError, RunInfo, RunPage, RuntimeStatistics
-from ._runtime import Durability, Runtime
+from ._runtime import Durability, Runtime, RuntimeState
 from ._store import RunStatus
 
 __all__ = [
@@ -57,5 +57,6 @@ __all__ = [
     "RunPage",
     "RunStatus",
     "Runtime",
+    "RuntimeState",
     "RuntimeStatistics",
 ]

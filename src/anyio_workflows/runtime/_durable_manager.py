@@ -38,7 +38,7 @@ from ._journal import Group, Journal, ending_columns
 from ._kept import KeptRuns, cannot_delete, cannot_retry
 from ._live import KeptRun
 from ._mail import Mailbox, late_reply
-from ._records import RunPage, cursor_behind, error_text, info_of
+from ._records import RunInfo, RunPage, cursor_behind, error_text, info_of
 from ._registered import NOT_RENAMED, Registered
 from ._rows import RunRecord as RowRecord
 from ._runs import DurableRun, DurableState
@@ -250,6 +250,15 @@ class DurableRunManager:
         kept = self.followed.follow(stored)
         await self.followed.catch_up(kept, stored)
         return None if kept.removed else kept
+
+    async def info(self, run_id: str) -> RunInfo | None:
+        """Return how a run stands, also one that cannot be read here; `None` if there is none of this id."""
+        try:
+            kept = await self.find(run_id)
+        except (WorkflowConfigurationError, ContextSerdeError):
+            stored = await self.store.find_run(run_id)
+            return None if stored is None else info_of(stored)
+        return None if kept is None else kept.info()
 
     async def open_waits(self, kept: KeptRun) -> list[OpenWait]:
         """Return the open waits of a run that this process does not execute.

@@ -10,7 +10,7 @@ import attrs
 
 from .._backend import LoopHandle
 from .._ledger.work import utc_now
-from ..errors import UnknownRunError, WorkflowRuntimeError
+from ..errors import TooManyRunsError, UnknownRunError, WorkflowRuntimeError
 from ..events import Event
 from ._live import KeptRun
 from ._records import RunPage, RuntimeStatistics, cursor_behind
@@ -55,13 +55,10 @@ class KeptRuns:
         """Refuse another run if too many are in progress.
 
         Raises:
-            WorkflowRuntimeError: Which says how many.
+            TooManyRunsError: Which says how many.
         """
         if self.room() <= 0:
-            raise WorkflowRuntimeError(
-                f"{self.number_in_progress} runs are in progress, and this Runtime takes no more at once; "
-                "wait for one of them to end, or give it a higher max_runs"
-            )
+            raise TooManyRunsError(self.number_in_progress)
 
     @property
     def number_in_progress(self) -> int:

@@ -16,7 +16,7 @@ from ..workflow import Workflow
 from ._kept import KeptRuns, cannot_delete, cannot_retry
 from ._live import KeptRun, LiveRun
 from ._log import EventLog
-from ._records import RunPage
+from ._records import RunInfo, RunPage
 from ._runs import LoggedRun
 from ._store import RunStatus
 
@@ -66,6 +66,11 @@ class MemoryRunManager:
     async def find(self, run_id: str) -> KeptRun | None:
         """Return a run; `None` if there is none of this id."""
         return self.runs.find(run_id)
+
+    async def info(self, run_id: str) -> RunInfo | None:
+        """Return how a run stands; `None` if there is none of this id."""
+        kept = self.runs.find(run_id)
+        return None if kept is None else kept.info()
 
     async def page(
         self,

@@ -72,6 +72,11 @@ class RunInfo:
     metadata: dict[str, Any]
     error: RunError | None
 
+    @property
+    def cursor(self) -> str:
+        """What to give to `Runtime.runs()` as `before=` for the runs that are older than this one."""
+        return cursor_behind(self)
+
 
 def number_of_waits(stored: StoredRun) -> int:
     """Return how many waits of a run can be answered now: none if it is parked."""

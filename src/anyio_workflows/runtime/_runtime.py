@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args, overload
 
 from anyio.lowlevel import checkpoint
 
-from .._annotations import is_positive_number
+from .._arguments import check_seconds_or_none, check_whole
 from .._backend import find_loop
 from .._messages import namesakes, nearest, short_repr
 from ..errors import UnknownRunError, WorkflowConfigurationError, WorkflowRuntimeError
@@ -27,6 +27,7 @@ from ._memory import MemoryStore
 from ._memory_manager import MemoryRunManager
 from ._records import (
     NAME_RULE,
+    RunInfo,
     RunPage,
     RuntimeStatistics,
     check_run_id,
@@ -40,6 +41,8 @@ from ._sqlite import SqliteStore
 from ._store import RunStatus, Store
 
 Durability = Literal["strict", "eventual"]
+
+RuntimeState = Literal["new", "open", "leaving", "left"]
 
 Workflows = Iterable[Workflow[Any]] | Mapping[str, Workflow[Any]]
 
@@ -107,14 +110,14 @@ class Runtime:
     ) -> None:
         self._store = _store_of(database)
         self._workflows = _named(workflows)
-        self._log_events = _whole("log_events", log_events, 1)
-        self._log_bytes = _whole("log_bytes", log_bytes, 1)
-        self._max_runs = _whole("max_runs", max_runs, 1)
-        self._keep_ended = _whole("keep_ended", keep_ended, 0)
+        self._log_events = check_whole("log_events", log_events, 1)
+        self._log_bytes = check_whole("log_bytes", log_bytes, 1)
+        self._max_runs = check_whole("max_runs", max_runs, 1)
+        self._keep_ended = check_whole("keep_ended", keep_ended, 0)
         default = _DAY if self._store is None else 30 * _DAY
-        self._keep_ended_for = _seconds("keep_ended_for", keep_ended_for) or default
-        self._idle_after = _seconds("idle_after", idle_after)
-        self._max_recoveries = _whole("max_recoveries", max_recoveries, 0)
+        self._keep_ended_for = check_seconds_or_none("keep_ended_for", keep_ended_for) or default
+        self._idle_after = check_seconds_or_none("idle_after", idle_after)
+        self._max_recoveries = check_whole("max_recoveries", max_recoveries, 0)
         if durability not in get_args(Durability):
             raise WorkflowConfigurationError(
                 f"durability must be 'strict' or 'eventual', not {short_repr(durability)}"
@@ -127,7 +130,7 @@ class Runtime:
             self._registered = register(self._workflows, tuple(types), renamed)
         self._instruments = _check_instruments(instruments)
         self._manager: DurableRunManager | MemoryRunManager | None = None
-        self._state: Literal["new", "open", "leaving", "left"] = "new"
+        self._state: RuntimeState = "new"
 
     async def __aenter__(self) -> Self:
         """Take runs from now on, in this event loop.
@@ -243,8 +246,8 @@ class Runtime:
                 also as `Workflow.run()` does.
             EventValidationError: If the fields do not fit the start event.
             ContextSerdeError: If the start event cannot be written to the database.
-            WorkflowRuntimeError: If the run of this id is of another workflow, `max_runs` runs are in
-                progress, or this is not inside `async with runtime:`.
+            TooManyRunsError: If `max_runs` runs are in progress.
+            WorkflowRuntimeError: If the run of this id is of another workflow, or this is not inside `async with runtime:`.
         """
         manager = await self._checked("start()")
         name = self._name_of(workflow)
@@ -276,6 +279,19 @@ class Runtime:
             raise UnknownRunError(run_id)
         return self._handle(kept)
 
+    async def info(self, run_id: str) -> RunInfo:
+        """Return how a run stands, also one that this program cannot read, as its workflow or a type is not known here.
+
+        Raises:
+            UnknownRunError: If there is no such run, or it has been removed.
+            WorkflowRuntimeError: If this is not inside `async with runtime:`.
+        """
+        manager = await self._checked("info()")
+        _check_given_id("info()", run_id)
+        if (info := await manager.info(run_id)) is None:
+            raise UnknownRunError(run_id)
+        return info
+
     async def runs(
         self,
         status: RunStatus | None = None,
@@ -306,7 +322,7 @@ class Runtime:
             raise WorkflowConfigurationError(
                 f"waiting_for must be an event class, not {short_repr(waiting_for)}"
             )
-        _whole("limit", limit, 1)
+        check_whole("limit", limit, 1)
         return await manager.page(status, name, waiting_for, limit, read_cursor(before))
 
     async def retry(self, run_id: str) -> RunHandle[Any]:
@@ -317,8 +333,9 @@ class Runtime:
 
         Raises:
             UnknownRunError: If there is no such run.
-            WorkflowRuntimeError: If it is in progress, was completed, has nothing to repeat, or `max_runs`
-                runs are in progress; or this is not inside `async with runtime:`.
+            TooManyRunsError: If `max_runs` runs are in progress.
+            WorkflowRuntimeError: If it is in progress, was completed, or has nothing to repeat; or this is not
+                inside `async with runtime:`.
         """
         manager = await self._checked("retry()")
         _check_given_id("retry()", run_id)
@@ -342,6 +359,11 @@ class Runtime:
             WorkflowRuntimeError: If this is not inside `async with runtime:`.
         """
         return self._check_here("statistics()").runs.statistics()
+
+    @property
+    def state(self) -> RuntimeState:
+        """`"new"` until its block is entered, `"open"` in it, `"leaving"` at its end, and `"left"` behind it."""
+        return self._state
 
     @property
     def workflows(self) -> Mapping[str, Workflow[Any]]:
@@ -499,22 +521,6 @@ def _default_name(workflow: Workflow[Any]) -> str:
         return workflow._config.name
     words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     return re.sub(words, "_", type(workflow).__name__).lower()
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise WorkflowConfigurationError(
-            f"{name} must be an int of {least} or more, not {short_repr(value)}"
-        )
-    return value
-
-
-def _seconds(name: str, value: object) -> float | None:
-    if value is not None and not is_positive_number(value):
-        raise WorkflowConfigurationError(
-            f"{name} must be a positive number of seconds, or None; not {short_repr(value)}"
-        )
-    return value  # type: ignore[return-value]
 
 
 def _check_types(types: object) -> None:

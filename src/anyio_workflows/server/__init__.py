@@ -7,8 +7,10 @@
 #
 #   _server     the public `WorkflowServer`: what is served, and the ASGI application of it
 #   _serving    `serve()`: sockets, signals, and the order in which everything ends
-#   _access     which requests are let in: Host, origin, token, `authorize`, and whose run is whose
-#   _routes     the one table of routes, from which the application and the OpenAPI document are made
+#   _hosts      under which names the server may be asked, and for pages of which origins
+#   _access     who may do what: token, `authorize`, and whose run is whose
+#   _routes     the one table of routes, from which the application and the OpenAPI document are made (_route:
+#               what is said about one)
 #   _requests   queries and bodies, read and checked
 #   _problems   what is answered instead of a result (RFC 9457)
 #   _runs, _events, _questions, _workflows, _page, _health
@@ -18,6 +20,7 @@
 #   _openapi    the description of the table
 #   page/       the page: files as they are sent, without a build; `page.js` puts the other modules together
 
+from ._access import Action, Authorize, Verb
 from ._server import WorkflowServer
 
-__all__ = ["WorkflowServer"]
+__all__ = ["Action", "Authorize", "Verb", "WorkflowServer"]

@@ -1,8 +1,9 @@
-"""Which requests are let in, and whose run is whose."""
+"""Who may do what, and whose run is whose."""
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Literal, NamedTuple
@@ -11,22 +12,33 @@ import attrs
 from starlette.requests import Request
 
 from .._messages import short_repr
-from ..errors import UnknownRunError
+from ..errors import (
+    ContextSerdeError,
+    UnknownRunError,
+    WorkflowConfigurationError,
+)
 from ..runtime import RunHandle, RunInfo, Runtime
 from ._problems import ProblemError
 
-Verb = Literal["list", "read", "start", "send", "cancel", "retry", "delete"]
+Verb = Literal["list", "read", "start", "send", "cancel", "retry", "delete", "metrics"]
 """What a request wants to do."""
 
 OWNER = "$owner"
 """The key of metadata under which the owner of a run is kept."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class UnreadableRunError(ProblemError):
+    """A run of another program cannot be read here."""
 
 
 class Action(NamedTuple):
     """What a request wants to do.
 
     Attributes:
-        verb: `"list"` is to read what there is, runs and workflows.
+        verb: `"list"` is to see which runs and workflows there are, `"read"` to look at one run, `"metrics"`
+            to read counts of all of them.
         workflow: The name of the workflow; `None` if the path names none.
         run_id: The id of the run; `None` if the path names none.
     """
@@ -41,51 +53,108 @@ Authorize = Callable[[Request, Action], "str | Awaitable[str | None] | None"]
 
 @attrs.define(eq=False)
 class Access:
-    """Lets requests in.
+    """Lets requests in, and shows them what is theirs.
 
     Attributes:
         token: What a request has to show; `None` for nothing.
-        authorize: Returns the principal of a request, or `None` to refuse it.
+        authorize: Returns the principal of a request, or `None` to refuse it; `None` for no principals.
     """
 
     token: str | None
     authorize: Authorize | None
+
+    def __attrs_post_init__(self) -> None:
+        token = self.token
+        if token is not None and not (
+            isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)
+        ):
+            # Without its value: it may be a secret with a line break behind it.
+            raise WorkflowConfigurationError(
+                "token must be a str of ASCII letters, digits and signs, without spaces; leave it out for none"
+            )
+        if self.authorize is not None and not callable(self.authorize):
+            raise WorkflowConfigurationError(
+                f"authorize must be a function of a request and an action, not {short_repr(self.authorize)}"
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is let in."""
+        return self.token is None and self.authorize is None
 
     async def check(self, request: Request, verb: Verb) -> str | None:
         """Return the principal of a request; `None` if there are none here.
 
         Raises:
             ProblemError: If the request is refused.
+            HTTPException: If `authorize` raises one.
+            WorkflowConfigurationError: If `authorize` returns something else than it may.
         """
         if self.token is not None:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.encode(), self.token.encode())
-            if scheme.lower() != "bearer" or not right:
-                raise ProblemError(
-                    401,
-                    "this server asks for a token: send 'Authorization: Bearer TOKEN'",
-                    {"www-authenticate": "Bearer"},
-                )
+            self._check_token(self.token, request.headers.get("authorization"))
         if self.authorize is None:
             return None
         path = request.path_params
-        principal = self.authorize(request, Action(verb, path.get("name"), path.get("id")))
-        if isawaitable(principal):
-            principal = await principal
+        answer: object = self.authorize(request, Action(verb, path.get("name"), path.get("id")))
+        principal = await answer if isawaitable(answer) else answer
         if principal is None:
             raise ProblemError(403, "this is not allowed to you")
+        if not (isinstance(principal, str) and principal):
+            raise WorkflowConfigurationError(
+                "authorize must return the name of a principal, a str that is not empty, or None to refuse the "
+                f"request; it returned {short_repr(principal)}"
+            )
         return principal
+
+    def _check_token(self, token: str, header: str | None) -> None:
+        scheme, _, given = (header or "").partition(" ")
+        # As bytes, since texts that are not ASCII are refused; they take the same time wherever they differ.
+        is_right = hmac.compare_digest(given.strip().encode(), token.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            challenge = "Bearer" if header is None else 'Bearer error="invalid_token"'
+            raise ProblemError(
+                401,
+                "this server asks for its token: send 'Authorization: Bearer TOKEN'",
+                {"www-authenticate": challenge},
+            )
 
     def may_see(self, info: RunInfo, principal: str | None) -> bool:
         """Return whether a run is one of those that a principal may know of."""
         return self.authorize is None or info.metadata.get(OWNER) == principal
 
     async def find(self, runtime: Runtime, run_id: str, principal: str | None) -> RunHandle[Any]:
-        """Return a run. One that belongs to others is as unknown as one that does not exist."""
+        """Return a run. One that belongs to others is as unknown as one that does not exist.
+
+        Raises:
+            UnknownRunError: If there is no such run, or it belongs to others.
+            UnreadableRunError: If this program cannot work with it.
+        """
+        if not is_run_id(run_id):
+            raise UnknownRunError(run_id)
         try:
             run = await runtime.get(run_id)
-            if self.may_see(run.info, principal):
-                return run
-        except UnknownRunError:
-            pass
-        raise ProblemError(404, f"there is no run {short_repr(run_id)} here")
+        except (WorkflowConfigurationError, ContextSerdeError) as error:
+            # Another program has started it, whose workflow or types are not known here.
+            await self.find_info(runtime, run_id, principal)
+            raise UnreadableRunError(409, f"{error}; here it can only be listed") from None
+        if self.authorize is not None and not self.may_see(run.info, principal):
+            raise UnknownRunError(run_id)
+        return run
+
+    async def find_info(self, runtime: Runtime, run_id: str, principal: str | None) -> RunInfo:
+        """Return how a run stands, of whichever program it is.
+
+        Raises:
+            UnknownRunError: If there is no such run, or it belongs to others.
+        """
+        if not is_run_id(run_id):
+            raise UnknownRunError(run_id)
+        info = await runtime.info(run_id)
+        if not self.may_see(info, principal):
+            raise UnknownRunError(run_id)
+        return info
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a run may have this id: a database is asked for nothing else."""
+    return _RUN_ID.fullmatch(text) is not None

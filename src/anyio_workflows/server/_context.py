@@ -12,7 +12,7 @@ from .._messages import nearest, short_repr
 from ..runtime import RunHandle, Runtime
 from ..workflow import Workflow
 from ._access import Access
-from ._problems import ProblemError
+from ._problems import RETRY_LATER, ProblemError
 from ._streams import Streams
 
 
@@ -54,14 +54,16 @@ class ServerContext:
         """What keeps the runs.
 
         Raises:
-            ProblemError: If it has not been entered.
+            ProblemError: If it cannot be used: it has not been entered, or is being left.
         """
         if self.current_runtime is None:
             raise ProblemError(
                 503,
-                "the lifespan of this application has not begun: an application that mounts it must be given "
-                "lifespan=server.lifespan",
+                "the lifespan of this application has not begun, or is over: an application that mounts it must be "
+                "given lifespan=server.lifespan",
             )
+        if self.streams.stopping or self.current_runtime.state != "open":
+            raise ProblemError(503, "the server stops; come back later", RETRY_LATER)
         return self.current_runtime
 
     @property
@@ -70,7 +72,11 @@ class ServerContext:
         return self.runtime.workflows
 
     def workflow_of(self, request: Request) -> tuple[str, Workflow[Any]]:
-        """Return the workflow that the path names, and its name."""
+        """Return the workflow that the path names, and its name.
+
+        Raises:
+            ProblemError: If there is none of this name.
+        """
         name = request.path_params["name"]
         workflow = self.workflows.get(name)
         if workflow is None:
@@ -79,6 +85,11 @@ class ServerContext:
         return name, workflow
 
     async def run_of(self, request: Request) -> RunHandle[Any]:
-        """Return the run that the path names."""
+        """Return the run that the path names.
+
+        Raises:
+            UnknownRunError: If there is no such run, or it belongs to others.
+            ProblemError: If this program cannot work with it.
+        """
         run_id, principal = request.path_params["id"], request.state.principal
         return await self.access.find(self.runtime, run_id, principal)

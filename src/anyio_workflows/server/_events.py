@@ -9,15 +9,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .._messages import nearest, short_repr
-from ..errors import ContextSerdeError, EventValidationError, WorkflowError, WorkflowRuntimeError
+from ..errors import ContextSerdeError, WorkflowError, WorkflowRuntimeError
 from ..events import Event
+from ..handler import OpenWait
 from ..instrument import EventRecord
 from ..runtime import Gap, LogReader, RunHandle
-from ..wire import from_data
+from ..workflow import Workflow
 from ._context import ServerContext
 from ._frames import dumps, gap_data, json_of
-from ._problems import ProblemError
-from ._requests import check_keys, flag, invalid_data, json_body, read_whole, seconds, whole
+from ._problems import ProblemError, conflicts
+from ._requests import (
+    flag,
+    json_body,
+    read_event,
+    read_whole,
+    seconds,
+    text_member,
+    whole,
+)
 from ._runs import JSON, Answer
 from ._streams import EventStreamResponse, StreamFormat, frame_of, is_of
 
@@ -84,33 +93,52 @@ async def _batch(reader: LogReader, limit: int, wait: float) -> list[EventRecord
 
 
 async def send_event(server: ServerContext, request: Request) -> Response:
-    """Send an event to a run."""
+    """Send an event to a run: one of the types that its workflow declares, or that it waits for."""
     run = await server.run_of(request)
-    body = await json_body(request, server.limits.max_body)
-    check_keys(body, ("type", "data", "step"))
-    known = {cls.__name__: cls for cls in server.workflows[run.workflow].events}
-    known |= {wait.event_type.__name__: wait.event_type for wait in await run.open_waits()}
-    name = body.get("type")
-    if not isinstance(name, str) or name not in known:
-        hint = nearest(name, known) if isinstance(name, str) else f"known: {', '.join(known)}"
+    body = await json_body(request, server.limits.max_body, ("type", "data", "step"))
+    name, step = text_member(body, "type"), text_member(body, "step")
+    workflow = server.workflows[run.workflow]
+    if run.info.ended is not None:
+        raise ProblemError(409, f"run {run.id} has ended: it is {run.info.status}")
+    waits = await open_waits(run)
+    known = {cls.__name__: cls for cls in workflow.events}
+    known |= {wait.event_type.__name__: wait.event_type for wait in waits}
+    if name is None or name not in known:
+        hint = nearest(name or "", known)
         raise ProblemError(
             422, f"this run takes no events of type {short_repr(name)}; {hint}", path="$.type"
         )
-    event = read_event(body.get("data", {}), known[name])
-    try:
-        taken_by = await run.send_event(event, body.get("step"))
-    except WorkflowRuntimeError as error:
-        raise ProblemError(409 if run.info.ended else 422, str(error)) from None
+    event = read_event(body.get("data", {}), workflow, known[name], "data")
+    if step is not None:
+        _check_step(workflow, step, event, waits)
+    with conflicts():
+        taken_by = await run.send_event(event, step)
     if not taken_by:
-        raise ProblemError(422, f"no step takes {name} now")
+        raise ProblemError(422, f"no step takes {name} now", path="$.type")
     return Response(dumps({"taken_by": taken_by}), 202, media_type=JSON)
 
 
-def read_event(data: Any, cls: type[Event]) -> Event:
-    """Return the event that data in a body stands for."""
+def _check_step(workflow: Workflow[Any], step: str, event: Event, waits: list[OpenWait]) -> None:
+    """Refuse an event for a step that never takes it."""
+    spec = workflow.graph.steps.get(step)
+    if spec is None:
+        hint = nearest(step, workflow.graph.steps)
+        raise ProblemError(422, f"there is no step {short_repr(step)}; {hint}", path="$.step")
+    if spec.takes(type(event)) and not spec.is_join:
+        return
+    mine = (wait for wait in waits if wait.step == step and isinstance(event, wait.event_type))
+    if all(wait.unmet(event) is not None for wait in mine):
+        detail = f"step {step} does not take this {type(event).__name__}"
+        raise ProblemError(422, detail, path="$.step")
+
+
+async def open_waits(run: RunHandle[Any]) -> list[OpenWait]:
+    """Return the open waits of a run.
+
+    Raises:
+        ProblemError: If another program executes it, and what it waits for is not known here.
+    """
     try:
-        return from_data(data, cls)
+        return await run.open_waits()
     except ContextSerdeError as error:
-        raise invalid_data(error, "data") from None
-    except EventValidationError as error:
-        raise ProblemError(422, str(error), path="$.data") from None
+        raise ProblemError(409, f"{error}; ask the program that executes it") from None

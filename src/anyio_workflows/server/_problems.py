@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -10,9 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .._messages import short_repr, shortened
+from ..errors import StoreError, TooManyRunsError, UnknownRunError, WorkflowRuntimeError
 from ._frames import dumps
 
 MEDIA_TYPE = "application/problem+json"
+
+RETRY_LATER = {"retry-after": "5"}
+"""Headers of what another attempt may get done."""
+
+_LONGEST_DETAIL = 4000
 
 
 class ProblemError(Exception):
@@ -35,12 +43,33 @@ class ProblemError(Exception):
         """Return what is sent."""
         facts = {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": _title(self.status),
             "status": self.status,
-            "detail": self.detail,
+            "detail": shortened(self.detail, _LONGEST_DETAIL),
             **self.more,
         }
         return Response(dumps(facts), self.status, self.headers, MEDIA_TYPE)
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # `authorize` made it up
+        return "Error"
+
+
+@contextmanager
+def conflicts() -> Iterator[None]:
+    """Answer that what a request asks for does not fit how the run stands now."""
+    try:
+        yield
+    except TooManyRunsError:
+        raise
+    except WorkflowRuntimeError as error:
+        raise ProblemError(409, str(error)) from None
+
+
+# --- What the application does with exceptions --------------------------------------------------------
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
@@ -50,12 +79,49 @@ async def answer_problem(request: Request, error: Exception) -> Response:
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
-    """Answer with what Starlette found out: no such route, or no such method there."""
+    """Answer with what Starlette found out, no such route or method, or with what `authorize` raised."""
     assert isinstance(error, HTTPException)
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+    detail = error.detail if isinstance(error.detail, str) else dumps(error.detail).decode()
+    if detail == _title(error.status_code):
+        path = short_repr(request.url.path)
+        if error.status_code == 404:
+            detail = f"there is nothing at {path}; /v1/openapi.json describes what there is"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow")
+            detail = f"{request.method} is not possible at {path}; possible: {allowed}"
     return ProblemError(error.status_code, detail, error.headers).response()
+
+
+async def answer_unknown_run(request: Request, error: Exception) -> Response:
+    """Answer that there is no such run: there never was, it was removed meanwhile, or it belongs to others."""
+    assert isinstance(error, UnknownRunError)
+    return ProblemError(404, str(error)).response()
+
+
+async def answer_too_many_runs(request: Request, error: Exception) -> Response:
+    """Answer that no more runs are taken at the moment."""
+    assert isinstance(error, TooManyRunsError)
+    return ProblemError(429, str(error), RETRY_LATER).response()
+
+
+async def answer_store_error(request: Request, error: Exception) -> Response:
+    """Answer that nothing can be written, without saying where: the runtime raises the error itself."""
+    assert isinstance(error, StoreError)
+    detail = "the database of this server cannot be used; its log says why"
+    return ProblemError(503, detail, RETRY_LATER).response()
 
 
 async def answer_fault(request: Request, error: Exception) -> Response:
     """Answer that the server is at fault. Starlette raises the error again, so that the ASGI server logs it."""
     return ProblemError(500, "the server failed to answer; its log has the traceback").response()
+
+
+HANDLERS: Mapping[Any, Any] = {
+    ProblemError: answer_problem,
+    HTTPException: answer_http_exception,
+    UnknownRunError: answer_unknown_run,
+    TooManyRunsError: answer_too_many_runs,
+    StoreError: answer_store_error,
+    Exception: answer_fault,
+}
+"""What answers instead of the handler of a route, by what that raised."""

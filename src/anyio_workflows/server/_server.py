@@ -9,17 +9,18 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from .._arguments import check_bool, check_seconds, check_whole
 from .._messages import short_repr
 from ..errors import WorkflowConfigurationError, WorkflowRuntimeError
 from ..runtime import Runtime
 from ..workflow import Workflow
 from ._access import Access, Authorize
 from ._context import Limits, ServerContext
-from ._problems import ProblemError, answer_fault, answer_http_exception, answer_problem
+from ._hosts import HostGate, is_loopback, read_hosts
+from ._problems import HANDLERS
 from ._routes import starlette_routes
 from ._serving import serve
 from ._streams import Streams
@@ -37,10 +38,12 @@ class WorkflowServer:
             application starts, and it is left when it ends. `None` to keep the runs of the workflows that
             `add_workflow()` names in the memory of this process.
         token: What each request has to show: `Authorization: Bearer TOKEN`.
-        authorize: Called with each request and an `Action`; returns the principal who owns the runs
-            that are started and sees only those, or `None` to refuse. It may be async.
-        allow_origins: Origins whose pages may use the server, such as `"https://example.org"`.
-        hosts: Names under which the server may be asked, besides those it is bound to.
+        authorize: Called with each request and an `Action`; returns the name of the principal, who owns the runs
+            that are started and sees only those, or `None` to refuse the request. It may be async, and raise a
+            `starlette.exceptions.HTTPException`.
+        allow_origins: Origins whose pages may use the server, such as `"https://example.org"`; `"*"` for all.
+        hosts: Names under which the server may be asked, such as `"example.org"` or `"*.example.org"`, besides
+            `localhost` and the address it is bound to; `"*"` for all.
         page: Whether there is a page at `/`.
         max_body: Bytes of a request, at most.
         max_frame: Bytes of the data of an event, at most; larger data is `{"$too_large": bytes}`.
@@ -75,61 +78,108 @@ class WorkflowServer:
             )
         self._given = runtime
         self._workflows: dict[str, Workflow[Any]] = {}
+        self._hosts = read_hosts(hosts, allow_origins)
         self._context = ServerContext(
             Access(token, authorize),
-            Streams(heartbeat, max_readers, max_readers_per_run),
-            Limits(max_body, max_wait),
-            page,
+            Streams(
+                check_seconds("heartbeat", heartbeat),
+                check_whole("max_readers", max_readers, 1),
+                check_whole("max_readers_per_run", max_readers_per_run, 1),
+            ),
+            Limits(check_whole("max_body", max_body, 1), check_seconds("max_wait", max_wait)),
+            check_bool("page", page),
         )
-        self.app = Starlette(
+        if "*" in self._hosts.origins and self._context.access.is_open:
+            raise WorkflowConfigurationError(
+                "allow_origins=['*'] lets any page that somebody opens use this server; list the origins, or give "
+                "token= or authorize="
+            )
+        check_whole("max_frame", max_frame, 1)
+        self.app = self._new_app()
+
+    def _new_app(self) -> Starlette:
+        middleware = [Middleware(HostGate, self._hosts)]
+        if self._hosts.origins:
+            middleware.append(
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=sorted(self._hosts.origins),
+                    allow_methods=["GET", "POST", "DELETE"],
+                    allow_headers=[
+                        "authorization",
+                        "content-type",
+                        "idempotency-key",
+                        "last-event-id",
+                    ],
+                    expose_headers=["location", "retry-after"],
+                )
+            )
+        app = Starlette(
             routes=starlette_routes(self._context),
-            middleware=[
-                Middleware(CORSMiddleware, allow_origins=list(allow_origins)),
-            ],
-            exception_handlers={
-                ProblemError: answer_problem,
-                HTTPException: answer_http_exception,
-                Exception: answer_fault,
-            },
+            middleware=middleware,
+            exception_handlers=HANDLERS,
             lifespan=self.lifespan,
         )
+        app.router.redirect_slashes = False
+        return app
 
     def add_workflow(self, name: str, workflow: Workflow[Any]) -> None:
         """Serve a workflow under a name.
 
         Raises:
-            WorkflowConfigurationError: If the server was given a runtime, which has its workflows; or the name
-                is taken.
+            WorkflowConfigurationError: If the server was given a runtime, which has its workflows; the name is
+                taken, or an invalid one; or `workflow` is no instance of a workflow.
+            WorkflowValidationError: If its graph is faulty.
             WorkflowRuntimeError: If the server has started.
         """
         if self._given is not None:
             raise WorkflowConfigurationError(
                 "this server serves the workflows of the runtime that it was given: add the workflow there, "
-                f"Runtime(workflows={{{name!r}: ...}})"
+                f"Runtime(workflows={{{short_repr(name)}: ...}})"
             )
         if self._context.current_runtime is not None:
             raise WorkflowRuntimeError("workflows are added before the server starts")
         if name in self._workflows:
             raise WorkflowConfigurationError(f"there is a workflow {name!r} already")
+        Runtime(workflows={name: workflow})  # refuses what it cannot run
         self._workflows[name] = workflow
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Keep runs while the application lives. An application that mounts `app` is given this as its lifespan."""
-        runtime = self._given
-        if runtime is None:
-            runtime = Runtime(workflows=self._workflows)
+        """Keep runs while the application lives. An application that mounts `app` is given this as its lifespan.
+
+        Raises:
+            WorkflowConfigurationError: If there is no workflow to be served.
+            WorkflowRuntimeError: If it has begun already, or the runtime that was given has been left.
+        """
+        context = self._context
+        if context.current_runtime is not None:
+            raise WorkflowRuntimeError(
+                "the lifespan of this server has begun already; it is given to one application: the outermost"
+            )
         async with AsyncExitStack() as stack:
-            if runtime._state == "new":
+            runtime = self._runtime()
+            if runtime.state == "new":
                 await stack.enter_async_context(runtime)
-            self._context.current_runtime = runtime
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._context.streams.beat)
-                try:
+            runtime.statistics()  # raises if it has been left, or belongs to another event loop
+            context.current_runtime = runtime
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(context.streams.beat)
                     yield
-                finally:
                     group.cancel_scope.cancel()
-                    self._context.current_runtime = None
+            finally:
+                context.current_runtime = None
+
+    def _runtime(self) -> Runtime:
+        """Return what keeps the runs from now on."""
+        if self._given is not None:
+            return self._given
+        if not self._workflows:
+            raise WorkflowConfigurationError(
+                "this server has no workflow; call add_workflow(name, workflow), or give it a Runtime"
+            )
+        return Runtime(workflows=self._workflows)
 
     async def serve(
         self,
@@ -146,5 +196,21 @@ class WorkflowServer:
             port: The port; 0 for any that is free.
             insecure: Whether others than this machine may be served without `token` or `authorize`.
             task_status: Told the URL once connections are taken: `await group.start(server.serve)`.
+
+        Raises:
+            WorkflowConfigurationError: If an argument has an invalid value, or others than this machine would be
+                served without `token` or `authorize`.
         """
+        if not isinstance(host, str):
+            raise WorkflowConfigurationError(f"host must be a str, not {short_repr(host)}")
+        if check_whole("port", port, 0) > 65535:
+            raise WorkflowConfigurationError(f"port must be at most 65535, not {port}")
+        host = host.strip("[]")
+        is_open = self._context.access.is_open and not is_loopback(host)
+        if is_open and not check_bool("insecure", insecure):
+            raise WorkflowConfigurationError(
+                f"on {short_repr(host)} others than this machine could start and read runs; give "
+                "WorkflowServer(token=...) or authorize=, or call serve(insecure=True)"
+            )
+        self._hosts.bound = host
         await serve(self.app, self._context.streams, host, port, task_status)

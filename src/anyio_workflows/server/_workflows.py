@@ -13,7 +13,7 @@ from ._frames import dumps
 from ._problems import ProblemError
 from ._runs import JSON
 
-_DRAWINGS = {
+DRAWINGS = {
     "svg": "image/svg+xml",
     "mermaid": "text/plain; charset=utf-8",
     "dot": "text/vnd.graphviz; charset=utf-8",
@@ -39,10 +39,10 @@ async def get_graph(server: ServerContext, request: Request) -> Response:
     if format_ == "json":
         steps = describe_whole_workflow(name, workflow)["steps"]
         return Response(dumps({"name": name, "steps": steps}), media_type=JSON)
-    media = _DRAWINGS.get(format_)
+    media = DRAWINGS.get(format_)
     if media is None:
         raise ProblemError(
             400,
-            f"there is no format={short_repr(format_)}; {nearest(format_, ['json', *_DRAWINGS])}",
+            f"there is no format={short_repr(format_)}; {nearest(format_, ['json', *DRAWINGS])}",
         )
     return Response(draw(workflow, format_).encode(), media_type=media)  # type: ignore[arg-type]
