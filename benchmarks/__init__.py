@@ -23,7 +23,10 @@ count.
 #               drawing      how long the picture of a graph takes
 #               instruments  what a step costs that instruments are told about
 #
-#   kept runs   durable      a command of its own: runs on SQLite beside other libraries with databases
+#   commands    durable      runs on SQLite beside other libraries with databases
+#   of their    serving      runs over HTTP beside the reference's server, and a load test
+#   own         comparing    sides in processes of their own, in turn; medians and ratios
+#               environments a virtual environment for a side that needs one
 #
 #   showing     tables       a table as text and as Markdown
 #               report       the main table, and the file with all tables

@@ -21,6 +21,9 @@ PACKAGES = (
     "llama-index-workflows",
     "llama-index-instrumentation",
     "pydantic",
+    "starlette",
+    "uvicorn",
+    "hypercorn",
 )
 """The packages that run in a measurement, if they are installed."""
 

@@ -11,8 +11,7 @@ cannot be installed here is named as missing, and the others are measured.
 #                for each measurement; `measured` is what they share, `syncs.c` counts the syncs
 #   sides        the sides, and the requirements of their environments
 #   works        what is measured, and with how many runs on each side
-#   environments a virtual environment for a peer
 #   postgres     a server in a temporary folder
 #   disk         the file system, what a sync costs on it, and how syncs are counted
-#   rounds       all sides of a work in turn, each in a process
+#   rounds       one side of a work, in a process
 #   report       the tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import signal
 import sqlite3
 import sys
@@ -11,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .. import machine
+from .. import environments, machine
+from ..comparing import Results, measure_in_turn
+from ..environments import MissingError
 from ..tables import Table
-from . import disk, environments, postgres, report
-from .environments import MissingError
-from .report import Results
-from .rounds import Bench, measure_all
+from . import disk, postgres, report
+from .rounds import Bench
 from .sides import PEER_SIDES, Side, our_sides
 from .works import WORKS, Work
 
@@ -37,7 +38,11 @@ def main() -> int:
     with prepared(arguments, sides, results, described) as (bench, sides):
         for work in works:
             tell(work.name)
-            measured, failed = measure_all(bench, work, sides, arguments.rounds)
+            measured, failed = measure_in_turn(
+                [side for side in sides if work.suits(side)],
+                min(arguments.rounds, work.most_rounds),
+                functools.partial(bench.measure, work),
+            )
             results.values |= {(work.name, side): values for side, values in measured.items()}
             for side, why in failed.items():
                 results.problems[f"{work.name}, {side.label}"] = why

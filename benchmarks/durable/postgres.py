@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from .environments import MissingError
+from ..environments import MissingError
 
 PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 """Where the server's programs lie when they are not on the path."""

@@ -6,10 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import attrs
-
+from ..comparing import Results, median_cell, short, times_cell
 from ..tables import Table
-from .rounds import Measurement
 from .sides import STRICT, UNKEPT, Side
 from .works import WORKS, Work
 
@@ -31,35 +29,6 @@ OTHER_NOTE = (
     "`idle_after`, whose runs have all been released before the first answer."
 )
 
-Values = Sequence[Measurement]
-
-
-@attrs.define
-class Results:
-    """What was measured.
-
-    Attributes:
-        values: For each work and side, one measurement a round.
-        problems: What was not measured, and why.
-    """
-
-    values: dict[tuple[str, Side], Values] = attrs.Factory(dict)
-    problems: dict[str, str] = attrs.Factory(dict)
-
-    def figures(self, work: str, side: Side, key: str) -> list[float] | None:
-        """Return a figure of each round, or `None` if the side was not measured or has none."""
-        found = [measured.get(key) for measured in self.values.get((work, side), ())]
-        return None if not found or None in found else [float(value) for value in found]  # type: ignore[arg-type]
-
-    def ratio(self, work: str, key: str, side: Side, base: Side) -> list[float] | None:
-        """Return a figure as a multiple of another side's, round by round; `None` for the same side."""
-        if side is base:
-            return None
-        figures, bases = self.figures(work, side, key), self.figures(work, base, key)
-        if figures is None or bases is None or not all(bases):
-            return None
-        return [figure / other for figure, other in zip(figures, bases, strict=True)]
-
 
 def base_of(side: Side, sides: Sequence[Side]) -> Side:
     """Return the side that ratios refer to: ours on SQLite, on the same backend; else itself."""
@@ -79,16 +48,16 @@ def steps_table(
             seconds = results.figures(work.name, side, "seconds")
             if seconds is None:
                 continue
-            cell = _times(results.ratio(work.name, "seconds", side, base_of(side, sides)))
+            cell = times_cell(results.ratio(work.name, "seconds", side, base_of(side, sides)))
             items = statistics.median(results.figures(work.name, side, "items") or [0])
             table.add(
                 work.title(side, quick=quick),
                 side.name,
                 side.backend,
                 f"{1 / statistics.median(seconds):,.0f}",
-                f"{_short(statistics.median(seconds) * 1e6)}{cell}",
-                _median(results.figures(work.name, side, "cpu"), 1e6),
-                _median(results.figures(work.name, side, "syncs"), 1000 / items),
+                f"{short(statistics.median(seconds) * 1e6)}{cell}",
+                median_cell(results.figures(work.name, side, "cpu"), 1e6),
+                median_cell(results.figures(work.name, side, "syncs"), 1000 / items),
             )
     return table
 
@@ -123,9 +92,9 @@ def other_table(
     for side in sides:
         cells = []
         for name, key, _, unit in columns:
-            cell = _median(results.figures(name, side, key), unit)
+            cell = median_cell(results.figures(name, side, key), unit)
             if cell != "-":
-                cell += _times(results.ratio(name, key, side, base_of(side, sides)))
+                cell += times_cell(results.ratio(name, key, side, base_of(side, sides)))
                 size = "together" if key == "together" else "runs"
                 items = by_name[name].sizes(side, quick=quick)[size]
                 if (name in MANY or key == "together") and items != sizes[name][size]:
@@ -155,7 +124,7 @@ def targets_table(results: Results, sides: Sequence[Side]) -> Table:
             if side.name != name or ratio is None:
                 continue
             found = statistics.median(ratio)
-            measured = f"{_short(found)} times" if least >= 1 else f"{_short(1 / found)} times"
+            measured = f"{short(found)} times" if least >= 1 else f"{short(1 / found)} times"
             table.add(target, side.backend, measured, "yes" if found >= least else "no")
     return table
 
@@ -171,21 +140,3 @@ def write_markdown(path: Path, command: str, tables: Sequence[Table]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Durable runs\n\nWritten by `{command}`; do not edit.\n"
     path.write_text("\n".join([head, *(table.as_markdown() for table in tables)]), "utf-8")
-
-
-def _median(values: list[float] | None, unit: float) -> str:
-    return "-" if values is None else _short(statistics.median(values) * unit)
-
-
-def _times(ratio: list[float] | None) -> str:
-    """Return ` (x12, 11-14)`, or nothing if there is no ratio."""
-    if ratio is None:
-        return ""
-    low, high = min(ratio), max(ratio)
-    spread = "" if len(ratio) == 1 else f", {_short(low)}-{_short(high)}"
-    return f" (x{_short(statistics.median(ratio))}{spread})"
-
-
-def _short(value: float) -> str:
-    """Return three significant digits."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"

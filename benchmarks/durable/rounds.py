@@ -1,4 +1,4 @@
-"""Measure all sides of a work in turn, each in a process of its own."""
+"""Measure one side of a work, in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ from typing import Any
 
 import attrs
 
+from ..comparing import FailedError, Measurement
 from .postgres import Server
 from .sides import Side
 from .works import Work
 
 PROGRAMS = Path(__file__).parent / "programs"
-
-Measurement = Mapping[str, Any]
-
-
-class FailedError(Exception):
-    """A program did not measure what it was asked to."""
 
 
 @attrs.define
@@ -124,26 +119,3 @@ class Bench:
     @property
     def _errors(self) -> Path:
         return self.folder / "errors"
-
-
-def measure_all(
-    bench: Bench, work: Work, sides: list[Side], rounds: int
-) -> tuple[dict[Side, list[Measurement]], dict[Side, str]]:
-    """Measure sides in turn, and return what was measured in each round, and who failed and why.
-
-    Each round begins with a different side, so that no side always follows the same one. A side that
-    failed once is not asked again.
-    """
-    sides = [side for side in sides if work.suits(side)]
-    measured: dict[Side, list[Measurement]] = {side: [] for side in sides}
-    failed: dict[Side, str] = {}
-    for number in range(min(rounds, work.most_rounds)):
-        first = number % len(sides)
-        for side in sides[first:] + sides[:first]:
-            if side in failed:
-                continue
-            try:
-                measured[side].append(bench.measure(work, side))
-            except FailedError as error:
-                failed[side] = str(error)
-    return {side: values for side, values in measured.items() if side not in failed}, failed

@@ -8,22 +8,9 @@ from typing import Any, Literal
 
 import attrs
 
+from ..environments import Peer
+
 Database = Literal["none", "sqlite", "postgresql"]
-
-
-@attrs.frozen
-class Peer:
-    """A program in an environment of its own.
-
-    Attributes:
-        name: The environment's folder.
-        program: The module in `programs/`.
-        requirements: What is installed; its first package gives the peer's version.
-    """
-
-    name: str
-    program: str
-    requirements: tuple[str, ...]
 
 
 @attrs.frozen(eq=False)

@@ -9,7 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .sides import Peer
+import attrs
+
+
+@attrs.frozen
+class Peer:
+    """A program in an environment of its own.
+
+    Attributes:
+        name: The environment's folder.
+        program: The module in `programs/`.
+        requirements: What is installed; its first package gives the peer's version.
+    """
+
+    name: str
+    program: str
+    requirements: tuple[str, ...]
 
 
 class MissingError(Exception):
