@@ -17,7 +17,7 @@
 #               the handlers of the routes
 #   _frames     events as bytes, for all three formats
 #   _streams    the response that follows a run; the streams that are open, their heartbeats and their end
-#   _openapi    the description of the table
+#   _openapi    the description of the table (_schemas: of what is answered and taken)
 #   page/       the page: files as they are sent, without a build; `page.js` puts the other modules together
 
 from ._access import Action, Authorize, Verb

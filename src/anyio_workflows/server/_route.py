@@ -64,6 +64,7 @@ class Route:
         problems: The statuses of problems that are its own.
         parameters: The parameters of the query and the headers that it reads; others are refused.
         body: The name of the schema of the body; `None` if it reads none.
+        is_page: Whether it is a part of the page, and not of what programs use.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Route:
     problems: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     body: str | None = None
+    is_page: bool = False
 
     @property
     def query(self) -> list[str]:

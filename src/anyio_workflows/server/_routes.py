@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from typing import get_args
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from ..errors import WorkflowRuntimeError
 from ..runtime import RunStatus
 from . import _events, _health, _page, _questions, _runs, _workflows
 from ._context import ServerContext
+from ._frames import dumps
+from ._openapi import describe_api
 from ._problems import RETRY_LATER, ProblemError
 from ._requests import check_media, check_query
 from ._route import Content, Endpoint, Parameter, Route
-from ._runs import Answer
+from ._runs import JSON, Answer
 
 # --- Parameters ---------------------------------------------------------------------------------------
 
@@ -39,6 +42,12 @@ _LOCATION = "The path of the run."
 
 
 # --- The table ----------------------------------------------------------------------------------------
+
+
+async def get_api(server: ServerContext, request: Request) -> Response:
+    """Answer with the description of this server, as OpenAPI 3.1."""
+    root, has_token = request.scope.get("root_path", ""), server.access.token is not None
+    return Response(dumps(describe_api(ROUTES, server.workflows, has_token, root)), media_type=JSON)
 
 
 ROUTES: Sequence[Route] = [
@@ -229,6 +238,7 @@ ROUTES: Sequence[Route] = [
             ),
         ),
     ),
+    Route("GET", "/v1/openapi.json", get_api, "list", {200: _json("This document.", "Anything")}),
     Route("GET", "/healthz", _health.get_health, None, {200: _json("It works.", "Health")}),
     Route(
         "GET",
@@ -237,9 +247,9 @@ ROUTES: Sequence[Route] = [
         None,
         {200: _json("Requests are taken.", "Health")},
     ),
-    Route("GET", "/", _page.get_page, None, {200: Content("The page.", {"text/html": {}})}),
+    Route("GET", "/", _page.get_page, None, {200: Content("The page.")}, is_page=True),
     *(
-        Route("GET", f"/{name}", _page.get_file, None, {200: Content("A file of the page.")})
+        Route("GET", f"/{name}", _page.get_file, None, {200: Content("A file.")}, is_page=True)
         for name in _page.FILES
     ),
 ]

@@ -20,8 +20,9 @@ from ..workflow import Workflow
 from ._access import Access, Authorize
 from ._context import Limits, ServerContext
 from ._hosts import HostGate, is_loopback, read_hosts
+from ._openapi import describe_api
 from ._problems import HANDLERS
-from ._routes import starlette_routes
+from ._routes import ROUTES, starlette_routes
 from ._serving import serve
 from ._streams import Streams
 
@@ -143,6 +144,11 @@ class WorkflowServer:
             raise WorkflowConfigurationError(f"there is a workflow {name!r} already")
         Runtime(workflows={name: workflow})  # refuses what it cannot run
         self._workflows[name] = workflow
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the server as OpenAPI 3.1: what it answers at `/v1/openapi.json`."""
+        workflows = self._workflows if self._given is None else self._given.workflows
+        return describe_api(ROUTES, workflows, self._context.access.token is not None)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
