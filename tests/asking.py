@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -76,10 +76,21 @@ class Streamed(Answered):
 
 @attrs.define
 class Asker:
-    """Asks an application."""
+    """Asks an application.
+
+    Attributes:
+        app: The application.
+        headers: Sent with each request.
+        http_version: By which it is asked.
+        buffer: How many pieces of a stream the server can send before it has to wait for the client.
+        server: Where the application comes from.
+    """
 
     app: Any
     headers: Mapping[str, str] = {"host": "127.0.0.1:8000"}
+    http_version: str = "1.1"
+    buffer: int = 1000
+    server: Any = None
 
     def scope(self, method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
         path, _, query = path.partition("?")
@@ -87,7 +98,7 @@ class Asker:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
+            "http_version": self.http_version,
             "method": method,
             "scheme": "http",
             "path": path,
@@ -138,7 +149,7 @@ class Asker:
             headers.setdefault("content-type", "application/json")
         messages = [{"type": "http.request", "body": body or b"", "more_body": False}]
         gone, started = anyio.Event(), anyio.Event()
-        chunks, parts = anyio.create_memory_object_stream[bytes](1000)
+        chunks, parts = anyio.create_memory_object_stream[bytes](self.buffer)
         found: list[Streamed] = []
 
         async def receive() -> dict[str, Any]:
@@ -154,7 +165,8 @@ class Asker:
                 started.set()
             elif not gone.is_set():
                 if message.get("body"):
-                    await chunks.send(message["body"])
+                    with suppress(anyio.BrokenResourceError):  # the client has just gone
+                        await chunks.send(message["body"])
                 if not message.get("more_body"):
                     chunks.close()
 
@@ -167,8 +179,8 @@ class Asker:
 
         async with anyio.create_task_group() as group:
             group.start_soon(run)
-            await started.wait()
             with parts:
+                await started.wait()
                 yield found[0]
                 gone.set()
 
@@ -179,4 +191,4 @@ async def asking(*workflows: Workflow[Any] | Runtime, **options: Any) -> AsyncIt
     runtime = workflows[0] if isinstance(workflows[0], Runtime) else Runtime(workflows=workflows)
     server = WorkflowServer(runtime, **options)
     async with server.lifespan():
-        yield Asker(server.app)
+        yield Asker(server.app, server=server)

@@ -70,16 +70,19 @@ def value_data(value: object) -> Any:
 
 def describe_record(record: EventRecord) -> dict[str, Any]:
     """Return an event with its number. An internal event has that of the public one before it."""
-    event = record.event
-    cls = type(event)
+    return {**describe_record_without_data(record), "data": to_data(record.event)}
+
+
+def describe_record_without_data(record: EventRecord) -> dict[str, Any]:
+    """Return what is said about an event, but not what is in it."""
+    cls = type(record.event)
     facts = {
         "seq": record.seq,
         "time": time_text(datetime.fromtimestamp(record.time, UTC)),
         "type": cls.__name__,
         "bases": bases_of(cls),
-        "data": to_data(event),
     }
-    if isinstance(event, InternalDispatchEvent):
+    if issubclass(cls, InternalDispatchEvent):
         facts["internal"] = True
     return facts
 

@@ -398,7 +398,7 @@ class LogReader(ReadByAsyncFor):
     ended: bool = False
 
     _interrupted: bool = False
-    """Whether `batch()` is to return, even if there is nothing."""
+    """Whether `batch()` is not to wait for an event."""
 
     async def __anext__(self) -> EventRecord | Gap:
         """Return the next event, or a `Gap` in its place; wait until there is one.
@@ -416,19 +416,20 @@ class LogReader(ReadByAsyncFor):
                 raise StopAsyncIteration
 
     async def batch(
-        self, max_records: int = 256, max_bytes: int = 64 * 1024
+        self, max_records: int = 256, max_bytes: int = 64 * 1024, wait: bool = True
     ) -> list[EventRecord | Gap]:
         """Return what is there: at least one event, waiting for it; an empty list at the end, or if interrupted.
 
         Args:
             max_records: At most so many.
             max_bytes: The one that reaches this size in all is the last one.
+            wait: Whether to wait until there is an event. If not, the list is empty where there is none yet.
 
         Raises:
             WorkflowRuntimeError: As for a single event.
         """
         found: list[EventRecord | Gap] = []
-        while not found and not self._interrupted:
+        while not found:
             if self._reads_left > 0:
                 size = 0
                 while (one := self._take()) is not None:
@@ -437,13 +438,13 @@ class LogReader(ReadByAsyncFor):
                     if len(found) >= max_records or size >= max_bytes:
                         break
                 self._reads_left -= len(found)
-            if not found and not await self._wait():
+            if not found and not await self._wait(wait and not self._interrupted):
                 break
         self._interrupted = False
         return found
 
     def interrupt(self) -> None:
-        """Have `batch()` return now, with an empty list if nothing is there: it is time for something else.
+        """Have `batch()`, this one or the next, not wait for an event: it is time for something else.
 
         It takes no cancellation, and so no cancel scope around each `batch()`; nothing is lost.
         """
@@ -504,8 +505,10 @@ class LogReader(ReadByAsyncFor):
         self._next_internal += 1
         return event
 
-    async def _wait(self) -> bool:
-        """Wait until `_take()`, which found nothing or was not asked, may find something; `False` at the end.
+    async def _wait(self, for_events: bool = True) -> bool:
+        """Wait until `_take()`, which found nothing or was not asked, may find something.
+
+        `False` at the end; and if that takes an event that is not there yet, and it is not to wait `for_events`.
 
         A reader is cancelled here, or in the archive, and nowhere else.
         """
@@ -522,6 +525,8 @@ class LogReader(ReadByAsyncFor):
             raise log.lost.with_traceback(None)
         elif log.closed:
             self._end()
+            return False
+        elif not for_events:
             return False
         else:
             await log._park()

@@ -12,6 +12,7 @@ from .._messages import nearest, short_repr
 from ..runtime import RunHandle, Runtime
 from ..workflow import Workflow
 from ._access import Access
+from ._frames import Encoder
 from ._problems import RETRY_LATER, ProblemError
 from ._streams import Streams
 
@@ -37,7 +38,8 @@ class ServerContext:
 
     Attributes:
         access: Which requests are let in.
-        streams: The streams that are open.
+        streams: What is open for long.
+        encoder: Encodes events.
         limits: What a request may ask for.
         page: Whether there is a page.
         current_runtime: Keeps the runs; `None` while the lifespan of the application has not begun.
@@ -45,6 +47,7 @@ class ServerContext:
 
     access: Access
     streams: Streams
+    encoder: Encoder
     limits: Limits
     page: bool
     current_runtime: Runtime | None = None
@@ -83,6 +86,14 @@ class ServerContext:
             hint = nearest(name, self.workflows)
             raise ProblemError(404, f"there is no workflow {short_repr(name)}; {hint}")
         return name, workflow
+
+    async def wait_for_end(
+        self, request: Request, run: RunHandle[Any], seconds: float | None
+    ) -> None:
+        """Wait until a run has ended, or so many seconds have passed: fewer if the client leaves or the server stops."""
+        if seconds is not None:
+            with self.streams.waiting(seconds, request.receive):
+                await run.wait()
 
     async def run_of(self, request: Request) -> RunHandle[Any]:
         """Return the run that the path names.

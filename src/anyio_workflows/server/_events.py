@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
+import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .._documents import describe_gap
 from .._messages import nearest, short_repr
-from ..errors import ContextSerdeError, WorkflowError, WorkflowRuntimeError
+from ..errors import ContextSerdeError, WorkflowRuntimeError
 from ..events import Event
 from ..handler import OpenWait
-from ..instrument import EventRecord
-from ..runtime import Gap, LogReader, RunHandle
+from ..runtime import Gap, RunHandle
 from ..workflow import Workflow
 from ._context import ServerContext
-from ._frames import dumps, gap_data, json_of
+from ._frames import EventStreamFormat, LinesFormat, dumps, json_of
 from ._problems import ProblemError, conflicts
 from ._requests import (
     flag,
@@ -28,28 +28,30 @@ from ._requests import (
     whole,
 )
 from ._runs import JSON, Answer
-from ._streams import EventStreamResponse, StreamFormat, frame_of, is_of
+from ._streams import EventStream, Feed
 
 
 async def read_events(server: ServerContext, request: Request) -> Answer:
     """Answer with the events that follow a cursor: as a stream, or a page of them."""
     run = await server.run_of(request)
-    accept = request.headers.get("accept", "")
+    accept = request.headers.get("accept", "").lower()
     after = _cursor_of(request)
-    types = request.query_params.get("types")
-    names = None if types is None else frozenset(types.split(","))
     try:
-        reader = run.records(after, flag(request, "internal"))
+        feed = Feed(
+            run, run.records(after, flag(request, "internal")), server.encoder, _types_of(request)
+        )
+        if JSON in accept:
+            return await _page(server, request, feed)
+        first = await feed.batch(wait=False)
     except WorkflowRuntimeError as error:
+        if after <= run.info.last_seq:
+            raise
         raise ProblemError(400, str(error)) from None
-    info = run.info
-    if info.ended is not None and after >= info.last_seq and JSON not in accept:
+    if not first and feed.ended:
         return Response(status_code=204)  # tells an EventSource to stay away
     server.streams.check_room(run.id)
-    if JSON in accept:
-        return await _page(server, request, run, reader, names)
-    format_: StreamFormat = "ndjson" if "application/x-ndjson" in accept else "sse"
-    return EventStreamResponse(server.streams, run, reader, format_, names, {})
+    format_ = LinesFormat() if "application/x-ndjson" in accept else EventStreamFormat()
+    return EventStream(server.streams, feed, format_, first)
 
 
 def _cursor_of(request: Request) -> int:
@@ -58,38 +60,91 @@ def _cursor_of(request: Request) -> int:
     return read_whole("after", text, 0)
 
 
-async def _page(
-    server: ServerContext,
-    request: Request,
-    run: RunHandle[Any],
-    reader: LogReader,
-    names: frozenset[str] | None,
-) -> Response:
+def _types_of(request: Request) -> frozenset[str] | None:
+    """Return the names of the classes of events that are asked for; `None` for all."""
+    text = request.query_params.get("types")
+    return None if text is None else frozenset(text.split(",")) - {""}
+
+
+async def _page(server: ServerContext, request: Request, feed: Feed) -> Response:
     """Answer with what there is, after waiting for at least one event if that was asked for."""
     wait = seconds(request, "wait", server.limits.max_wait)
     limit = whole(request, "limit", 100, 1, server.limits.max_page)
-    found: list[EventRecord | Gap] = []
-    if wait is not None or run.info.last_seq > reader.cursor:
-        found = await _batch(reader, limit, wait or 0.0)
-    events = [
-        json_of(frame_of(reader, one))
-        for one in found
-        if not isinstance(one, Gap) and (names is None or is_of(type(one.event), names))
-    ]
-    gap = next((gap_data(one) for one in found if isinstance(one, Gap)), None)
-    info = run.info
-    done = info.ended is not None and reader.cursor >= info.last_seq
-    rest = dumps({"next": reader.cursor, "done": done, "gap": gap})
-    return Response(b'{"events":[%b],%b' % (b",".join(events), rest[1:]), media_type=JSON)
-
-
-async def _batch(reader: LogReader, limit: int, wait: float) -> list[EventRecord | Gap]:
+    page = _Page(feed, limit)
     try:
-        with anyio.move_on_after(wait):
-            return await reader.batch(max_records=limit)
-    except WorkflowError:
-        pass
-    return []
+        await page.read(wait=False)
+        if wait and page.is_empty and not feed.ended and request.method != "HEAD":
+            server.streams.check_room(feed.run.id)
+            with (
+                server.streams.reading(feed.run.id),
+                server.streams.waiting(wait, request.receive),
+            ):
+                while page.is_empty and not feed.ended:
+                    await page.read(wait=True)
+    finally:
+        await feed.reader.aclose()
+    rest = {"next": page.next, "done": page.done, "gap": page.gap}
+    body = b'{"events":[%b],%b' % (b",".join(page.events), dumps(rest)[1:])
+    return Response(body, headers={"cache-control": "no-store"}, media_type=JSON)
+
+
+_PAGE_BYTES = 2**20
+"""A page that has reached this size is full."""
+
+_PAGE_SCANNED = 10_000
+"""So many events are looked at for one page, whether or not they were asked for."""
+
+
+@attrs.define
+class _Page:
+    """A page of events.
+
+    Attributes:
+        feed: Where they come from.
+        limit: How many it has, at most.
+        next: The cursor with which the following page begins.
+        events: As JSON.
+        gap: What is missing before the first of them.
+    """
+
+    feed: Feed
+    limit: int
+    next: int = attrs.field(init=False)
+    events: list[bytes] = attrs.field(factory=list)
+    gap: dict[str, Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.next = self.feed.reader.cursor
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there that was asked for."""
+        return not self.events and self.gap is None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing follows."""
+        info = self.feed.run.info
+        has_ended = info.ended is not None or self.feed.parked
+        return has_ended and self.next >= info.last_seq
+
+    async def read(self, wait: bool) -> None:
+        """Read on until it is full, or nothing more is there; first wait for something if that is asked for."""
+        size = scanned = 0
+        while len(self.events) < self.limit and size < _PAGE_BYTES and scanned < _PAGE_SCANNED:
+            found = await self.feed.batch(wait and not scanned, self.limit - len(self.events))
+            if not found:
+                break
+            if any(isinstance(one, Gap) for one in found) and not self.is_empty:
+                break  # a page has room for one gap, at its beginning: this one begins the next page
+            for one in found:
+                if isinstance(one, Gap):
+                    self.gap = describe_gap(one)
+                elif (frame := self.feed.frame(one)) is not None:
+                    self.events.append(json_of(frame))
+                    size += len(frame)
+            scanned += len(found)
+            self.next = self.feed.reader.cursor
 
 
 async def send_event(server: ServerContext, request: Request) -> Response:

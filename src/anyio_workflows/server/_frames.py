@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
+import attrs
 import orjson
 
-from .._documents import describe_gap, describe_record
+from .._documents import describe_record_without_data
 from ..instrument import EventRecord
-from ..runtime import Gap
+from ..wire import to_data
 
 
 def dumps(data: Any) -> bytes:
@@ -20,25 +22,80 @@ def dumps(data: Any) -> bytes:
         return json.dumps(data, separators=(",", ":")).encode()
 
 
-def sse_frame(record: EventRecord) -> bytes:
-    """Return an event as a frame of an event stream. Only public events have an id: the cursor to come back with."""
-    facts = describe_record(record)
-    text = dumps(facts)
-    if "internal" in facts:
-        return b"data: %b\n\n" % text
-    return b"id: %d\ndata: %b\n\n" % (record.seq, text)
+@attrs.frozen
+class Encoder:
+    """Encodes events. Those of equal ones are interchangeable: a log remembers what `encode` made.
+
+    Attributes:
+        max_frame: Bytes of the data of an event, at most. In the place of larger data is its size.
+    """
+
+    max_frame: int
+
+    def encode(self, record: EventRecord) -> bytes:
+        """Return an event as a frame of an event stream: the other formats are cut out of it.
+
+        Only public events have an id, the cursor to come back with.
+        """
+        data = dumps(to_data(record.event))
+        if len(data) > self.max_frame:
+            data = dumps({"$too_large": len(data)})
+        facts = describe_record_without_data(record)
+        text = b'%b,"data":%b}\n\n' % (dumps(facts)[:-1], data)
+        if "internal" in facts:
+            return b"data: " + text
+        return b"id: %d\ndata: %b" % (record.seq, text)
 
 
 def json_of(frame: bytes) -> bytes:
-    """Return the JSON in a frame that `sse_frame()` made."""
+    """Return the JSON in a frame that an `Encoder` made."""
     return frame[frame.index(b"{") : -2]
 
 
-def control_frame(event: str, data: Any) -> bytes:
-    """Return a frame that is no event of the run, and has no id."""
-    return b"event: %b\ndata: %b\n\n" % (event.encode(), dumps(data))
+class EventStreamFormat:
+    """`text/event-stream`, by the HTML standard."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    heartbeat = b":\n\n"
+
+    def start(self) -> bytes:
+        """Return what a stream begins with: when to come back, not all at the same moment."""
+        return b"retry: %d\n\n" % (500 + secrets.randbelow(1501))
+
+    def event(self, frame: bytes) -> bytes:
+        """Return an event."""
+        return frame
+
+    def control(self, name: str, data: Any) -> bytes:
+        """Return what is no event of the run, and has no id."""
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), dumps(data))
+
+    def cursor(self, number: int) -> bytes:
+        """Return a heartbeat that moves the cursor of the client: an id without data is no event."""
+        return b"id: %d\n\n" % number
 
 
-def gap_data(gap: Gap) -> Any:
-    """Return what is said about events that are gone."""
-    return describe_gap(gap)
+class LinesFormat:
+    """`application/x-ndjson`: one JSON value a line."""
+
+    media_type = "application/x-ndjson"
+    heartbeat = b"\n"
+
+    def start(self) -> bytes:
+        """Return what a stream begins with."""
+        return b""
+
+    def event(self, frame: bytes) -> bytes:
+        """Return an event."""
+        return json_of(frame) + b"\n"
+
+    def control(self, name: str, data: Any) -> bytes:
+        """Return what is no event of the run."""
+        return dumps({name: data}) + b"\n"
+
+    def cursor(self, number: int) -> bytes:
+        """Return a heartbeat: only the numbers of events, and of the last one at the end, are told here."""
+        return self.heartbeat
+
+
+StreamFormat = EventStreamFormat | LinesFormat

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from .._messages import short_repr, shortened
@@ -111,6 +111,11 @@ async def answer_store_error(request: Request, error: Exception) -> Response:
     return ProblemError(503, detail, RETRY_LATER).response()
 
 
+async def answer_nobody(request: Request, error: Exception) -> Response:
+    """Answer a client that left before it had sent its whole request."""
+    return Response(status_code=400)
+
+
 async def answer_fault(request: Request, error: Exception) -> Response:
     """Answer that the server is at fault. Starlette raises the error again, so that the ASGI server logs it."""
     return ProblemError(500, "the server failed to answer; its log has the traceback").response()
@@ -119,6 +124,7 @@ async def answer_fault(request: Request, error: Exception) -> Response:
 HANDLERS: Mapping[Any, Any] = {
     ProblemError: answer_problem,
     HTTPException: answer_http_exception,
+    ClientDisconnect: answer_nobody,
     UnknownRunError: answer_unknown_run,
     TooManyRunsError: answer_too_many_runs,
     StoreError: answer_store_error,

@@ -81,8 +81,3 @@ class Route:
     def query(self) -> list[str]:
         """The names of the parameters of the query."""
         return [one.name for one in self.parameters if one.place == "query"]
-
-    @property
-    def streams(self) -> bool:
-        """Whether an answer may take as long as a run."""
-        return any("text/event-stream" in answer.media for answer in self.answers.values())

@@ -272,8 +272,6 @@ def starlette_routes(server: ServerContext) -> list[StarletteRoute]:
 def _endpoint(server: ServerContext, routes: dict[str, Route]) -> Endpoint:
     async def endpoint(request: Request) -> Answer:
         route = routes["GET" if request.method == "HEAD" else request.method]
-        if request.method == "HEAD" and route.streams:
-            raise ProblemError(405, "HEAD is not possible here: ask with GET", {"allow": "GET"})
         if route.verb is None:
             return await route.handler(server, request)
         runtime = server.runtime

@@ -20,14 +20,14 @@ from ..events import StartEvent
 from ..runtime import RunHandle, RunInfo, RunStatus
 from ._access import OWNER, UnreadableRunError, is_run_id
 from ._context import ServerContext
-from ._frames import dumps
+from ._frames import EventStreamFormat, dumps
 from ._problems import ProblemError, conflicts
 from ._requests import flag, json_body, one_of, read_event, seconds, text_member, whole
-from ._streams import EventStreamResponse
+from ._streams import EventStream, Feed
 
 JSON = "application/json"
 
-Answer = Response | EventStreamResponse
+Answer = Response | EventStream
 
 _PAGE = 200
 """How many runs are read at once, of which some may belong to others."""
@@ -42,7 +42,7 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
     wait = seconds(request, "wait", server.limits.max_wait)
     cancels = one_of(request, "on_disconnect", ("continue", "cancel"), "continue") == "cancel"
     internal = flag(request, "internal")
-    streamed = "text/event-stream" in request.headers.get("accept", "")
+    streamed = "text/event-stream" in request.headers.get("accept", "").lower()
     if cancels and not streamed:
         raise ProblemError(
             400, "on_disconnect=cancel is for streams: send 'Accept: text/event-stream'"
@@ -53,7 +53,7 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
     run_id = _run_id_of(request, name, body)
     run = None if run_id is None else await _existing(server, request, run_id)
     if streamed:
-        server.streams.check_room("" if run is None else run.id)
+        server.streams.check_room(None if run is None else run.id)
     status = 201 if run is None else 200
     if run is None:
         run = await _start(server, name, run_id, event, metadata)
@@ -62,18 +62,16 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
     # Not by url_for(): in a mounted application that asks the outer one for the route.
     headers = {"location": f"{request.scope.get('root_path', '')}/v1/runs/{run.id}"}
     if streamed:
-        return EventStreamResponse(
+        feed = Feed(run, run.records(internal=internal), server.encoder)
+        return EventStream(
             server.streams,
-            run,
-            run.records(internal=internal),
-            "sse",
-            None,
-            headers,
-            status,
-            run.cancel if cancels else None,
+            feed,
+            EventStreamFormat(),
+            status_code=status,
+            headers=headers,
+            cancels_run=cancels,
         )
-    if wait is not None:
-        await run.wait(wait)
+    await server.wait_for_end(request, run, wait)
     return Response(dumps(await describe_whole_run(run)), status, headers, JSON)
 
 
@@ -203,8 +201,7 @@ async def get_run(server: ServerContext, request: Request) -> Response:
     wait = seconds(request, "wait", server.limits.max_wait)
     try:
         run = await server.run_of(request)
-        if wait is not None:
-            await run.wait(wait)
+        await server.wait_for_end(request, run, wait)
         facts = await describe_whole_run(run)
     except (
         UnreadableRunError,
@@ -221,8 +218,8 @@ async def cancel_run(server: ServerContext, request: Request) -> Response:
     """Cancel a run, wait for its end, and answer with it. One that has ended stays as it is."""
     wait = seconds(request, "wait", server.limits.max_wait)
     run = await server.run_of(request)
-    with conflicts():
-        await run.cancel(10.0 if wait is None else wait)
+    with conflicts(), server.streams.waiting(10.0 if wait is None else wait, request.receive):
+        await run.cancel()
     return Response(dumps(await describe_whole_run(run)), media_type=JSON)
 
 

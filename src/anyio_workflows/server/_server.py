@@ -19,6 +19,7 @@ from ..runtime import Runtime
 from ..workflow import Workflow
 from ._access import Access, Authorize
 from ._context import Limits, ServerContext
+from ._frames import Encoder
 from ._hosts import HostGate, is_loopback, read_hosts
 from ._openapi import describe_api
 from ._problems import HANDLERS
@@ -87,6 +88,7 @@ class WorkflowServer:
                 check_whole("max_readers", max_readers, 1),
                 check_whole("max_readers_per_run", max_readers_per_run, 1),
             ),
+            Encoder(check_whole("max_frame", max_frame, 1)),
             Limits(check_whole("max_body", max_body, 1), check_seconds("max_wait", max_wait)),
             check_bool("page", page),
         )
@@ -95,7 +97,6 @@ class WorkflowServer:
                 "allow_origins=['*'] lets any page that somebody opens use this server; list the origins, or give "
                 "token= or authorize="
             )
-        check_whole("max_frame", max_frame, 1)
         self.app = self._new_app()
 
     def _new_app(self) -> Starlette:
@@ -168,12 +169,10 @@ class WorkflowServer:
             if runtime.state == "new":
                 await stack.enter_async_context(runtime)
             runtime.statistics()  # raises if it has been left, or belongs to another event loop
+            await stack.enter_async_context(context.streams.running())
             context.current_runtime = runtime
             try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(context.streams.beat)
-                    yield
-                    group.cancel_scope.cancel()
+                yield
             finally:
                 context.current_runtime = None
 
@@ -219,4 +218,4 @@ class WorkflowServer:
                 "WorkflowServer(token=...) or authorize=, or call serve(insecure=True)"
             )
         self._hosts.bound = host
-        await serve(self.app, self._context.streams, host, port, task_status)
+        await serve(self.app, self.lifespan(), self._context.streams, host, port, task_status)

@@ -1,104 +1,275 @@
 """`serve()`: sockets, signals, and the order in which everything ends."""
 
+# ASGI servers wait for open connections before they end the lifespan of an application, so streams would hold
+# them up. Here the streams end first, then the server, and last the lifespan, in which the runs are kept. The
+# lifespan is entered here too, so that an error in it is raised as it is: servers would log it and exit.
+
 from __future__ import annotations
 
-import contextlib
+import errno
+import logging
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
-from starlette.applications import Starlette
+import attrs
+from anyio.abc import TaskGroup, TaskStatus
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._backend import running_backend
-from ._streams import Streams
+from .._messages import short_repr
+from ..errors import WorkflowConfigurationError, WorkflowRuntimeError
+from ._streams import Streams, ungrouped
 
-GRACE = 1.0
-"""Seconds that streams, and then other requests, have to end."""
+_GRACE = 0.5
+"""Seconds that streams have to end, and other requests after them."""
+
+_BACKLOG = 2048
+"""How many connections may wait to be accepted."""
+
+RunServer = Callable[[ASGIApp, socket.socket, anyio.Event], Awaitable[None]]
+"""Runs an ASGI server until the event is set, and for little longer than `_GRACE`; at most so long if cancelled."""
 
 
 async def serve(
-    app: Starlette, streams: Streams, host: str, port: int, task_status: TaskStatus[str]
+    app: ASGIApp,
+    lifespan: AbstractAsyncContextManager[None],
+    streams: Streams,
+    host: str,
+    port: int,
+    task_status: TaskStatus[str],
 ) -> None:
-    """Serve an application, with uvicorn on asyncio and hypercorn on trio."""
-    listener = _bind(host, port)
-    url = _url_of(listener)
+    """Serve an application until a signal comes, or this is cancelled."""
+    run_server = _uvicorn() if running_backend() == "asyncio" else _hypercorn()
+    with closing(await _bind(host, port)) as listener, ungrouped():
+        async with anyio.create_task_group() as group:
+            ending = _Ending(group.cancel_scope)
+            await group.start(ending.listen)
+            async with lifespan:
+                await _serve_until(ending, streams, run_server, app, listener, task_status)
+            group.cancel_scope.cancel()
 
-    async def ended() -> None:
-        """Return when the server is to end: after all streams have ended, since servers wait for connections."""
+
+@attrs.define(eq=False)
+class _Ending:
+    """How serving ends: by a signal; at once by a second one, or before it has begun.
+
+    Attributes:
+        scope: Around everything.
+        asked: Set by the first signal.
+        grace: Around what ends in order, even if `scope` is cancelled.
+        begun: Whether something is served.
+    """
+
+    scope: anyio.CancelScope
+    asked: anyio.Event = attrs.field(factory=anyio.Event)
+    grace: anyio.CancelScope = attrs.field(factory=lambda: anyio.CancelScope(shield=True))
+    begun: bool = False
+
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        """Wait for signals: they come to the main thread only. In others, cancellation ends serving."""
+        if threading.current_thread() is not threading.main_thread():
+            task_status.started()
+            return
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async for _ in signals:
-                break
-        await streams.stop(GRACE)
+                if self.asked.is_set() or not self.begun:
+                    self.grace.cancel()
+                    self.scope.cancel()
+                    return  # and have the next ones do what they do by default
+                self.asked.set()
 
-    run = _run_uvicorn if running_backend() == "asyncio" else _run_hypercorn
-    with contextlib.closing(listener):
-        await run(app, listener, ended, lambda: task_status.started(url))
+
+async def _serve_until(
+    ending: _Ending,
+    streams: Streams,
+    run_server: RunServer,
+    app: ASGIApp,
+    listener: socket.socket,
+    task_status: TaskStatus[str],
+) -> None:
+    """Serve until that is to end: then end the streams, and then the server."""
+    end_server, server_ended = anyio.Event(), anyio.Event()
+    server = anyio.CancelScope(shield=True)
+
+    async def run() -> None:
+        try:
+            with server:
+                await run_server(app, listener, end_server)
+        finally:
+            server_ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        ending.begun = True
+        task_status.started(_url_of(listener))
+        try:
+            await ending.asked.wait()
+        finally:
+            with ending.grace:
+                await streams.stop(_GRACE)
+                end_server.set()
+                await server_ended.wait()
+            server.cancel()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+# --- Sockets ----------------------------------------------------------------------------------------
+
+
+async def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket to which clients can connect.
+
+    Raises:
+        WorkflowConfigurationError: If there is no such address.
+        WorkflowRuntimeError: If it cannot be had.
+    """
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise WorkflowConfigurationError(
+            f"there is no host {short_repr(host)} to serve at: {error}"
+        ) from error
+    # A name may have addresses of both families: all clients have IPv4.
+    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    try:
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        remedy = {
+            errno.EADDRINUSE: "another server, perhaps; give another port=, or port=0 for any that is free",
+            errno.EACCES: "give a port= above 1023",
+            errno.EADDRNOTAVAIL: "give host= an address of this machine",
+        }.get(error.errno or 0, "give another host= or port=")
+        raise WorkflowRuntimeError(
+            f"cannot serve at port {port} of {host}: {error.strerror}; {remedy}"
+        ) from error
 
 
 def _url_of(listener: socket.socket) -> str:
+    """Return where this machine reaches the server."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    if ":" in host:
+        return f"http://[{'::1' if host == '::' else host}]:{port}/"
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
 
 
-async def _run_uvicorn(
-    app: Starlette,
-    listener: socket.socket,
-    ended: Callable[[], Awaitable[None]],
-    started: Callable[[], None],
-) -> None:
-    import uvicorn
+# --- Servers ----------------------------------------------------------------------------------------
+
+
+def _missing(name: str, backend: str, error: ImportError) -> WorkflowConfigurationError:
+    return WorkflowConfigurationError(
+        f"to serve on {backend} takes {name}, which cannot be imported ({error}): pip install "
+        '"anyio-workflows[server]"'
+    )
+
+
+def _uvicorn() -> RunServer:
+    """Return what runs uvicorn."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise _missing("uvicorn", "asyncio", error) from error
 
     class Server(uvicorn.Server):
-        @contextlib.contextmanager
+        @contextmanager
         def capture_signals(self) -> Iterator[None]:
             """Leave the signals to `serve()`: they end the streams first."""
             yield
 
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                started()
+    async def run(app: ASGIApp, listener: socket.socket, end: anyio.Event) -> None:
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,  # how to log is for the program to say
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+        )
+        server = Server(config)
 
-    config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=1, access_log=False, server_header=False
-    )
-    server = Server(config)
-    async with anyio.create_task_group() as group:
+        async def end_server() -> None:
+            try:
+                await end.wait()
+                server.should_exit = True
+                await anyio.sleep(_GRACE)
+            finally:  # cancelled or not
+                server.should_exit = True
+                server.force_exit = not end.is_set()
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()  # its client does not read, or it would have closed
 
-        async def wait_for_end() -> None:
-            await ended()
-            server.should_exit = True
+        async with anyio.create_task_group() as group:
+            group.start_soon(end_server)
+            with anyio.CancelScope(shield=True):  # if it is cancelled it closes nothing
+                await server.serve(sockets=[listener])
+            group.cancel_scope.cancel()
 
-        group.start_soon(wait_for_end)
-        await server.serve(sockets=[listener])
-        group.cancel_scope.cancel()
+    return run
 
 
-async def _run_hypercorn(
-    app: Starlette,
-    listener: socket.socket,
-    ended: Callable[[], Awaitable[None]],
-    started: Callable[[], None],
-) -> None:
-    from hypercorn.config import Config
-    from hypercorn.trio import serve as hypercorn_serve
+def _hypercorn() -> RunServer:
+    """Return what runs hypercorn."""
+    try:
+        from hypercorn.config import Config
+        from hypercorn.trio import serve as serve_with_hypercorn
+    except ImportError as error:
+        raise _missing("hypercorn", "trio", error) from error
 
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.graceful_timeout = GRACE
-    config.accesslog = None
-    config.loglevel = "WARNING"
-    config.include_server_header = False
+    async def run(app: ASGIApp, listener: socket.socket, end: anyio.Event) -> None:
+        config = Config()
+        config.bind = [f"fd://{listener.detach()}"]
+        config.backlog = _BACKLOG
+        config.graceful_timeout = _GRACE
+        config.include_server_header = False
+        config.accesslog = None
+        config.errorlog = logging.getLogger("hypercorn.error")
+        config.errorlog.setLevel(logging.WARNING)
+        async with anyio.create_task_group() as requests:
+            served: Any = _detached(app, requests)
+            await serve_with_hypercorn(served, config, shutdown_trigger=end.wait)
 
-    async def trigger() -> None:
-        started()
-        await ended()
+    return run
 
-    await hypercorn_serve(app, config, shutdown_trigger=trigger)  # type: ignore[arg-type]
+
+def _detached(app: ASGIApp, requests: TaskGroup) -> ASGIApp:
+    """Return an application without lifespan, whose requests run in tasks that the server does not wait for.
+
+    Hypercorn shields its sending on trio from cancellation. Where a client does not read, it would wait for the
+    request, and so for the client, before it closes the connection, which is what ends the sending.
+    """
+
+    async def detached(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
+            return
+        ended = anyio.Event()
+        request = anyio.CancelScope()
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                with request:
+                    await app(scope, receive, send)
+            except Exception as error:
+                errors.append(error)
+            finally:
+                ended.set()
+
+        requests.start_soon(run)
+        try:
+            await ended.wait()
+        finally:
+            request.cancel()
+        if errors:
+            raise errors[0]  # the server logs it
+
+    return detached

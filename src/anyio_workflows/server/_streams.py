@@ -1,202 +1,382 @@
-"""The response that follows a run, and all those that are open."""
+"""The response that follows a run; and all requests that are open for long: limited in number, and ended together."""
 
 from __future__ import annotations
 
-import secrets
+import logging
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import anyio
 import attrs
-from starlette.types import Receive, Scope, Send
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import WorkflowError
+from .._documents import describe_gap
+from ..errors import ContextSerdeError, StoreError, UnknownRunError, WorkflowRuntimeError
 from ..events import InternalDispatchEvent
 from ..instrument import EventRecord
 from ..runtime import Gap, LogReader, RunHandle
-from ._frames import control_frame, dumps, gap_data, json_of, sse_frame
-from ._problems import ProblemError
+from ._frames import Encoder, StreamFormat
+from ._problems import RETRY_LATER, ProblemError
 
-StreamFormat = Literal["sse", "ndjson"]
+logger = logging.getLogger(__name__)
 
-_MEDIA = {"sse": b"text/event-stream; charset=utf-8", "ndjson": b"application/x-ndjson"}
+_SECONDS_TO_CANCEL = 1.0
+"""So long a request whose client has left waits for the cancellation of its run to begin, at most."""
 
 
 @attrs.define(eq=False)
 class Streams:
-    """The streams that are open: limited in number, kept alive by one clock, and ended together.
+    """What is open for long: streams and requests that wait. Limited in number, kept alive by one clock, ended together.
 
     Attributes:
-        heartbeat: Seconds after which a comment is sent on each.
-        max_readers: How many there may be, and
-        max_readers_per_run: how many of one run.
-        stopping: Whether they have been told to end.
+        heartbeat: Seconds after which something is sent on each stream, at the latest.
+        max_readers: How many requests may read events at once, and
+        max_readers_per_run: how many those of one run.
+        stopping: Whether all have been told to end.
+        readers: How many requests read events now.
     """
 
     heartbeat: float
     max_readers: int
     max_readers_per_run: int
-    stopping: bool = False
-    _open: set[EventStreamResponse] = attrs.field(factory=set)
-    _of_run: Counter[str] = attrs.field(factory=Counter)
-    _all_ended: anyio.Event | None = None
+    stopping: bool = attrs.field(default=False, init=False)
+    readers: int = attrs.field(default=0, init=False)
 
-    def check_room(self, run_id: str) -> None:
-        """Refuse another reader if there are too many."""
-        if len(self._open) >= self.max_readers or self._of_run[run_id] >= self.max_readers_per_run:
-            raise ProblemError(
-                429, "there are too many readers; come back later", {"retry-after": "5"}
-            )
+    _of_run: Counter[str] = attrs.field(factory=Counter, init=False)
+    _streams: set[EventStream] = attrs.field(factory=set, init=False)
+    _waits: set[anyio.CancelScope] = attrs.field(factory=set, init=False)
+    _no_readers: anyio.Event | None = attrs.field(default=None, init=False)
+    """Set when the last reader has ended; there while that is waited for."""
 
-    def enter(self, stream: EventStreamResponse) -> None:
-        """Count a stream that begins."""
-        self._open.add(stream)
-        self._of_run[stream.run.id] += 1
+    _tasks: TaskGroup | None = attrs.field(default=None, init=False)
+    """The clock, and what notices that clients leave."""
 
-    def leave(self, stream: EventStreamResponse) -> None:
-        """Forget a stream that has ended."""
-        self._open.discard(stream)
-        self._of_run[stream.run.id] -= 1
-        if not self._of_run[stream.run.id]:
-            del self._of_run[stream.run.id]
-        if not self._open and self._all_ended is not None:
-            self._all_ended.set()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve requests in this block; at its end, cut off what is still open."""
+        self.stopping = False
+        with ungrouped():
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._beat)
+                try:
+                    yield
+                finally:
+                    self.stopping = True
+                    self._cut()
+                    self._tasks.cancel_scope.cancel()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    async def _beat(self) -> None:
+        """Have each stream on which nothing was sent lately send something: proxies cut connections that are silent.
 
-    async def beat(self) -> None:
-        """Have all streams send a comment now and then: proxies cut connections that are silent."""
+        This is one clock for all of them, as a timer for each would cost more than what they send.
+        """
         while True:
-            await anyio.sleep(self.heartbeat)
-            self._interrupt()
+            await anyio.sleep(self.heartbeat / 2)
+            for stream in self._streams:
+                if stream.silent:
+                    stream.feed.reader.interrupt()
+                stream.silent = True
+
+    # --- Readers --------------------------------------------------------------------------------------
+
+    def check_room(self, run_id: str | None = None) -> None:
+        """Refuse another reader if there are too many. Nothing may be awaited until it is counted.
+
+        Raises:
+            ProblemError: That says so.
+        """
+        if self.readers >= self.max_readers:
+            what = f"{self.readers} requests read events"
+        elif run_id is not None and self._of_run[run_id] >= self.max_readers_per_run:
+            what = f"{self._of_run[run_id]} requests read the events of run {run_id}"
+        else:
+            return
+        raise ProblemError(429, f"{what}, and no more are allowed; come back later", RETRY_LATER)
+
+    @contextmanager
+    def reading(self, run_id: str) -> Iterator[None]:
+        """Count a request that reads events while this block runs."""
+        self.readers += 1
+        self._of_run[run_id] += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1
+            self._of_run[run_id] -= 1
+            if not self._of_run[run_id]:
+                del self._of_run[run_id]
+            if not self.readers and self._no_readers is not None:
+                self._no_readers.set()
+
+    @contextmanager
+    def streaming(self, stream: EventStream) -> Iterator[None]:
+        """Keep a stream alive while this block runs, and end it with the others."""
+        with self.reading(stream.feed.run.id):
+            self._streams.add(stream)
+            try:
+                yield
+            finally:
+                self._streams.discard(stream)
+
+    # --- Waiting --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def waiting(self, seconds: float, receive: Receive) -> Iterator[None]:
+        """Have this block take so long at most: less if the client leaves, or the server stops."""
+        with anyio.move_on_after(seconds) as scope, self.watching(receive, scope.cancel):
+            self._waits.add(scope)
+            try:
+                yield
+            finally:
+                self._waits.discard(scope)
+
+    @contextmanager
+    def watching(self, receive: Receive, on_gone: Callable[[], None]) -> Iterator[None]:
+        """Call a function if the client leaves while this block runs: nothing else tells while nothing is written."""
+        over = anyio.CancelScope()
+
+        async def watch() -> None:
+            with over:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                if not over.cancel_called:  # servers say the same after the end of a response
+                    on_gone()
+
+        assert self._tasks is not None
+        self._tasks.start_soon(watch)
+        try:
+            yield
+        finally:
+            over.cancel()
+
+    # --- Ending ---------------------------------------------------------------------------------------
 
     async def stop(self, grace: float) -> None:
-        """End all streams between two events, and cut off those that still write after `grace` seconds."""
+        """End all waits, and all streams between two events; cut off those that still write after `grace` seconds."""
         self.stopping = True
-        self._interrupt()
-        if self._open:
-            self._all_ended = anyio.Event()
+        for scope in self._waits:
+            scope.cancel()
+        for stream in self._streams:
+            stream.feed.reader.interrupt()
+        if self.readers:
+            self._no_readers = anyio.Event()
             with anyio.move_on_after(grace):
-                await self._all_ended.wait()
-        for stream in list(self._open):
+                await self._no_readers.wait()
+        self._cut()
+
+    def _cut(self) -> None:
+        for scope in self._waits:
+            scope.cancel()
+        for stream in self._streams:
             stream.cut()
 
-    def _interrupt(self) -> None:
-        for stream in self._open:
-            stream.reader.interrupt()
+
+@attrs.define(eq=False)
+class Feed:
+    """What one request reads of a run: the events that follow its cursor, of the types that it asked for.
+
+    Attributes:
+        run: The run.
+        reader: Has the cursor.
+        encoder: Encodes the events.
+        types: The names of the classes that are read, with those derived from them; `None` for all.
+        parked: Whether all was read of a run that is parked: nothing follows until a person has mended it.
+    """
+
+    run: RunHandle[Any]
+    reader: LogReader
+    encoder: Encoder
+    types: frozenset[str] | None = None
+    parked: bool = attrs.field(default=False, init=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self.reader.ended or self.parked
+
+    async def batch(
+        self, wait: bool = True, max_records: int = 256, max_bytes: int = 64 * 1024
+    ) -> list[EventRecord | Gap]:
+        """Return what comes next, as `LogReader.batch()` does; those that were not asked for included.
+
+        Raises:
+            WorkflowError: As `LogReader.batch()`, unless the run is parked.
+        """
+        try:
+            return await self.reader.batch(max_records, max_bytes, wait)
+        except WorkflowRuntimeError:
+            if self.run.info.status not in ("incompatible", "stuck"):
+                raise
+            self.parked = True
+            return []
+
+    def frame(self, record: EventRecord) -> bytes | None:
+        """Return an event as a frame, encoded once for all readers; `None` if it was not asked for."""
+        cls = type(record.event)
+        if self.types is not None and not any(base.__name__ in self.types for base in cls.__mro__):
+            return None
+        if issubclass(cls, InternalDispatchEvent):  # the log remembers encodings by number
+            return self.encoder.encode(record)
+        return self.reader.encoded(record, self.encoder.encode)
+
+    def end(self) -> dict[str, Any] | None:
+        """Return what is said at the end; `None` if there is more to come back for, or the run was removed."""
+        if not self.ended:
+            return None
+        try:
+            info = self.run.info
+        except UnknownRunError:
+            return None
+        return {"status": info.status, "last": info.last_seq}
 
 
-class EventStreamResponse:
-    """Sends what a reader of a run returns, until the run ends, the client is gone, or the server stops.
+@attrs.define(eq=False)
+class EventStream:
+    """A response: what follows in a run, until the run ends, the client leaves, or the server stops.
 
     It is an ASGI application of its own: it writes batches of frames that are encoded once for all readers,
     and has no async generator, which trio would leave half-way.
+
+    Attributes:
+        streams: What it belongs to.
+        feed: What it sends.
+        format: The form in which it sends that.
+        first: What has been read already.
+        status_code: The status of HTTP.
+        headers: Further headers.
+        cancels_run: Whether the run is cancelled if the client leaves before the end.
+        silent: Whether nothing was sent since the clock last ticked.
     """
 
-    def __init__(
-        self,
-        streams: Streams,
-        run: RunHandle[Any],
-        reader: LogReader,
-        format_: StreamFormat,
-        types: frozenset[str] | None,
-        headers: dict[str, str],
-        status: int = 200,
-        on_disconnect: Callable[[], Any] | None = None,
-    ) -> None:
-        self.streams, self.run, self.reader = streams, run, reader
-        self.format, self.types, self.status_code = format_, types, status
-        self.on_disconnect = on_disconnect
-        self._headers = headers
-        self._scope = anyio.CancelScope()
+    streams: Streams
+    feed: Feed
+    format: StreamFormat
+    first: Sequence[EventRecord | Gap] = ()
+    status_code: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    cancels_run: bool = False
+    silent: bool = attrs.field(default=False, init=False)
+    _client_left: bool = attrs.field(default=False, init=False)
+    _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self._headers(scope),
+        }
+        try:
+            if scope["method"] == "HEAD":
+                await send(start)
+                await send({"type": "http.response.body"})
+                return
+            with self.streams.streaming(self):
+                with self._scope, self.streams.watching(receive, self._leave):
+                    await self._send(send, start)
+                    await self._write(send)
+                if self._client_left and self.cancels_run:
+                    await self._cancel_run()
+        finally:
+            await self.feed.reader.aclose()
 
     def cut(self) -> None:
         """End it wherever it is."""
         self._scope.cancel()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
+    def _leave(self) -> None:
+        self._client_left = True
+        self._scope.cancel()
+
+    async def _send(self, send: Send, message: Message) -> None:
+        try:
+            await send(message)
+        except OSError:  # since version 2.4 of ASGI this says, too, that the client has left
+            self._leave()
+            await checkpoint()  # is cancelled
+
+    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         headers = [
-            (b"content-type", _MEDIA[self.format]),
+            (b"content-type", self.format.media_type.encode()),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),
-            *((name.encode(), value.encode()) for name, value in self._headers.items()),
+            *((name.encode(), value.encode()) for name, value in self.headers.items()),
         ]
-        if scope.get("http_version", "1.1").startswith("1"):
-            # Some servers wait for idle connections when they stop.
+        if scope["http_version"].startswith("1"):
+            # Some servers wait for idle connections when they stop. HTTP/2 has no such header.
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        self.streams.enter(self)
-        try:
-            with self._scope:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._watch, receive, group.cancel_scope)
-                    await self._write(send)
-                    group.cancel_scope.cancel()
-        finally:
-            self.streams.leave(self)
-            await self.reader.aclose()
-
-    async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        """Notice that the client has gone: nobody else tells while nothing is written."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-        if self.on_disconnect is not None:
-            with anyio.CancelScope(shield=True):
-                await self.on_disconnect()
+        return headers
 
     async def _write(self, send: Send) -> None:
-        sse = self.format == "sse"
-        if sse:  # when to come back: not all at the same moment
-            await self._send(send, b"retry: %d\n\n" % (500 + secrets.randbelow(1501)))
-        while not self.streams.stopping:
-            try:
-                found = await self.reader.batch()
-            except WorkflowError:  # it is parked, or the runtime was left
-                break
-            if found:
-                body = b"".join([self._part(one) for one in found])
-            elif self.reader.ended:
-                break
-            else:
-                body = b":\n\n" if sse else b"\n"
-            if body:
-                await self._send(send, body)
-        await self._send(send, self._end(), more=False)
+        """Send all that follows."""
 
-    async def _send(self, send: Send, body: bytes, more: bool = True) -> None:
-        await send({"type": "http.response.body", "body": body, "more_body": more})
+        async def send_part(body: bytes, more: bool = True) -> None:
+            self.silent = False
+            part = {"type": "http.response.body", "body": body, "more_body": more}
+            await self._send(send, part)
 
-    def _part(self, one: EventRecord | Gap) -> bytes:
-        """Return the frame or line of one item."""
-        sse = self.format == "sse"
-        if isinstance(one, Gap):
-            data = gap_data(one)
-            return control_frame("gap", data) if sse else dumps({"gap": data}) + b"\n"
-        if self.types is not None and not is_of(type(one.event), self.types):
-            return b""
-        frame = frame_of(self.reader, one)
-        return frame if sse else json_of(frame) + b"\n"
+        await send_part(self.format.start() + self._encoded(self.first))
+        try:
+            while not self.streams.stopping:
+                found = await self.feed.batch()
+                if found:
+                    if body := self._encoded(found):
+                        await send_part(body)
+                elif self.feed.ended:
+                    break
+                elif self.silent:
+                    await send_part(self._heartbeat())
+        except (UnknownRunError, WorkflowRuntimeError):
+            pass  # the run was removed, or its runtime is being left: who comes back will be told
+        except (StoreError, ContextSerdeError) as error:
+            logger.warning("A stream of the events of run %s ends: %s", self.feed.run.id, error)
+        await send_part(self._end(), more=False)
+
+    def _encoded(self, found: Sequence[EventRecord | Gap]) -> bytes:
+        parts = []
+        for one in found:
+            if isinstance(one, Gap):
+                parts.append(self.format.control("gap", describe_gap(one)))
+            elif (frame := self.feed.frame(one)) is not None:
+                parts.append(self.format.event(frame))
+        return b"".join(parts)
+
+    def _heartbeat(self) -> bytes:
+        """Return what keeps the connection alive. It tells how far events were read that were not asked for."""
+        if self.feed.types is None:
+            return self.format.heartbeat
+        return self.format.cursor(self.feed.reader.cursor)
 
     def _end(self) -> bytes:
         """Return what says that nothing follows; nothing if there is more to come back for."""
-        if self.streams.stopping and not self.reader.ended:
+        facts = self.feed.end()
+        if facts is None:
             return b""
-        info = self.run.info
-        data = {"status": info.status, "last": info.last_seq}
-        return control_frame("end", data) if self.format == "sse" else dumps({"end": data}) + b"\n"
+        end = self.format.control("end", facts)
+        # Who did not ask for the last event would come back, and be told the same, for ever.
+        return end if self.feed.types is None else self._heartbeat() + end
+
+    async def _cancel_run(self) -> None:
+        with (
+            anyio.move_on_after(_SECONDS_TO_CANCEL, shield=True),
+            suppress(UnknownRunError, WorkflowRuntimeError),
+        ):
+            await self.feed.run.cancel()
 
 
-def frame_of(reader: LogReader, record: EventRecord) -> bytes:
-    """Return the frame of an event, which is encoded once for all readers."""
-    if isinstance(record.event, InternalDispatchEvent):
-        return sse_frame(record)
-    return reader.encoded(record, sse_frame)
-
-
-def is_of(cls: type, names: frozenset[str]) -> bool:
-    """Return whether an event class, or one that it is derived from, has one of the names."""
-    return any(base.__name__ in names for base in cls.__mro__)
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise a single error as it is: no caller expects a group because of the tasks in here."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, BaseExceptionGroup):
+            raise
+        raise error from error.__cause__
