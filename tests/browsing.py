@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -32,6 +34,7 @@ from anyio_workflows import (
 )
 from anyio_workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 from anyio_workflows.runtime import Runtime
+from anyio_workflows.wire import to_data
 
 from .running import PATIENCE
 
@@ -160,6 +163,43 @@ class Loud(Workflow[int]):
         return StopEvent(result=ev.events)
 
 
+@attrs.frozen
+class Address:
+    street: str
+    number: int
+
+
+class Booking(StartEvent):
+    name: str = attrs.field(metadata={"description": "Who comes"})
+    day: datetime.date
+    at: datetime.datetime
+    wishes: list[str]
+    address: Address
+    either: int | str
+    size: Literal["small", "large"] = "large"
+    nights: int = 2
+    price: float | None = None
+    breakfast: bool = True
+    notice: datetime.timedelta = datetime.timedelta(hours=2)
+
+
+class Book(Workflow[dict[str, Any]]):
+    """Takes what forms can ask for."""
+
+    @step
+    async def book(self, ctx: Context, ev: Booking) -> StopEvent:
+        return StopEvent(result=to_data(ev))
+
+
+class Open(Workflow[dict[str, Any]]):
+    """Takes whatever it is given, and asks for whatever may be answered."""
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        answer = await ctx.wait_for_event(HumanResponseEvent, timeout=None)
+        return StopEvent(result={**to_data(ev), **to_data(answer)})
+
+
 def workflows() -> dict[str, Workflow[Any]]:
     """Return the workflows, by name; the first is what the page shows first."""
     return {
@@ -167,16 +207,33 @@ def workflows() -> dict[str, Workflow[Any]]:
         "fragile": Fragile(timeout=None),
         "held": Held(timeout=None),
         "loud": Loud(timeout=None),
+        "book": Book(),
+        "open": Open(timeout=None),
     }
 
 
-async def _serve(port: int, database: str | None, token: str | None) -> None:
+async def _serve(port: int, database: str | None, token: str | None, mount: bool) -> None:
     from anyio_workflows.server import WorkflowServer
 
     runtime = Runtime(database, workflows=workflows(), log_events=200_000, log_bytes=2**28)
     server = WorkflowServer(runtime, token=token)
+    if mount:
+        await _serve_mounted(server)
+        return
     async with anyio.create_task_group() as group:
         print(await group.start(server.serve, "127.0.0.1", port), flush=True)
+
+
+async def _serve_mounted(server: Any) -> None:
+    """Serve it as a part of another application, under `/workflows/`."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    app = Starlette(routes=[Mount("/workflows", server.app)], lifespan=server.lifespan)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}/workflows/", flush=True)
+        await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve([listener])
 
 
 # --- The server, from outside --------------------------------------------------------------------------
@@ -190,12 +247,14 @@ class ServerProcess:
         backend: What it runs on.
         database: Where it keeps its runs; `None` for its memory.
         token: What it asks for.
+        mount: Whether it is a part of another application.
         url: Where it is.
     """
 
     backend: str
     database: str | None = None
     token: str | None = None
+    mount: bool = False
     url: str = ""
     _process: subprocess.Popen[str] | None = None
 
@@ -205,6 +264,7 @@ class ServerProcess:
         command = [sys.executable, "-m", __spec__.name, "--backend", self.backend, "--port", port]
         command += [f"--database={self.database}"] if self.database else []
         command += [f"--token={self.token}"] if self.token else []
+        command += ["--mount"] if self.mount else []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
@@ -222,13 +282,13 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def serving(
-    backend: str, database: str | None = None, token: str | None = None
+    backend: str, database: str | None = None, token: str | None = None, mount: bool = False
 ) -> Iterator[ServerProcess]:
     """Serve for the time of a block."""
     pytest.importorskip("hypercorn" if backend == "trio" else "uvicorn")
-    server = ServerProcess(backend, database, token)
-    server.start()
+    server = ServerProcess(backend, database, token, mount)
     try:
+        server.start()
         yield server
     finally:
         server.kill()
@@ -335,6 +395,7 @@ class Page:
             "list.dispatchEvent(new Event('change'))",
             name,
         )
+        self.one(f"#input[data-workflow={name}]")
 
     def fill(self, **fields: Any) -> None:
         """Write into the fields of the form that starts runs."""
@@ -368,6 +429,11 @@ class Page:
         wanted = (state, f"Step {name}: {counts}")
         until(lambda: now() == wanted, lambda: f"{now()}, not {wanted}")
         assert self.text(f"[data-step={name}] .counts") == counts
+
+    def fetch(self, path: str) -> Any:
+        """Return what the server says, asked by the page."""
+        script = "const [path, done] = arguments; fetch(path).then(r => r.json()).then(done)"
+        return self.driver.execute_async_script(script, path)
 
     def rows(self) -> list[str]:
         """Return the types of the events that are in view."""
@@ -412,8 +478,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--database")
     parser.add_argument("--token")
+    parser.add_argument("--mount", action="store_true")
     options = parser.parse_args()
-    anyio.run(_serve, options.port, options.database, options.token, backend=options.backend)
+    backend = options.backend
+    anyio.run(_serve, options.port, options.database, options.token, options.mount, backend=backend)
 
 
 if __name__ == "__main__":

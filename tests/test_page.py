@@ -197,6 +197,22 @@ def test_a_link_leads_to_a_run_and_to_an_event(page: Page):
     page.wait_for_text("#no-events", "There is no run no-such-run")
 
 
+def test_a_run_that_was_not_followed_has_its_counts_all_the_same(page: Page):
+    script = """
+        const [done] = arguments;
+        fetch("v1/workflows/loud/runs?wait=60", {
+          method: "POST", headers: {"content-type": "application/json"},
+          body: JSON.stringify({input: {events: 2}, metadata: {who: "ada"}})}).then(r => r.json()).then(done)
+    """
+    run = page.driver.execute_async_script(script)
+    page.one(f"[data-run='{run['id']}'] button").click()
+    page.wait_for_step("shout", "done", "1 done")
+    page.wait_for_text("#no-times", "Nobody followed this run")
+    assert page.rows() == ["Note", "Note", "StopEvent"]
+    page.one("#details").click()
+    page.wait_for_text("#json", '"who": "ada"')
+
+
 def test_html_in_the_data_of_events_is_text(page: Page):
     text = "<img src=x onerror=document.title='hacked'><script>document.title='hacked'</script>"
     page.start("loud", events=3, text=text)

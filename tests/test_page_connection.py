@@ -46,13 +46,13 @@ def test_a_run_continues_after_the_server_was_killed(backend: str, driver: Any, 
 
 @on_each_backend
 def test_a_token_is_asked_for_and_kept_for_the_session(backend: str, driver: Any):
-    with serving(backend, token="a secret") as server:
+    with serving(backend, token="a-secret") as server:
         page = Page(driver, server.url)
         page.refusals_expected = True  # the browser reports what was refused
         page.open()
         page.one("#token").send_keys("a guess\n")
         page.wait_for_text("#token-fault", "does not accept")
-        page.one("#token").send_keys("a secret\n")
+        page.one("#token").send_keys("a-secret\n")
         page.gone("#token-dialog")
         page.start("survey", topic="tea", sources=1)
         page.one(".question")

@@ -20,6 +20,11 @@ export class Problem extends Error {
   }
 }
 
+/** The server did not answer. */
+export class Unreachable extends Error {
+  constructor() { super("The server cannot be reached."); }
+}
+
 let asking = null;
 
 /** Ask for the token; several requests that need one share the question. */
@@ -35,17 +40,22 @@ function askForToken() {
   });
 }
 
-/** Return the response; ask for the token as often as it is refused. Raises a Problem. */
+/** Return the response; ask for the token as often as it is refused. Throws a Problem, or Unreachable. */
 export async function call(path, { method, body, accept = "application/json", signal } = {}) {
   for (;;) {
     const token = sessionStorage.getItem(TOKEN);
     const headers = { accept };
     if (token) headers.authorization = `Bearer ${token}`;
     if (body !== undefined) headers["content-type"] = "application/json";
-    const response = await fetch(path, {
-      method: method ?? (body === undefined ? "GET" : "POST"), headers, signal, cache: "no-store",
-      body: body === undefined ? undefined : JSON.stringify(body),
-    });
+    let response;
+    try {
+      response = await fetch(path, {
+        method: method ?? (body === undefined ? "GET" : "POST"), headers, signal, cache: "no-store",
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+    } catch (error) {
+      throw signal?.aborted ? error : new Unreachable();
+    }
     if (response.ok) return response;
     if (response.status !== 401) throw new Problem(response.status, await response.json().catch(() => ({})));
     if (token === sessionStorage.getItem(TOKEN)) await askForToken();
@@ -99,7 +109,7 @@ async function readStream(response, take, heard, signal) {
  * event that was seen, after a delay that grows while the server is away.
  *
  * `take(kind, data, raw)` gets events ("message"), gaps and the end; `state(name, seconds)` how the connection is:
- * "connecting", "live", "lost" (with the seconds until the next try), "ended", "gone".
+ * "connecting", "live", "lost" (with the seconds until the next try), "ended", "refused" (with the Problem).
  */
 export class Feed {
   #stop = new AbortController();
@@ -135,7 +145,11 @@ export class Feed {
         failures = 0;  // a stream that was opened and cut: the server may be on its way back
       } catch (error) {
         if (signal.aborted) return;
-        if (error.status === 404) { this.ended = true; this.state("gone"); return; }
+        if (error.status >= 400 && error.status < 500 && error.status !== 429) {
+          this.ended = true;
+          this.state("refused", error);
+          return;
+        }
         failures += 1;
       } finally {
         clearTimeout(watch);

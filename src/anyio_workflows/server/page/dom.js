@@ -40,6 +40,9 @@ export function notify(text, kind = "info") {
   setTimeout(() => notice.remove(), kind === "bad" ? 12000 : 6000);
 }
 
+/** Let screen readers say something that is seen already. */
+export const say = text => { $("spoken").textContent = text; };
+
 export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 export const words = text => text.replaceAll("_", " ");
 
@@ -70,6 +73,17 @@ export function oneLine(value, most = 240) {
   }
   const text = (typeof value === "string" ? value : JSON.stringify(value) ?? "").slice(0, most * 2).replace(/\s+/g, " ");
   return text.length > most ? text.slice(0, most - 1) + "…" : text;
+}
+
+/** Show the fields of an object as a list: texts as they are, lists of texts joined, everything else as JSON. */
+export function factList(fields) {
+  const list = make("dl");
+  for (const [name, value] of fields) {
+    const simple = Array.isArray(value) && value.every(part => typeof part === "string");
+    const text = typeof value === "string" ? value : simple ? value.join(", ") : JSON.stringify(value, null, 1);
+    list.append(make("dt", { textContent: name }), make("dd", { textContent: text }));
+  }
+  return list;
 }
 
 const TOKENS = /("(?:[^"\\]|\\.)*")(\s*:)?|\b(true|false|null)\b|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;

@@ -191,9 +191,12 @@ export class LogView {
     group.open = open;
     const seq = seqOf(group);
     if (open) this.#open.add(seq); else this.#open.delete(seq);
-    const chosen = group;
+    this.#follow &&= !open;
+    this.followed(this.#follow);
     this.#rebuild();
-    this.#selected = this.#rows.findIndex(row => isGroup(row) && seqOf(row) === seqOf(chosen));
+    this.#selected = this.#rows.findIndex(row => isGroup(row) && seqOf(row) === seq);
+    const top = this.#selected * ROW;
+    if (open && top > this.place.scrollTop + this.place.clientHeight / 2) this.place.scrollTop = top - ROW;
     this.#draw();
   }
 
@@ -203,6 +206,7 @@ export class LogView {
     if (this.#rows.length === this.#length) return;
     this.#length = this.#rows.length;
     this.size.style.height = `${this.#length * ROW}px`;
+    this.size.style.setProperty("--seq", `${Math.max(3, String(this.#run?.events.at(-1)?.seq ?? "").length)}ch`);
     this.#stick();
   }
 

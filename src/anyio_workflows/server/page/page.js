@@ -1,7 +1,7 @@
 // The page: starts runs, and shows one of them. `#run/ID` is a link to a run, `#run/ID/12` to its event 12.
 
 import { Feed, call, get, runPath, workflowPath } from "./api.js";
-import { $, duration, make, notify, plural, showJson, sleep, throttled, words } from "./dom.js";
+import { $, duration, factList, make, notify, plural, showJson, sleep, throttled, words } from "./dom.js";
 import { SchemaForm } from "./forms.js";
 import { GraphView } from "./graph.js";
 import { LogView, joinedText } from "./log.js";
@@ -84,6 +84,7 @@ async function showForm() {
     const workflow = await describe(name);
     if ($("workflow").value !== name) return;
     $("doc").textContent = (workflow.doc ?? "").trim().split("\n\n")[0];
+    $("input").dataset.workflow = name;
     form = new SchemaForm($("input"), workflow.input ?? {}, { prefix: "$.input" });
     if (!view) await graph.show(name);
   } catch (error) {
@@ -115,6 +116,26 @@ $("start").addEventListener("submit", async event => {
 
 // --- One run --------------------------------------------------------------------------------------
 
+let opening = null;  // the last call of open(): of two that overlap, the later one counts
+
+/** Return the document of a run; wait for the server if it is away. */
+async function find(id, wanted) {
+  for (let delay = 500; wanted(); delay = Math.min(delay * 2, 10_000)) {
+    try {
+      return await get(runPath(id));
+    } catch (error) {
+      if (!wanted()) break;
+      if (error.status) {
+        blank(error.status === 404 ? `There is no run ${id}.` : error.message);
+        break;
+      }
+      connection("lost");
+      await sleep(delay);
+    }
+  }
+  return null;
+}
+
 /** Show a run: from its first event, or from a response that is its stream. */
 async function open(id, { response = null, seq = null } = {}) {
   if (view?.run.id === id && !response) {
@@ -123,18 +144,15 @@ async function open(id, { response = null, seq = null } = {}) {
   }
   view?.feed.stop();
   view = null;
-  let doc;
-  try {
-    doc = await get(runPath(id));
-  } catch (error) {
-    response?.body?.cancel();
-    blank(error.status === 404 ? `There is no run ${id}.` : error.message);
+  const opened = opening = Symbol(id), doc = await find(id, () => opened === opening);
+  if (!doc || opened !== opening) {
+    response?.body.cancel().catch(() => {});
     return;
   }
   const run = new Run(doc), shown = { run, step: null, wanted: seq };
   shown.feed = new Feed(id, {
     take: (kind, data, raw) => take(shown, kind, data, raw),
-    state: (state, seconds) => { if (view === shown) state === "gone" ? gone(shown) : connection(state, seconds); },
+    state: (state, detail) => { if (view === shown) state === "refused" ? refused(shown, detail) : connection(state, detail); },
     reopened: () => run.reopened(shown.feed.cursor),
   });
   shown.refresh = throttled(() => refresh(shown), 250);
@@ -157,11 +175,11 @@ async function open(id, { response = null, seq = null } = {}) {
 }
 
 function blank(text = "") {
-  view = null;
+  view = opening = null;
   document.title = "Workflows";
   $("run-title").textContent = text ? "Run not found" : "No run selected";
   for (const id of ["status", "elapsed", "summary", "time-note"]) $(id).textContent = "";
-  for (const id of ["cancel", "retry", "delete", "outcome", "run-id"]) $(id).hidden = true;
+  for (const id of ["details", "cancel", "retry", "delete", "outcome", "run-id"]) $(id).hidden = true;
   $("questions").replaceChildren();
   closeInspector();
   disarm();
@@ -172,6 +190,11 @@ function blank(text = "") {
   $("no-events").textContent = text || "Start a run, or choose one on the left.";
   $("no-events").hidden = $("no-times").hidden = false;
   if ($("workflow").value) graph.show($("workflow").value);
+}
+
+function refused(shown, problem) {
+  if (problem.status === 404) gone(shown);
+  else notify(problem.message, "bad");
 }
 
 function gone(shown) {
@@ -242,8 +265,9 @@ function showRun() {
   $("run-id").hidden = false;
   $("run-id").textContent = doc.id;
   $("run-id").href = `#run/${encodeURIComponent(doc.id)}`;
+  $("details").hidden = false;
   $("cancel").hidden = !run.active;
-  $("retry").hidden = !["failed", "timed_out", "cancelled"].includes(doc.status);
+  $("retry").hidden = !["failed", "timed_out", "cancelled", "incompatible", "stuck"].includes(doc.status);
   $("delete").hidden = run.active;
   showOutcome(run);
   showSummary();
@@ -278,16 +302,15 @@ function showOutcome(run) {
     place.append(make("h2", { textContent: type }), make("p", { className: "message", textContent: message }));
     if (where) place.append(make("p", { className: "hint", textContent: where }));
     for (const note of notes ?? []) place.append(make("p", { className: "hint note", textContent: note }));
-  } else {
-    place.append(make("h2", { textContent: "Result" }));
-    if (typeof doc.result === "string") place.append(make("p", { className: "message", textContent: doc.result }));
-    else {
-      const pre = make("pre", { tabIndex: 0 });
-      pre.setAttribute("aria-label", "Result as JSON");
-      showJson(pre, doc.result ?? null);
-      place.append(pre);
-    }
-  }
+  } else place.append(make("h2", { textContent: "Result" }), resultElement(doc.result ?? null));
+}
+
+function resultElement(result) {
+  if (typeof result === "string") return make("p", { className: "message", textContent: result });
+  if (result && typeof result === "object" && !Array.isArray(result) && Object.keys(result).length) return factList(Object.entries(result));
+  const pre = make("pre");
+  showJson(pre, result);
+  return pre;
 }
 
 // --- Questions ------------------------------------------------------------------------------------
@@ -326,11 +349,7 @@ function questionForm(shown, question) {
   element.append(heading);
   if (text) element.append(make("p", { className: "message", textContent: text }));
   const rest = asked ? Object.entries(asked.data ?? {}).filter(([, value]) => value !== text && value !== null) : [];
-  if (rest.length) {
-    const facts = make("dl");
-    for (const [name, value] of rest) facts.append(make("dt", { textContent: name }), make("dd", { textContent: typeof value === "string" ? value : JSON.stringify(value, null, 1) }));
-    element.append(facts);
-  }
+  if (rest.length) element.append(factList(rest));
   const button = make("button", { className: "primary", textContent: "Answer" });
   element.append(fields, fault, make("div", { className: "actions" }, button));
   const form = new SchemaForm(fields, question.schema, { prefix: "$.data", open: { response: "", ...question.requirements } });
@@ -365,9 +384,16 @@ function questionForm(shown, question) {
 
 // --- Cancel, retry, delete ------------------------------------------------------------------------
 
+$("details").addEventListener("click", () => {
+  if (!view) return;
+  log.unselect();
+  timeline.unselect();
+  inspect(`Run ${view.run.id}`, view.run.doc);
+});
+
 function action(id, act, confirmed = () => true) {
   $(id).addEventListener("click", async () => {
-    if (!confirmed()) return;
+    if (!view || !confirmed()) return;
     const shown = view;
     $(id).disabled = true;
     try {

@@ -1,6 +1,6 @@
 // The executions of a run over time, drawn on a canvas of the size of its panel, however many there are.
 
-import { $, duration, plural } from "./dom.js";
+import { $, duration, plural, say } from "./dom.js";
 
 const BAR = 12, GAP = 3, LANE = 9, AXIS = 20, MOST_ROWS = 16;
 const COLOURS = ["text", "muted", "faint", "line", "panel", "running", "bar-done", "bar-running", "bar-waiting", "bar-failed", "bar-lost"];
@@ -265,7 +265,7 @@ export class Timeline {
   #describe() {
     const running = this.#run.executions.slice(-1000).filter(one => one.state === "running").length;
     const text = `Timeline: ${plural(this.count, "execution")}, ${running} running. Left and right choose one, plus and minus zoom.`;
-    if (this.place.ariaLabel !== text && !this.#chosen) this.place.ariaLabel = text;
+    if (this.place.ariaLabel !== text) this.place.ariaLabel = text;
   }
 
   // --- Pointing and choosing ----------------------------------------------------------------------
@@ -294,7 +294,7 @@ export class Timeline {
   #choose(one) {
     this.#chosen = one;
     if (one) {
-      this.place.ariaLabel = summary(one);
+      say(summary(one));
       this.chosen(one);
     }
     this.draw(true);
