@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,9 +226,14 @@ async def test_what_is_answered_is_what_is_described():
     assert {path for _, path, _ in missing} <= {"/metrics", "/v1/runs/{id}/questions/{question}"}
 
 
-GENERATOR = shutil.which(
-    "openapi-python-client", path=f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}"
-) or shutil.which("openapi-python-client")
+def the_generator() -> str:
+    """Return the program that generates clients, or skip the test: what it needs may be missing, too."""
+    here = str(Path(sys.executable).parent)
+    found = shutil.which("openapi-python-client", path=f"{here}{os.pathsep}{os.environ['PATH']}")
+    if found is None or subprocess.run([found, "--version"], capture_output=True).returncode:
+        pytest.skip("openapi-python-client is not installed")
+    return found
+
 
 SERVE = """
 import anyio
@@ -246,16 +251,23 @@ anyio.run(main)
 """
 
 
-@pytest.mark.skipif(GENERATOR is None, reason="openapi-python-client is not installed")
 def test_a_generated_client_starts_a_run_and_reads_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip("httpx")
     pytest.importorskip("uvicorn")
     (tmp_path / "api.json").write_text(json.dumps(a_server(token="t0ken").openapi()))
-    assert GENERATOR is not None
     made = subprocess.run(
-        [GENERATOR, "generate", "--path", "api.json", "--meta", "none", "--output-path", "made"],
+        [
+            the_generator(),
+            "generate",
+            "--path",
+            "api.json",
+            "--meta",
+            "none",
+            "--output-path",
+            "made",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,8 +13,8 @@
 #               what is said about one)
 #   _requests   queries and bodies, read and checked
 #   _problems   what is answered instead of a result (RFC 9457)
-#   _runs, _events, _questions, _workflows, _page, _health
-#               the handlers of the routes
+#   _runs, _events, _questions, _workflows, _page, _health, _metrics
+#               the handlers of the routes (_counts: of requests, for the last)
 #   _frames     events as bytes, for all three formats
 #   _streams    the response that follows a run; the streams that are open, their heartbeats and their end
 #   _openapi    the description of the table (_schemas: of what is answered and taken)

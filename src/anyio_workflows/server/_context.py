@@ -12,6 +12,7 @@ from .._messages import nearest, short_repr
 from ..runtime import RunHandle, Runtime
 from ..workflow import Workflow
 from ._access import Access
+from ._counts import RequestCounts
 from ._frames import Encoder
 from ._problems import RETRY_LATER, ProblemError
 from ._streams import Streams
@@ -42,6 +43,7 @@ class ServerContext:
         encoder: Encodes events.
         limits: What a request may ask for.
         page: Whether there is a page.
+        requests: How many requests were answered.
         current_runtime: Keeps the runs; `None` while the lifespan of the application has not begun.
     """
 
@@ -50,6 +52,7 @@ class ServerContext:
     encoder: Encoder
     limits: Limits
     page: bool
+    requests: RequestCounts = attrs.field(factory=RequestCounts)
     current_runtime: Runtime | None = None
 
     @property

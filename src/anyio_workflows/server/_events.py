@@ -83,6 +83,7 @@ async def _page(server: ServerContext, request: Request, feed: Feed) -> Response
                     await page.read(wait=True)
     finally:
         await feed.reader.aclose()
+    server.streams.events_sent += len(page.events)
     rest = {"next": page.next, "done": page.done, "gap": page.gap}
     body = b'{"events":[%b],%b' % (b",".join(page.events), dumps(rest)[1:])
     return Response(body, headers={"cache-control": "no-store"}, media_type=JSON)

@@ -11,7 +11,7 @@ from starlette.routing import Route as StarletteRoute
 
 from ..errors import WorkflowRuntimeError
 from ..runtime import RunStatus
-from . import _events, _health, _page, _questions, _runs, _workflows
+from . import _events, _health, _metrics, _page, _questions, _runs, _workflows
 from ._context import ServerContext
 from ._frames import dumps
 from ._openapi import describe_api
@@ -239,6 +239,13 @@ ROUTES: Sequence[Route] = [
         ),
     ),
     Route("GET", "/v1/openapi.json", get_api, "list", {200: _json("This document.", "Anything")}),
+    Route(
+        "GET",
+        "/metrics",
+        _metrics.get_metrics,
+        "metrics",
+        {200: Content("The counts.", {_metrics.MEDIA_TYPE: {"type": "string"}})},
+    ),
     Route("GET", "/healthz", _health.get_health, None, {200: _json("It works.", "Health")}),
     Route(
         "GET",
@@ -263,10 +270,12 @@ def starlette_routes(server: ServerContext) -> list[StarletteRoute]:
     by_path: dict[str, dict[str, Route]] = {}
     for route in ROUTES:
         by_path.setdefault(route.path, {})[route.method] = route
-    return [
+    found = [
         StarletteRoute(path, _endpoint(server, routes), methods=list(routes))
         for path, routes in by_path.items()
     ]
+    server.requests.routes.update((route.endpoint, route.path) for route in found)
+    return found
 
 
 def _endpoint(server: ServerContext, routes: dict[str, Route]) -> Endpoint:

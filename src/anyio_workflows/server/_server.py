@@ -19,6 +19,7 @@ from ..runtime import Runtime
 from ..workflow import Workflow
 from ._access import Access, Authorize
 from ._context import Limits, ServerContext
+from ._counts import CountRequests
 from ._frames import Encoder
 from ._hosts import HostGate, is_loopback, read_hosts
 from ._openapi import describe_api
@@ -100,7 +101,10 @@ class WorkflowServer:
         self.app = self._new_app()
 
     def _new_app(self) -> Starlette:
-        middleware = [Middleware(HostGate, self._hosts)]
+        middleware = [
+            Middleware(CountRequests, self._context.requests),
+            Middleware(HostGate, self._hosts),
+        ]
         if self._hosts.origins:
             middleware.append(
                 Middleware(

@@ -38,6 +38,7 @@ class Streams:
         max_readers_per_run: how many those of one run.
         stopping: Whether all have been told to end.
         readers: How many requests read events now.
+        events_sent: How many events they all were sent so far.
     """
 
     heartbeat: float
@@ -45,6 +46,7 @@ class Streams:
     max_readers_per_run: int
     stopping: bool = attrs.field(default=False, init=False)
     readers: int = attrs.field(default=0, init=False)
+    events_sent: int = attrs.field(default=0, init=False)
 
     _of_run: Counter[str] = attrs.field(factory=Counter, init=False)
     _streams: set[EventStream] = attrs.field(factory=set, init=False)
@@ -343,6 +345,7 @@ class EventStream:
                 parts.append(self.format.control("gap", describe_gap(one)))
             elif (frame := self.feed.frame(one)) is not None:
                 parts.append(self.format.event(frame))
+                self.streams.events_sent += 1
         return b"".join(parts)
 
     def _heartbeat(self) -> bytes:
