@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -29,7 +30,7 @@ from anyio_workflows import (
     step,
 )
 from anyio_workflows.client import RemoteRun, WorkflowClient
-from anyio_workflows.server import WorkflowServer
+from anyio_workflows.server import WorkflowServer, _serving
 
 from .running import on_each_backend
 
@@ -163,3 +164,13 @@ def test_every_run_that_waits_gets_its_own_answer(backend: str):
         assert {info.status for info in (await client.runs(limit=200)).runs} == {"completed"}
 
     with_client(backend, main)
+
+
+@pytest.mark.anyio
+async def test_no_body_waits_for_the_acknowledgement_of_its_head():
+    with (
+        await _serving._bind("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

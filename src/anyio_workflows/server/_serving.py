@@ -137,7 +137,7 @@ async def _bind(host: str, port: int) -> socket.socket:
     # A name may have addresses of both families: all clients have IPv4.
     family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     try:
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
         remedy = {
             errno.EADDRINUSE: "another server, perhaps; give another port=, or port=0 for any that is free",
@@ -147,6 +147,10 @@ async def _bind(host: str, port: int) -> socket.socket:
         raise WorkflowRuntimeError(
             f"cannot serve at port {port} of {host}: {error.strerror}; {remedy}"
         ) from error
+    # Connections inherit it. asyncio only sets it where a socket names its protocol, which these do not: the body of
+    # an answer would wait for the acknowledgement of its head, 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _url_of(listener: socket.socket) -> str:
