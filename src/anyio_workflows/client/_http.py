@@ -311,7 +311,7 @@ class Http:
         elif isinstance(exc, httpx.TimeoutException):
             problem = "the server does not answer"
         else:
-            problem = text_of(exc) or type(exc).__name__
+            problem = text_of(exc).rstrip(".") or type(exc).__name__
             if isinstance(exc, httpx.ConnectError):
                 problem = (
                     f"cannot connect ({problem}); is the server running, and the address right?"
