@@ -190,7 +190,7 @@ async def test_larger_data_is_only_measured():
 async def test_an_event_is_encoded_once_for_all_readers(monkeypatch: pytest.MonkeyPatch):
     encoded: list[Event] = []
 
-    def to_data(event: Event) -> Any:
+    def to_data(event: Event, **options: Any) -> Any:
         encoded.append(event)
         return {}
 

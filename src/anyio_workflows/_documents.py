@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .events import Event, InternalDispatchEvent, StopEvent
+from .handler import OpenWait
 from .instrument import EventRecord
 from .runtime import Gap, LogStatistics, RunHandle, RunInfo
 from .wire import json_schema, to_data
@@ -39,10 +40,12 @@ def describe_run(info: RunInfo) -> dict[str, Any]:
     }
 
 
-async def describe_whole_run(run: RunHandle[Any]) -> dict[str, Any]:
+async def describe_whole_run(
+    run: RunHandle[Any], converter: BaseConverter | None = None
+) -> dict[str, Any]:
     """Return a run with its result, its log, and the counts of its steps."""
     info, statistics = run.info, run.statistics()
-    result = value_data(await run) if info.status == "completed" else None
+    result = value_data(await run, converter) if info.status == "completed" else None
     return {
         **describe_run(info),
         "result": result,
@@ -58,19 +61,20 @@ def describe_unread_run(info: RunInfo) -> dict[str, Any]:
     return {**describe_run(info), "result": None, "log": attrs.asdict(log), "steps": {}}
 
 
-def value_data(value: object) -> Any:
+def value_data(value: object, converter: BaseConverter | None = None) -> Any:
     """Return a value from anywhere, such as the result of a run, as data."""
     if isinstance(value, Event):
-        return to_data(value)
-    return to_data(StopEvent(result=value))["result"]
+        return to_data(value, converter=converter)
+    return to_data(StopEvent(result=value), converter=converter)["result"]
 
 
 # --- Events -----------------------------------------------------------------------------------------
 
 
-def describe_record(record: EventRecord) -> dict[str, Any]:
+def describe_record(record: EventRecord, converter: BaseConverter | None = None) -> dict[str, Any]:
     """Return an event with its number. An internal event has that of the public one before it."""
-    return {**describe_record_without_data(record), "data": to_data(record.event)}
+    data = to_data(record.event, converter=converter)
+    return {**describe_record_without_data(record), "data": data}
 
 
 def describe_record_without_data(record: EventRecord) -> dict[str, Any]:
@@ -110,17 +114,18 @@ def time_text(time: datetime) -> str:
 # --- Questions --------------------------------------------------------------------------------------
 
 
-def describe_wait(wait: Any) -> dict[str, Any]:
+def describe_wait(wait: OpenWait, converter: BaseConverter | None = None) -> dict[str, Any]:
     """Return an open wait, with the JSON Schema of what answers it."""
     question = wait.question
+    requirements = wait.requirements.items()
     return {
         "id": wait.id,
         "step": wait.step,
         "answer_type": wait.event_type.__name__,
         "question": None
         if question is None
-        else {"type": type(question).__name__, "data": to_data(question)},
-        "requirements": {name: value_data(value) for name, value in wait.requirements.items()},
+        else {"type": type(question).__name__, "data": to_data(question, converter=converter)},
+        "requirements": {name: value_data(value, converter) for name, value in requirements},
         "waiter_id": wait.waiter_id,
         "since": time_text(wait.since),
         "schema": json_schema(wait.event_type),

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from starlette.requests import Request
 
+from .._documents import converter_of, describe_whole_run
 from .._messages import nearest, short_repr
 from ..runtime import RunHandle, Runtime
 from ..workflow import Workflow
@@ -25,11 +26,13 @@ class Limits:
     Attributes:
         max_body: Bytes of a body.
         max_wait: Seconds for which a request may wait.
+        max_frame: Bytes of the data of an event in an answer.
         max_page: Items of a page.
     """
 
     max_body: int
     max_wait: float
+    max_frame: int
     max_page: int = 1000
 
 
@@ -40,7 +43,6 @@ class ServerContext:
     Attributes:
         access: Which requests are let in.
         streams: What is open for long.
-        encoder: Encodes events.
         limits: What a request may ask for.
         page: Whether there is a page.
         requests: How many requests were answered.
@@ -49,11 +51,13 @@ class ServerContext:
 
     access: Access
     streams: Streams
-    encoder: Encoder
     limits: Limits
     page: bool
     requests: RequestCounts = attrs.field(factory=RequestCounts)
     current_runtime: Runtime | None = None
+
+    _encoders: dict[str, Encoder] = attrs.field(factory=dict, init=False)
+    """By workflow. Equal ones would not do: what one of them made is remembered for itself only."""
 
     @property
     def runtime(self) -> Runtime:
@@ -89,6 +93,18 @@ class ServerContext:
             hint = nearest(name, self.workflows)
             raise ProblemError(404, f"there is no workflow {short_repr(name)}; {hint}")
         return name, workflow
+
+    def encoder_of(self, run: RunHandle[Any]) -> Encoder:
+        """Return what encodes the events of a run."""
+        encoder = self._encoders.get(run.workflow)
+        if encoder is None:
+            encoder = Encoder(self.limits.max_frame, converter_of(self.workflows[run.workflow]))
+            self._encoders[run.workflow] = encoder
+        return encoder
+
+    async def describe(self, run: RunHandle[Any]) -> dict[str, Any]:
+        """Return what is said about a run."""
+        return await describe_whole_run(run, self.encoder_of(run).converter)
 
     async def wait_for_end(
         self, request: Request, run: RunHandle[Any], seconds: float | None

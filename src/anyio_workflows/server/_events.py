@@ -12,6 +12,7 @@ from .._documents import describe_gap
 from .._messages import nearest, short_repr
 from ..errors import ContextSerdeError, WorkflowRuntimeError
 from ..events import Event
+from ..graph import StepSpec
 from ..handler import OpenWait
 from ..runtime import Gap, RunHandle
 from ..workflow import Workflow
@@ -38,7 +39,10 @@ async def read_events(server: ServerContext, request: Request) -> Answer:
     after = _cursor_of(request)
     try:
         feed = Feed(
-            run, run.records(after, flag(request, "internal")), server.encoder, _types_of(request)
+            run,
+            run.records(after, flag(request, "internal")),
+            server.encoder_of(run),
+            _types_of(request),
         )
         if JSON in accept:
             return await _page(server, request, feed)
@@ -157,7 +161,11 @@ async def send_event(server: ServerContext, request: Request) -> Response:
     if run.info.ended is not None:
         raise ProblemError(409, f"run {run.id} has ended: it is {run.info.status}")
     waits = await open_waits(run)
-    known = {cls.__name__: cls for cls in workflow.events}
+    # Not a StopEvent, for example: it would end the run with whatever result its sender likes.
+    steps = workflow.graph.steps.values()
+    known = {
+        cls.__name__: cls for cls in workflow.events if any(_takes(spec, cls) for spec in steps)
+    }
     known |= {wait.event_type.__name__: wait.event_type for wait in waits}
     if name is None or name not in known:
         hint = nearest(name or "", known)
@@ -180,12 +188,17 @@ def _check_step(workflow: Workflow[Any], step: str, event: Event, waits: list[Op
     if spec is None:
         hint = nearest(step, workflow.graph.steps)
         raise ProblemError(422, f"there is no step {short_repr(step)}; {hint}", path="$.step")
-    if spec.takes(type(event)) and not spec.is_join:
+    if _takes(spec, type(event)):
         return
     mine = (wait for wait in waits if wait.step == step and isinstance(event, wait.event_type))
     if all(wait.unmet(event) is not None for wait in mine):
         detail = f"step {step} does not take this {type(event).__name__}"
         raise ProblemError(422, detail, path="$.step")
+
+
+def _takes(spec: StepSpec, event_type: type[Event]) -> bool:
+    """Return whether a step takes events of a type from outside."""
+    return spec.takes(event_type) and not spec.is_join
 
 
 async def open_waits(run: RunHandle[Any]) -> list[OpenWait]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
@@ -12,6 +12,9 @@ import orjson
 from .._documents import describe_record_without_data
 from ..instrument import EventRecord
 from ..wire import to_data
+
+if TYPE_CHECKING:
+    from cattrs import BaseConverter
 
 
 def dumps(data: Any) -> bytes:
@@ -24,20 +27,22 @@ def dumps(data: Any) -> bytes:
 
 @attrs.frozen
 class Encoder:
-    """Encodes events. Those of equal ones are interchangeable: a log remembers what `encode` made.
+    """Encodes the events of one workflow: a log remembers what the `encode` of one of them made.
 
     Attributes:
         max_frame: Bytes of the data of an event, at most. In the place of larger data is its size.
+        converter: Writes values of foreign classes (P7).
     """
 
     max_frame: int
+    converter: BaseConverter | None = None
 
     def encode(self, record: EventRecord) -> bytes:
         """Return an event as a frame of an event stream: the other formats are cut out of it.
 
         Only public events have an id, the cursor to come back with.
         """
-        data = dumps(to_data(record.event))
+        data = dumps(to_data(record.event, converter=self.converter))
         if len(data) > self.max_frame:
             data = dumps({"$too_large": len(data)})
         facts = describe_record_without_data(record)

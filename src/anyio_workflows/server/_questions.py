@@ -18,7 +18,8 @@ from ._runs import JSON
 async def list_questions(server: ServerContext, request: Request) -> Response:
     """Answer with the open waits of a run, and the JSON Schema of what answers each."""
     run = await server.run_of(request)
-    waits = [describe_wait(wait) for wait in await open_waits(run)]
+    converter = server.encoder_of(run).converter
+    waits = [describe_wait(wait, converter) for wait in await open_waits(run)]
     return Response(dumps({"questions": waits}), media_type=JSON)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -127,11 +128,12 @@ async def _content(request: Request, most: int) -> bytes:
         raise too_large
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                raise too_large
-            chunks.append(chunk)
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                size += len(chunk)
+                if size > most:
+                    raise too_large
+                chunks.append(chunk)
     except ClientDisconnect:
         raise ProblemError(400, "the client left before the end of its request") from None
     return b"".join(chunks)

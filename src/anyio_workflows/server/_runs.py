@@ -9,7 +9,7 @@ import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .._documents import HIDDEN, describe_run, describe_unread_run, describe_whole_run
+from .._documents import HIDDEN, describe_run, describe_unread_run
 from .._messages import nearest, short_repr
 from ..errors import (
     ContextSerdeError,
@@ -62,7 +62,7 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
     # Not by url_for(): in a mounted application that asks the outer one for the route.
     headers = {"location": f"{request.scope.get('root_path', '')}/v1/runs/{run.id}"}
     if streamed:
-        feed = Feed(run, run.records(internal=internal), server.encoder)
+        feed = Feed(run, run.records(internal=internal), server.encoder_of(run))
         return EventStream(
             server.streams,
             feed,
@@ -72,7 +72,7 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
             cancels_run=cancels,
         )
     await server.wait_for_end(request, run, wait)
-    return Response(dumps(await describe_whole_run(run)), status, headers, JSON)
+    return Response(dumps(await server.describe(run)), status, headers, JSON)
 
 
 async def _start(
@@ -202,7 +202,7 @@ async def get_run(server: ServerContext, request: Request) -> Response:
     try:
         run = await server.run_of(request)
         await server.wait_for_end(request, run, wait)
-        facts = await describe_whole_run(run)
+        facts = await server.describe(run)
     except (
         UnreadableRunError,
         ContextSerdeError,
@@ -220,7 +220,7 @@ async def cancel_run(server: ServerContext, request: Request) -> Response:
     run = await server.run_of(request)
     with conflicts(), server.streams.waiting(10.0 if wait is None else wait, request.receive):
         await run.cancel()
-    return Response(dumps(await describe_whole_run(run)), media_type=JSON)
+    return Response(dumps(await server.describe(run)), media_type=JSON)
 
 
 async def retry_run(server: ServerContext, request: Request) -> Response:
@@ -228,7 +228,7 @@ async def retry_run(server: ServerContext, request: Request) -> Response:
     run = await server.run_of(request)
     with conflicts():
         run = await server.runtime.retry(run.id)
-    return Response(dumps(await describe_whole_run(run)), media_type=JSON)
+    return Response(dumps(await server.describe(run)), media_type=JSON)
 
 
 async def delete_run(server: ServerContext, request: Request) -> Response:

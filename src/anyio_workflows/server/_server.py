@@ -20,7 +20,6 @@ from ..workflow import Workflow
 from ._access import Access, Authorize
 from ._context import Limits, ServerContext
 from ._counts import CountRequests
-from ._frames import Encoder
 from ._hosts import HostGate, is_loopback, read_hosts
 from ._openapi import describe_api
 from ._problems import HANDLERS
@@ -89,8 +88,11 @@ class WorkflowServer:
                 check_whole("max_readers", max_readers, 1),
                 check_whole("max_readers_per_run", max_readers_per_run, 1),
             ),
-            Encoder(check_whole("max_frame", max_frame, 1)),
-            Limits(check_whole("max_body", max_body, 1), check_seconds("max_wait", max_wait)),
+            Limits(
+                check_whole("max_body", max_body, 1),
+                check_seconds("max_wait", max_wait),
+                check_whole("max_frame", max_frame, 1),
+            ),
             check_bool("page", page),
         )
         if "*" in self._hosts.origins and self._context.access.is_open:
