@@ -22,6 +22,7 @@ from anyio_workflows.client import (
     ServerUnreachableError,
     WorkflowClient,
     WorkflowServerError,
+    _http,
 )
 from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeError
 from anyio_workflows.runtime import LogStatistics, RunError
@@ -650,6 +651,39 @@ async def test_a_client_that_was_given_stays_open():
             await client.run("run-1").info()
     assert not http.is_closed
     await http.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "loaded"),
+    [
+        ("http://127.0.0.1", {}, False),
+        ("https://server.example", {}, True),
+        ("http://server.example", {"HTTP_PROXY": "https://proxy.example"}, True),
+    ],
+)
+async def test_certificates_are_loaded_where_they_are_needed(
+    url: str, proxies: dict[str, str], loaded: bool, monkeypatch: pytest.MonkeyPatch
+):
+    contexts: list[Any] = []
+
+    class Seen(httpx2.AsyncClient):
+        def __init__(self, *, verify: Any, **options: Any) -> None:
+            contexts.append(verify)
+            super().__init__(**options)
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(_http, "AsyncClient", Seen)
+    async with WorkflowClient(url):
+        pass
+    [verify] = contexts
+    assert (verify is True) == loaded
+    if not loaded:
+        assert verify.verify_mode is ssl.CERT_REQUIRED
+        assert verify.get_ca_certs() == []
 
 
 async def test_a_request_that_is_cancelled_ends_at_once():

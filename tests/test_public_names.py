@@ -132,6 +132,14 @@ MEMBERS = {
     RunHandle: "cancel id info open_waits records send_event statistics stream_events wait workflow",
     StateStore: "clear edit_state get get_state set set_state statistics",
 }
+if "client" in PUBLIC:
+    from anyio_workflows.client import RemoteEvents, RemoteRun, WorkflowClient
+
+    MEMBERS |= {
+        WorkflowClient: "run runs start workflow workflows",
+        RemoteRun: "answer cancel delete events id info known questions result retry send",
+        RemoteEvents: "aclose cursor status",
+    }
 """What users find on the objects that they hold. A method for the library itself has an underscore."""
 
 

@@ -101,7 +101,7 @@ class WorkflowClient:
             )
         client = self._given
         if client is None:
-            client = self._made = new_client()
+            client = self._made = new_client(self._url)
         give_up_after, longest_delay, timeout = self._seconds
         self._http = Http(self._url, client, self._headers, give_up_after, longest_delay, timeout)
         self._state = "open"

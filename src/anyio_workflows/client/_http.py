@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import anyio
 import attrs
@@ -453,9 +454,14 @@ def body_of(data: Mapping[str, Any]) -> bytes:
         ) from None
 
 
-def new_client() -> AsyncClient:
-    """Return the client to use if none is given."""
-    return AsyncClient(limits=_LIMITS, follow_redirects=False)
+def new_client(url: str) -> AsyncClient:
+    """Return the client to use for a server if none is given."""
+    verify: ssl.SSLContext | bool = True
+    if url.startswith("http:") and not getproxies():
+        # No TLS will be spoken: to load the certificates would hold the event loop for 40 ms. A context without any
+        # trusts nobody.
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return AsyncClient(limits=_LIMITS, follow_redirects=False, verify=verify)
 
 
 def check_client(http: object) -> None:
