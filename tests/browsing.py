@@ -212,16 +212,21 @@ def workflows() -> dict[str, Workflow[Any]]:
     }
 
 
-async def _serve(port: int, database: str | None, token: str | None, mount: bool) -> None:
+async def _serve(options: argparse.Namespace) -> None:
     from anyio_workflows.server import WorkflowServer
 
-    runtime = Runtime(database, workflows=workflows(), log_events=200_000, log_bytes=2**28)
-    server = WorkflowServer(runtime, token=token)
-    if mount:
+    runtime = Runtime(
+        options.database,
+        workflows=workflows(),
+        log_events=options.log_events,
+        log_bytes=2**28,
+    )
+    server = WorkflowServer(runtime, token=options.token)
+    if options.mount:
         await _serve_mounted(server)
         return
     async with anyio.create_task_group() as group:
-        print(await group.start(server.serve, "127.0.0.1", port), flush=True)
+        print(await group.start(server.serve, "127.0.0.1", options.port), flush=True)
 
 
 async def _serve_mounted(server: Any) -> None:
@@ -244,27 +249,18 @@ class ServerProcess:
     """A server in a process of its own.
 
     Attributes:
-        backend: What it runs on.
-        database: Where it keeps its runs; `None` for its memory.
-        token: What it asks for.
-        mount: Whether it is a part of another application.
+        options: What it is started with, besides the port.
         url: Where it is.
     """
 
-    backend: str
-    database: str | None = None
-    token: str | None = None
-    mount: bool = False
+    options: list[str]
     url: str = ""
     _process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start it; at its old address, if it had one."""
         port = self.url.rstrip("/").rpartition(":")[2] or "0"
-        command = [sys.executable, "-m", __spec__.name, "--backend", self.backend, "--port", port]
-        command += [f"--database={self.database}"] if self.database else []
-        command += [f"--token={self.token}"] if self.token else []
-        command += ["--mount"] if self.mount else []
+        command = [sys.executable, "-m", __spec__.name, "--port", port, *self.options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
@@ -281,12 +277,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(
-    backend: str, database: str | None = None, token: str | None = None, mount: bool = False
-) -> Iterator[ServerProcess]:
-    """Serve for the time of a block."""
+def serving(backend: str, **options: Any) -> Iterator[ServerProcess]:
+    """Serve for the time of a block, with options as of `python -m tests.browsing`."""
     pytest.importorskip("hypercorn" if backend == "trio" else "uvicorn")
-    server = ServerProcess(backend, database, token, mount)
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    server = ServerProcess([f"--backend={backend}", *given])
     try:
         server.start()
         yield server
@@ -354,6 +349,7 @@ class Page:
     def __init__(self, driver: Any, url: str) -> None:
         self.driver, self.url = driver, url
         self.refusals_expected = False
+        self._requests: list[str] = []
         driver.get("about:blank")  # ends the page of the test before
         for log in ("browser", "performance"):
             driver.get_log(log)
@@ -449,11 +445,16 @@ class Page:
         if self.refusals_expected:  # the browser says so itself, whatever the page does about it
             messages = [one for one in messages if one["source"] != "network"]
         assert messages == []
+        for address in self.requests():
+            assert address.startswith((self.url, "data:", "about:")), address
+
+    def requests(self) -> list[str]:
+        """Return the addresses of all requests so far."""
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
-                address = message["params"]["request"]["url"]
-                assert address.startswith((self.url, "data:", "about:")), address
+                self._requests.append(message["params"]["request"]["url"])
+        return self._requests
 
 
 def until(
@@ -478,10 +479,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--database")
     parser.add_argument("--token")
-    parser.add_argument("--mount", action="store_true")
+    parser.add_argument("--mount", type=bool, help="as a part of another application")
+    parser.add_argument("--log-events", type=int, default=200_000)
     options = parser.parse_args()
-    backend = options.backend
-    anyio.run(_serve, options.port, options.database, options.token, options.mount, backend=backend)
+    anyio.run(_serve, options, backend=options.backend)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("orjson")
 
-from .browsing import TOKENS, Page, browsing, serving
+from .browsing import TOKENS, Page, browsing, serving, until
+from .proxying import proxying
 from .running import on_each_backend
 
 
@@ -41,6 +42,58 @@ def test_a_run_continues_after_the_server_was_killed(backend: str, driver: Any, 
         page.wait_for_status("completed")
         page.wait_for_text("#outcome", "published tea")
         assert page.rows() == [TOKENS, "Publish", "StopEvent"]
+        page.check_console()
+
+
+def streams(page: Page) -> int:
+    """Return how often the page has asked for the events of a run that had been started."""
+    return sum("/events?" in address for address in page.requests())
+
+
+@on_each_backend
+def test_connections_that_are_cut_lose_nothing_and_repeat_nothing(
+    backend: str, driver: Any, tmp_path: Path
+):
+    gate = tmp_path / "gate"
+    with serving(backend) as server, proxying(server.url) as proxy:
+        page = Page(driver, proxy.url)
+        page.refusals_expected = True  # the browser reports what was cut
+        page.open()
+        page.one("#internal").click()
+        page.start("survey", topic="tea", sources=4, gate=gate)
+        page.wait_for_step("look", "running", "3 running, 1 done")
+        for cuts in range(3):
+            proxy.cut()
+            until(lambda: streams(page) > cuts)  # noqa: B023 - called in this round only
+            page.wait_for_text("#connection", "live")
+        gate.touch()
+        page.one(".question [name=approved]").click()
+        page.one(".question button").click()
+        page.wait_for_status("completed")
+        until(lambda: page.rows()[-1:] == ["StopEvent"])
+        page.wait_for_text("#time-note", "7 executions")
+        changes = ["StepStateChanged"] * (3 * 7)  # queued, running, over
+        changes += ["StepStateChanged"] * 2  # waiting, running again
+        rows = [row for row in page.rows() if row not in (TOKENS, "Publish", "StopEvent")]
+        assert [row for row in rows if row != "WorkflowIdleEvent"] == changes
+        page.one("#internal").click()
+        assert page.rows() == [TOKENS, "Publish", "StopEvent"]
+        page.check_console()
+
+
+@on_each_backend
+def test_events_that_have_left_the_memory_are_a_gap(backend: str, driver: Any):
+    with serving(backend, log_events=100) as server:
+        page = Page(driver, server.url)
+        page.open()
+        run_id = page.start("loud", events=1000)
+        page.wait_for_status("completed")
+        page.open(f"#run/{run_id}")
+        page.wait_for_text("#summary", "1,001 events")
+        page.one("#follow").click()
+        page.driver.execute_script("document.getElementById('events').scrollTop = 0")
+        until(lambda: page.rows()[:2] == ["gap", "Note"])
+        page.wait_for_text(".row[data-kind=gap]", "901 events from 1 on had left the memory")
         page.check_console()
 
 

@@ -126,7 +126,8 @@ export class Feed {
   async read(response = null) {
     const signal = this.#stop.signal;
     for (let failures = 0; !signal.aborted && !this.ended;) {
-      const before = this.cursor, attempt = new AbortController();
+      const attempt = new AbortController();
+      let opened = false;
       const abort = () => attempt.abort();
       signal.addEventListener("abort", abort);
       let watch = 0;
@@ -141,8 +142,8 @@ export class Feed {
         }
         if (response.status === 204) { this.#end(null); break; }
         this.state("live");
+        opened = true;
         await readStream(response, (...frame) => this.#frame(...frame), heard, attempt.signal);
-        failures = 0;  // a stream that was opened and cut: the server may be on its way back
       } catch (error) {
         if (signal.aborted) return;
         if (error.status >= 400 && error.status < 500 && error.status !== 429) {
@@ -150,15 +151,14 @@ export class Feed {
           this.state("refused", error);
           return;
         }
-        failures += 1;
       } finally {
         clearTimeout(watch);
         signal.removeEventListener("abort", abort);
         response = null;
       }
       if (this.ended || signal.aborted) break;
-      if (this.cursor > before) failures = 0;
-      await this.#pause(Math.min(this.#base * 2 ** failures, 15_000) * (0.75 + Math.random() / 2));
+      failures = opened ? 0 : failures + 1;
+      await this.#pause(Math.min(this.#base * 2 ** failures, 15_000));
     }
   }
 
