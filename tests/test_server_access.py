@@ -1,4 +1,4 @@
-"""The server: who is let in, and whose run is whose. Each promise about security is a test."""
+"""The server: who is let in (H4), and whose run is whose (H5). Each promise about security is a test."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ START = "/v1/workflows/echo/runs"
 EVERYWHERE = ["/", "/page.js", "/healthz", "/readyz", "/v1/runs", "/v1/workflows", "/nowhere"]
 
 
-# --- Host ---------------------------------------------------------------------------------------------
+# --- H4: Host ---------------------------------------------------------------------------------------------
 
 
 OWN_HOSTS = [
@@ -138,7 +138,7 @@ def test_wrong_hosts_are_refused(hosts: Any, text: str):
     assert text in str(caught.value)
 
 
-# --- Pages of other origins -----------------------------------------------------------------------------
+# --- H4: Pages of other origins -----------------------------------------------------------------------------
 
 
 SIMPLE = ["text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "", "x"]
@@ -243,7 +243,7 @@ def test_wrong_origins_are_refused(origins: Any, text: str):
         WorkflowServer(allow_origins=origins)
 
 
-# --- Token ----------------------------------------------------------------------------------------------
+# --- H4: Token ----------------------------------------------------------------------------------------------
 
 
 async def test_the_data_needs_the_token_and_the_page_and_health_need_none():
@@ -279,7 +279,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: Any):
     assert not token or str(token).strip() not in str(caught.value).replace("str", "")
 
 
-# --- Where it is served -----------------------------------------------------------------------------------
+# --- H4: Where it is served -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.5", "example.org"])
@@ -308,7 +308,7 @@ async def test_wrong_addresses_are_refused(arguments: Any, text: str):
     assert str(caught.value) == text
 
 
-# --- authorize, and owners ----------------------------------------------------------------------------------
+# --- H5: authorize, and owners ----------------------------------------------------------------------------------
 
 
 def by_header(request: Any, action: Action) -> str | None:
@@ -473,7 +473,7 @@ async def test_metadata_of_the_server_is_neither_taken_nor_shown():
         assert run["metadata"] == {"owner": "bob"}
 
 
-# --- What comes in ------------------------------------------------------------------------------------------
+# --- H6: What comes in ------------------------------------------------------------------------------------------
 
 
 class Elsewhere(HumanResponseEvent):

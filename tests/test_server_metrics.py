@@ -1,4 +1,4 @@
-"""The server: what it tells those who watch it."""
+"""The server: what it tells those who watch it (H7)."""
 
 from __future__ import annotations
 

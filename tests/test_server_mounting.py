@@ -1,4 +1,4 @@
-"""The server in another application, and the arguments that it is made with."""
+"""The server in another application, and the arguments that it is made with (H1)."""
 
 from __future__ import annotations
 

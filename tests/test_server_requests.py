@@ -1,4 +1,4 @@
-"""The server: what a request may ask for, and what is answered to those that ask for something else."""
+"""The server: what a request may ask for, and what is answered to those that ask for something else (H3, H6)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def a_talk(server: Asker, **fields: Any) -> str:
     return path
 
 
-# --- Addresses and queries --------------------------------------------------------------------------------
+# --- H3: Addresses and queries --------------------------------------------------------------------------------
 
 
 async def test_what_is_not_there_says_so():
@@ -221,7 +221,7 @@ async def test_a_run_is_read_whatever_its_outcome():
         assert (run["error"]["type"], run["error"]["step"]) == ("ValueError", "fail")
 
 
-# --- Bodies -------------------------------------------------------------------------------------------------
+# --- H3: Bodies -------------------------------------------------------------------------------------------------
 
 
 BAD_JSON = [
@@ -308,7 +308,7 @@ async def test_a_body_that_is_cut_off_starts_nothing():
         assert (await server.get("/v1/runs"))["runs"] == []
 
 
-# --- Starting -------------------------------------------------------------------------------------------------
+# --- H3, H6: Starting -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ async def test_no_run_is_started_for_a_reader_for_whom_there_is_no_room():
             assert len((await server.get("/v1/runs"))["runs"]) == 1
 
 
-# --- Sending and answering ------------------------------------------------------------------------------------
+# --- H3, H6: Sending and answering ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
