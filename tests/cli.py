@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import select
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +206,119 @@ def run_command(*argv: str, typed: str | None = None, cwd: Path = ROOT) -> Done:
 def without_slowness(err: str) -> str:
     """Leave out what asyncio's debug mode says on a slow machine."""
     return "".join(line for line in err.splitlines(True) if not line.startswith("Executing <"))
+
+
+class Process:
+    """A command in a process of its own, read while it runs. It is killed if it hangs.
+
+    Args:
+        argv: The arguments.
+        environment: Variables besides those of this process.
+    """
+
+    def __init__(self, *argv: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        self.timer = threading.Timer(PATIENCE, self.process.kill)
+        self.timer.daemon = True
+        self.timer.start()
+        self.read = ""
+
+    def line_with(self, wanted: str, stream: str = "stdout") -> str:
+        """Read lines until one of them has this in it."""
+        file = getattr(self.process, stream)
+        for line in file:
+            if wanted in line:
+                return str(line.rstrip("\n"))
+        raise AssertionError(f"it ended before {wanted!r}: {self.end()}")
+
+    def send(self, sign: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(sign)
+
+    def end(self) -> Done:
+        """Wait for the end; returns what else it printed."""
+        out, err = self.process.communicate()
+        self.timer.cancel()
+        return Done(self.process.returncode, out, without_slowness(err))
+
+
+_IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+class Terminal:
+    """A command in a terminal of its own: what it shows, and keys.
+
+    Attributes:
+        text: All that it has shown so far, without what moves the cursor and colours.
+    """
+
+    def __init__(self, *argv: str, columns: int = 100, rows: int = 40, term: str = "xterm") -> None:
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        self.file, inside = pty.openpty()
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _IN_TERMINAL, *COMMAND[1:], *argv],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            cwd=ROOT,
+            env={**os.environ, "TERM": term, "COLUMNS": "", "LINES": ""},
+            start_new_session=True,
+        )
+        os.close(inside)
+        self.timer = threading.Timer(PATIENCE, self.process.kill)
+        self.timer.daemon = True
+        self.timer.start()
+        self.text = ""
+
+    def wait_for(self, wanted: str, after: int = 0) -> int:
+        """Read until it shows this, behind a position; returns the position behind it."""
+        while wanted not in self.text[after:]:
+            assert self._read(), f"it ended before {wanted!r}: {self.text[-2000:]}"
+        return self.text.index(wanted, after) + len(wanted)
+
+    def type(self, keys: str) -> None:
+        """Type keys."""
+        os.write(self.file, keys.encode())
+
+    def end(self) -> int:
+        """Read to the end; returns the exit status."""
+        while self._read():
+            pass
+        status = self.process.wait()
+        self.timer.cancel()
+        os.close(self.file)
+        return status
+
+    def _read(self) -> bool:
+        select.select([self.file], [], [], PATIENCE)
+        data = b""
+        with suppress(OSError):  # Linux says EIO at the end
+            data = os.read(self.file, 65536)
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode(errors="replace"))
+        self.text += shown.replace("\r\n", "\n").replace("\r", "\n")
+        return bool(data)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let the processes of a test take SIGINT, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -17,7 +17,9 @@
 #   plain     shows a run line by line (`live`: in a part of the terminal that is drawn again)
 #   keys      a line typed in a terminal, without blocking the event loop
 #   answers   answers given as arguments, and those of a person
-#   local     runs in a `Runtime` of this process
+#   showing   which of these it is to be, as the arguments and the terminal say
+#   local     runs in a `Runtime` of this process (`far`: on a server)
 #   run, look, serve
 #             the commands that need no server
+#   remote    those that ask one
 #   main      chooses the command, and turns its problems into messages and exit statuses

@@ -63,6 +63,10 @@ class Terminal(Protocol):
         """Tell the person something."""
         ...
 
+    def ask(self, question: Data) -> None:
+        """Show the question that is to be answered now."""
+        ...
+
     async def read_line(self, prompt: str, hint: str = "") -> str | None:
         """Return a line; `None` at the end of the input."""
         ...
@@ -76,6 +80,7 @@ class Person:
 
     async def answer_to(self, question: Data) -> Data | None:
         """Return what the person typed; `None` if there is no more input."""
+        self.terminal.ask(question)
         record = Record.of(question["schema"])
         if not record.fields:
             line = await self.terminal.read_line(f"{question['answer_type']}: ")

@@ -12,9 +12,6 @@ import attrs
 
 from .texts import Data
 
-MOST_OFTEN = 0.1
-"""Seconds between two looks at the run while something happens, at least."""
-
 AT_LEAST_EVERY = 1.0
 """Seconds between two looks while no event tells of a change: events about steps come from this process only."""
 
@@ -28,7 +25,14 @@ class AnswerRefused(Exception):
 
 
 class FollowedRun(Protocol):
-    """A run to follow: in a `Runtime` here, or in one behind a server. Both speak as the wire does."""
+    """A run to follow: in a `Runtime` here, or in one behind a server. Both speak as the wire does.
+
+    Attributes:
+        pause: Seconds between two looks at the run while something happens, at least.
+    """
+
+    @property
+    def pause(self) -> float: ...
 
     def items(self, after: int) -> AsyncIterator[Data]:
         """Return the events from a cursor to the end, internal ones too; and gaps, as `{"gap": {...}}`."""
@@ -152,7 +156,7 @@ class _Following:
                 questions = await self.run.questions() if run["questions"] else []
                 self.view.update(run, questions)
                 self.see_to(questions, group)
-                await anyio.sleep(MOST_OFTEN)
+                await anyio.sleep(self.run.pause)
                 with anyio.move_on_after(AT_LEAST_EVERY):
                     await self.changed.wait()
 

@@ -46,42 +46,59 @@ async def _until_readable(file: int) -> None:
 
 @attrs.define
 class LineEditor:
-    """A line that is being typed, key by key, in a terminal that neither echoes nor waits for the end of a line.
+    """Lines that are typed key by key, in a terminal that neither echoes nor waits for the end of a line.
 
     Attributes:
-        text: What was typed so far.
-        on_change: Called after each key.
+        on_change: Called when the line has changed.
+        text: What was typed of the line so far.
     """
 
     on_change: Callable[[], None]
     text: str = ""
+    _ahead: list[str] = attrs.field(factory=list)
+    """Keys behind the end of the line before."""
+
+    _decoder: codecs.IncrementalDecoder = attrs.field(
+        factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
 
     async def read(self, file: int) -> str | None:
-        """Return the line when it is complete; `None` for the end of the input."""
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        """Return a line when it is complete; `None` for the end of the input."""
+        self.text = ""
         while True:
-            await _until_readable(file)
-            data = os.read(file, 1024)
-            if not data:
-                return None
-            keys = decoder.decode(data)
-            if keys.startswith("\x1b"):
-                continue  # an arrow, or another key that has no place here
-            for key in keys:
-                match key:
-                    case "\r" | "\n":
-                        return self.text
-                    case "\x04" if not self.text:  # Ctrl-D
-                        return None
-                    case "\x7f" | "\b":
-                        self.text = self.text[:-1]
-                    case "\x15":  # Ctrl-U
-                        self.text = ""
-                    case "\x17":  # Ctrl-W
-                        self.text = self.text.rstrip().rpartition(" ")[0]
-                    case _ if key.isprintable():
-                        self.text += key
+            while self._ahead:
+                key = self._ahead.pop(0)
+                if key in "\r\n":
+                    return self.text
+                if key == "\x04" and not self.text:  # Ctrl-D
+                    return None
+                self._take(key)
             self.on_change()
+            await _until_readable(file)
+            if not (data := os.read(file, 1024)):
+                return None
+            keys = self._decoder.decode(data)
+            if not keys.startswith("\x1b"):  # an arrow, or another key that has no place here
+                self._ahead += keys
+
+    def forget(self, file: int) -> None:
+        """Drop what was typed so far, before there was a question."""
+        import termios
+
+        self._ahead.clear()
+        termios.tcflush(file, termios.TCIFLUSH)
+
+    def _take(self, key: str) -> None:
+        match key:
+            case "\x7f" | "\b":
+                self.text = self.text[:-1]
+            case "\x15":  # Ctrl-U
+                self.text = ""
+            case "\x17":  # Ctrl-W
+                head, space, _ = self.text.rstrip().rpartition(" ")
+                self.text = head + space
+            case _ if key.isprintable():
+                self.text += key
 
 
 def in_foreground(file: int) -> bool:
@@ -107,10 +124,3 @@ def key_by_key(file: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, before)
-
-
-def forget_typed(file: int) -> None:
-    """Drop what was typed before the question was there."""
-    import termios
-
-    termios.tcflush(file, termios.TCIFLUSH)

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .keys import LineEditor, LineReader, forget_typed, in_foreground, key_by_key
+from .keys import LineEditor, LineReader, in_foreground, key_by_key
 from .texts import (
     Data,
     duration,
@@ -95,7 +95,11 @@ class LiveView:
     _lines: deque[_Line] = attrs.field(factory=lambda: deque(maxlen=_MOST_LINES))
     _prompt: str = ""
     _hint: str = ""
-    _editor: LineEditor | None = None
+    _asked: str | None = None
+    """The id of the question that is being answered."""
+    _editor: LineEditor = attrs.field(
+        default=attrs.Factory(lambda self: LineEditor(self.refresh), takes_self=True)
+    )
     _reader: LineReader = attrs.field(factory=LineReader)
 
     def begin(self, run: Data, how: str) -> None:
@@ -145,26 +149,28 @@ class LiveView:
         """Draw everything again."""
         self.live.update(self._drawn(), refresh=True)
 
+    def ask(self, question: Data) -> None:
+        """Show this one of the open questions; what was typed before does not answer it."""
+        self._asked = question["id"]
+        if in_foreground(file := sys.stdin.fileno()):
+            self._editor.forget(file)
+
     async def read_line(self, prompt: str, hint: str = "") -> str | None:
         """Let a person type a line below the question; `None` at the end of the input."""
-        self._prompt, self._hint = prompt, hint
+        self._prompt, self._hint, self._editor.text = prompt, hint, ""
+        self.refresh()
         try:
-            file = sys.stdin.fileno()
-            if not in_foreground(file):
-                self.refresh()
-                return await self._reader.read()
-            forget_typed(file)
-            self._editor = LineEditor(self.refresh)
-            self.refresh()
-            return await self._editor.read(file)
+            if in_foreground(file := sys.stdin.fileno()):
+                return await self._editor.read(file)
+            return await self._reader.read()
         finally:
-            self._prompt, self._editor = "", None
+            self._prompt = ""
 
     # --- Drawing ------------------------------------------------------------------------------------
 
     def _drawn(self) -> RenderableType:
         width, height = self.console.size
-        question = self._drawn_question(width)
+        question = self._drawn_question(width, min(6, height // 4))
         steps = self._drawn_steps(width, max(3, height // 2))
         room = height - len(question) - steps.row_count - 4
         shown = [*self._lines][-max(1, min(room, 12)) :]
@@ -186,10 +192,12 @@ class LiveView:
 
     def _drawn_steps(self, width: int, most: int) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, max_width=max(12, width // 3))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
         steps: dict[str, Data] = self._run["steps"]
+        longest = max((len(name) for name in steps), default=0) + 2
+        names, bars = min(longest, max(12, width // 4)), min(20, width // 5)
+        table.add_column(no_wrap=True, width=names)
+        table.add_column(no_wrap=True, width=bars)
+        table.add_column(no_wrap=True, width=width - names - bars - 6)
         if len(steps) > most:  # those that do something are worth more
             steps = {
                 name: counts
@@ -209,29 +217,31 @@ class LiveView:
                 bar = ProgressBar(
                     total,
                     counts["done"],
-                    width=min(20, width // 4),
                     finished_style="green",
                     complete_style="blue",
                 )
             table.add_row(Text(f"  {name}", style="" if total else "dim"), bar, words)
         return table
 
-    def _drawn_question(self, width: int) -> list[Text]:
+    def _drawn_question(self, width: int, most: int) -> list[Text]:
         if not self._questions:
             return []
-        question = self._questions[0]
+        question = next(
+            (one for one in self._questions if one["id"] == self._asked), self._questions[0]
+        )
         asked = f"{question['step']} asks: {question_text(question)}"
         text = Text(f"? {asked}", style="yellow")
-        lines = [Text(""), *text.wrap(self.console, width)[:6]]
+        lines = [Text(""), *text.wrap(self.console, width)[:most]]
         if (more := len(self._questions) - 1) > 0:
             lines.append(Text(f"  and {more} more open question{'s' * (more > 1)}", style="dim"))
         if self._prompt:
             if self._hint:
                 lines.append(Text(f"  {printable(self._hint)}", style="dim", no_wrap=True))
-            typed = "" if self._editor is None else self._editor.text
             room = max(10, width - len(self._prompt) - 5)
             line = Text(f"  {self._prompt}", style="bold", no_wrap=True)
-            line.append(typed[-room:], style="not bold default").append("▏", style="blink")
+            line.append(self._editor.text[-room:], style="not bold default").append(
+                "▏", style="blink"
+            )
             lines.append(line)
         return lines
 

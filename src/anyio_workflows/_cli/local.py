@@ -20,6 +20,7 @@ class LocalRun:
     """A run that `Runtime` keeps here."""
 
     handle: RunHandle[Any]
+    pause: float = 0.1
 
     def items(self, after: int) -> _Items:
         """Return the events from a cursor to the end."""

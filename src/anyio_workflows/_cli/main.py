@@ -75,7 +75,10 @@ def _execute(args: Namespace, options: dict[str, Any] | None) -> int:
             from .serve import serve
 
             return serve(args, options)
-    raise AssertionError(args.command)
+        case _:
+            from .remote import ask_server
+
+            return ask_server(args, options)
 
 
 def _alone(error: BaseException) -> BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -43,6 +44,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_looking(commands)
     _add_serve(commands)
+    _add_asking(commands)
+    _add_telling(commands)
     _add_demo(commands)
     return parser
 
@@ -65,16 +68,7 @@ def _add_run(commands: _Commands) -> None:
         "could not be started.",
     )
     run.add_argument("target", metavar="module:Workflow", help=TARGET)
-    run.add_argument(
-        "fields",
-        nargs="*",
-        default=[],
-        metavar="field=value",
-        help="a field of the start event: a text as it is, or JSON, as the field is annotated",
-    )
-    run.add_argument(
-        "--input", metavar="FILE", help="a JSON object with the fields; - for standard input"
-    )
+    _add_fields(run, "the start event")
     _add_backend(run)
     run.add_argument("--db", metavar="URL", help="keep the run in a database: sqlite:///runs.db")
     run.add_argument(
@@ -87,14 +81,18 @@ def _add_run(commands: _Commands) -> None:
         "--traceback", action="store_true", help="print the whole traceback of what failed"
     )
     _add_showing(run)
-    run.add_argument(
-        "--answer",
-        action="append",
-        nargs="+",
+
+
+def _add_fields(command: argparse.ArgumentParser, event: str) -> None:
+    command.add_argument(
+        "fields",
+        nargs="*",
         default=[],
-        metavar=("[TYPE]", "field=value"),
-        help="answer a question of this type, or of any type; 'ask' to read answers from standard input; "
-        "repeat it for further questions",
+        metavar="field=value",
+        help=f"a field of {event}: a text as it is, or JSON, as the field is annotated",
+    )
+    command.add_argument(
+        "--input", metavar="FILE", help="a JSON object with the fields; - for standard input"
     )
 
 
@@ -109,6 +107,15 @@ def _add_showing(command: argparse.ArgumentParser) -> None:
         "--plain", action="store_true", help="write lines, also where a terminal could do more"
     )
     command.add_argument("-q", "--quiet", action="store_true", help="show the result only")
+    command.add_argument(
+        "--answer",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("[TYPE]", "field=value"),
+        help="answer a question of this type, or of any type; 'ask' to read answers from standard input; "
+        "repeat it for further questions",
+    )
 
 
 def _add_looking(commands: _Commands) -> None:
@@ -173,6 +180,121 @@ def _add_serve(commands: _Commands) -> None:
         "--insecure", action="store_true", help="serve other machines without a token"
     )
     _add_backend(serve)
+
+
+_URL = "http://127.0.0.1:8000"
+
+
+def _add_server(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--url",
+        default=os.environ.get("ANYIO_WORKFLOWS_URL") or _URL,
+        help=f"the server (default: ANYIO_WORKFLOWS_URL, or {_URL})",
+    )
+    command.add_argument(
+        "--token",
+        default=os.environ.get("ANYIO_WORKFLOWS_TOKEN") or None,
+        help="what the server asks for (default: ANYIO_WORKFLOWS_TOKEN)",
+    )
+    _add_backend(command)
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json", action="store_true", help="print what the server says, one object per line"
+    )
+
+
+def _add_asking(commands: _Commands) -> None:
+    """Add the commands that ask a server how things stand."""
+    ps = _command(commands, "ps", "list the runs of a server, newest first")
+    ps.add_argument("--status", help="only those that stand so: running, waiting, failed, ...")
+    ps.add_argument("--workflow", metavar="NAME", help="only those of this workflow")
+    ps.add_argument(
+        "-n", "--limit", type=_number, default=20, help="how many, at most (default: %(default)s)"
+    )
+    _add_json(ps)
+    _add_server(ps)
+    watch = _command(
+        commands,
+        "watch",
+        "follow a run of a server to its end, and print its result",
+        "Ctrl-C ends the command, not the run. The exit status is that of 'run'.",
+    )
+    _add_run_id(watch)
+    watch.add_argument(
+        "--after", type=_cursor, default=0, metavar="N", help="leave out events up to this number"
+    )
+    _add_showing(watch)
+    _add_server(watch)
+    result = _command(
+        commands,
+        "result",
+        "print the result of a run of a server",
+        "The exit status is that of 'run', or 75 if the run has not ended.",
+    )
+    _add_run_id(result)
+    result.add_argument(
+        "--wait",
+        type=seconds,
+        nargs="?",
+        const=math.inf,
+        metavar="SECONDS",
+        help="wait for the end of the run, for so long or without limit",
+    )
+    _add_json(result)
+    _add_server(result)
+
+
+def _add_telling(commands: _Commands) -> None:
+    """Add the commands that have a server do something."""
+    start = _command(commands, "start", "start a run on a server, and print its id")
+    start.add_argument("workflow", metavar="NAME", help="the name of the workflow there")
+    _add_fields(start, "the start event")
+    start.add_argument("--run-id", metavar="ID", help="the id of the run; made up if not given")
+    _add_json(start)
+    _add_server(start)
+    answer = _command(commands, "answer", "answer a question of a run on a server")
+    _add_run_id(answer)
+    _add_fields(answer, "the answer")
+    answer.add_argument(
+        "--question",
+        metavar="STEP|ID",
+        help="which one, if there are several: its step, or its id",
+    )
+    _add_server(answer)
+    send = _command(commands, "send", "send an event to a run on a server")
+    _add_run_id(send)
+    send.add_argument("type", metavar="TYPE", help="the name of the class of the event")
+    _add_fields(send, "the event")
+    send.add_argument("--step", help="the only step to send it to")
+    _add_server(send)
+    cancel = _command(commands, "cancel", "cancel a run of a server, and wait for its end")
+    _add_run_id(cancel)
+    _add_json(cancel)
+    _add_server(cancel)
+    retry = _command(
+        commands, "retry", "continue a run of a server that failed, timed out or was cancelled"
+    )
+    _add_run_id(retry)
+    _add_json(retry)
+    _add_server(retry)
+
+
+def _add_run_id(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run_id", metavar="ID", help="the id of the run")
+
+
+def _number(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
+
+
+def _cursor(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"not the number of an event: {text!r}")
 
 
 def _add_demo(commands: _Commands) -> None:

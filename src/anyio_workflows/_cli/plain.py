@@ -72,7 +72,6 @@ class PlainView:
 
     def update(self, run: Data, questions: Sequence[Data]) -> None:
         """Write the questions that are new."""
-        self._created = run["created"]
         for question in questions:
             if question["id"] not in self._asked:
                 self._asked.add(question["id"])
@@ -83,6 +82,10 @@ class PlainView:
         """Write a line."""
         self._flush()
         self._write(text)
+
+    def ask(self, question: Data) -> None:
+        """Write the question that is to be answered now, if that is not done."""
+        self.update({}, [question])
 
     async def read_line(self, prompt: str, hint: str = "") -> str | None:
         """Ask for a line of standard input; `None` at its end."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 COMPLETED = 0
 FAILED = 1
 USAGE = 2
+NOT_ENDED = 75
+"""A result was asked for, and is not there yet."""
+
 TIMED_OUT = 124
 CANCELLED = 130
 LET_GO = 143

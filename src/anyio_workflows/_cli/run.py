@@ -119,6 +119,7 @@ class _Running:
                 if one == signal.SIGTERM and self._is_kept:
                     self.let_go = True
                     self.scope.cancel()
+                    return
                 break
         await run.cancel()
 

@@ -15,7 +15,7 @@ import anyio
 from ..errors import WorkflowConfigurationError
 from ..runtime import Runtime
 from ..workflow import Workflow
-from .problems import COMPLETED, FAILED, CommandError
+from .problems import COMPLETED, CommandError
 from .targets import Target, load
 
 if TYPE_CHECKING:
@@ -101,17 +101,12 @@ async def _serve(
                 await server.serve(
                     args.host, args.port, insecure=args.insecure, task_status=task_status
                 )
-            except OSError as error:
-                raise CommandError(
-                    f"cannot listen on {args.host}, port {args.port}: {error.strerror or error}; --port 0 takes "
-                    "any that is free",
-                    FAILED,
-                ) from error
             except WorkflowConfigurationError as error:
-                raise CommandError(str(error)) from error
+                remedy = "; here: --token TOKEN, or --insecure" if "insecure" in str(error) else ""
+                raise CommandError(f"{error}{remedy}") from error
 
         url = await group.start(announce)
-        address = f"{url}#token={quote(token)}" if token and not args.no_page else url
+        address = f"{url}#token={quote(token, safe='')}" if token and not args.no_page else url
         print(f"serving {', '.join(names)} at {address}", flush=True)
         kept = f"in {args.db}" if args.db else "in memory, and end with the server"
         print(f"runs are kept {kept}; Ctrl-C ends it", file=sys.stderr, flush=True)

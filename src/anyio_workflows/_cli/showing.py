@@ -46,7 +46,7 @@ def answerer_for(args: Namespace, view: AnyView) -> Any:
     """Return who answers questions: arguments, a person at the terminal, both, or nobody."""
     given = [words for words in args.answer if words != ["ask"]]
     asks = len(given) < len(args.answer) or (
-        sys.stderr.isatty() and not args.json and not args.quiet and _is_terminal_input()
+        sys.stderr.isatty() and not args.json and not args.quiet and is_terminal_input()
     )
     answers = GivenAnswers.of(given) if given else None
     person = Person(view) if asks and hasattr(view, "read_line") else None
@@ -55,7 +55,8 @@ def answerer_for(args: Namespace, view: AnyView) -> Any:
     return answers or person
 
 
-def _is_terminal_input() -> bool:
+def is_terminal_input() -> bool:
+    """Return whether a person can be asked."""
     try:
         return in_foreground(sys.stdin.fileno())
     except (OSError, ValueError):  # no standard input
