@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from anyio_workflows import Workflow
 from anyio_workflows.runtime import Runtime
 from anyio_workflows.server import WorkflowServer
+from anyio_workflows.server._routes import ROUTES
 
 
 @attrs.define
@@ -192,3 +193,17 @@ async def asking(*workflows: Workflow[Any] | Runtime, **options: Any) -> AsyncIt
     server = WorkflowServer(runtime, **options)
     async with server.lifespan():
         yield Asker(server.app, server=server)
+    check_described(server)
+
+
+def check_described(server: WorkflowServer) -> None:
+    """Check that the table of routes has each status with which a request was answered."""
+    described = {
+        (route.method, route.path, status)
+        for route in ROUTES
+        for status in (*route.answers, *route.all_problems)
+    }
+    for method, path, status in server._context.requests.counts:
+        if path != "other" and status not in (405, 418, 500):  # anywhere, from `authorize`, a fault
+            asked = "GET" if method == "HEAD" else method
+            assert (asked, path, status) in described

@@ -16,6 +16,7 @@ from anyio_workflows import Context, HumanResponseEvent, StartEvent, StopEvent, 
 from anyio_workflows.errors import WorkflowConfigurationError
 from anyio_workflows.runtime import Runtime
 from anyio_workflows.server import Action, WorkflowServer, _runs
+from anyio_workflows.server._access import Access
 
 from .asking import Asker, asking
 
@@ -277,6 +278,11 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: Any):
     with pytest.raises(WorkflowConfigurationError, match="token must be a str of ASCII") as caught:
         WorkflowServer(token=token)
     assert not token or str(token).strip() not in str(caught.value).replace("str", "")
+
+
+async def test_the_token_is_in_no_repr():
+    access = Access("t0ken", None)
+    assert "t0ken" not in repr(access)
 
 
 # --- H4: Where it is served -----------------------------------------------------------------------------------

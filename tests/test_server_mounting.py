@@ -165,7 +165,12 @@ async def test_a_runtime_that_is_left_before_its_server_is_not_there():
             asker = Asker(server.app)
             body = {"input": {"item": "tea"}, "run_id": "one"}
             await asker.post("/v1/workflows/buy/runs", body)
-        for method, path in (("GET", "/v1/runs/one"), ("POST", "/v1/workflows/buy/runs")):
+        asked = [
+            ("GET", "/v1/runs/one"),
+            ("POST", "/v1/workflows/buy/runs"),
+            ("POST", "/v1/runs/one/cancel"),
+        ]
+        for method, path in asked:
             answered = await asker.ask(method, path)
             assert answered.status == 503
             assert "retry-after" in answered.headers

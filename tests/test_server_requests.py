@@ -680,6 +680,57 @@ async def test_a_run_of_another_program_can_be_listed_and_read():
         await run.cancel()
 
 
+async def test_what_is_asked_while_a_runtime_is_left_is_to_come_back_later():
+    """It is no conflict with how the run stands."""
+    data = MemoryData()
+    runtime = Runtime(MemoryStore(data), workflows=[TALK])
+    opened, left = anyio.Event(), anyio.Event()
+    answers: list[Answered] = []
+
+    async def host() -> None:
+        async with runtime:
+            opened.set()
+            await left.wait()
+
+    async def send(server: Asker) -> None:
+        body = {"type": "Said", "data": {"text": "x"}}
+        answers.append(await server.ask("POST", "/v1/runs/theirs/events", body))
+
+    async with (
+        Runtime(MemoryStore(data), workflows=[TALK]) as other,
+        anyio.create_task_group() as group,
+    ):
+        run = await other.start("talk", run_id="theirs")
+        await anyio.sleep(1)
+        group.start_soon(host)
+        await opened.wait()
+        async with asking(runtime) as server:
+            group.start_soon(send, server)
+            await anyio.sleep(1)
+            assert not answers  # the other process would have to be woken
+            left.set()
+            await anyio.sleep(1)
+        await run.cancel()
+    check(answers[0], 503)
+    assert "retry-after" in answers[0].headers
+
+
+async def test_a_drawing_runs_nothing_in_a_browser():
+    async with asking(TALK) as server:
+        for format_, media in [
+            ("json", "application/json"),
+            ("svg", "image/svg+xml"),
+            ("mermaid", "text/plain; charset=utf-8"),
+            ("dot", "text/vnd.graphviz; charset=utf-8"),
+        ]:
+            answered = await server.ask("GET", f"/v1/workflows/talk/graph?format={format_}")
+            assert answered.headers["content-type"] == media
+            assert b"hear" in answered.body
+            if format_ != "json":
+                assert "default-src 'none'" in answered.headers["content-security-policy"]
+                assert answered.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_a_database_that_cannot_be_written_is_a_fault_for_a_while():
     store = MemoryStore()
 

@@ -60,7 +60,7 @@ class Access:
         authorize: Returns the principal of a request, or `None` to refuse it; `None` for no principals.
     """
 
-    token: str | None
+    token: str | None = attrs.field(repr=False)
     authorize: Authorize | None
 
     def __attrs_post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ from starlette.requests import Request
 
 from .._documents import converter_of, describe_whole_run
 from .._messages import nearest, short_repr
+from ..errors import TooManyRunsError, WorkflowRuntimeError
 from ..runtime import RunHandle, Runtime
 from ..workflow import Workflow
 from ._access import Access
@@ -93,6 +95,19 @@ class ServerContext:
             hint = nearest(name, self.workflows)
             raise ProblemError(404, f"there is no workflow {short_repr(name)}; {hint}")
         return name, workflow
+
+    @contextmanager
+    def conflicts(self) -> Iterator[None]:
+        """Have this block fail with a 409 if what it asks for does not fit how the run stands."""
+        runtime = self.runtime
+        try:
+            yield
+        except TooManyRunsError:
+            raise
+        except WorkflowRuntimeError as error:
+            if runtime.state != "open":  # it was left meanwhile, which is no fault of the request
+                raise
+            raise ProblemError(409, str(error)) from None
 
     def encoder_of(self, run: RunHandle[Any]) -> Encoder:
         """Return what encodes the events of a run."""

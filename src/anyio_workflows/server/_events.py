@@ -18,7 +18,7 @@ from ..runtime import Gap, RunHandle
 from ..workflow import Workflow
 from ._context import ServerContext
 from ._frames import EventStreamFormat, LinesFormat, dumps, json_of
-from ._problems import ProblemError, conflicts
+from ._problems import ProblemError
 from ._requests import (
     flag,
     json_body,
@@ -175,7 +175,7 @@ async def send_event(server: ServerContext, request: Request) -> Response:
     event = read_event(body.get("data", {}), workflow, known[name], "data")
     if step is not None:
         _check_step(workflow, step, event, waits)
-    with conflicts():
+    with server.conflicts():
         taken_by = await run.send_event(event, step)
     if not taken_by:
         raise ProblemError(422, f"no step takes {name} now", path="$.type")

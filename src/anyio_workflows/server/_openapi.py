@@ -15,9 +15,6 @@ from ._problems import MEDIA_TYPE
 from ._route import Content, Parameter, Route
 from ._schemas import SCHEMAS
 
-_COMMON = (400, 403, 503)
-"""The problems of all routes with a verb."""
-
 _NAMES = {
     "id": ("The id of the run.", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}),
     "name": ("The name of the workflow.", {"type": "string"}),
@@ -113,11 +110,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
 
 def _responses(route: Route, has_token: bool) -> dict[str, Any]:
     responses = {str(status): _response(one) for status, one in route.answers.items()}
-    problems = set(route.problems)
-    if route.verb is not None:
-        problems |= {*_COMMON, *([401] if has_token else [])}
-    if route.body is not None:
-        problems |= {413, 415}
+    problems = route.all_problems - (set() if has_token else {401})
     for status in sorted(problems):
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

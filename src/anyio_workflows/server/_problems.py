@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from .._messages import short_repr, shortened
-from ..errors import StoreError, TooManyRunsError, UnknownRunError, WorkflowRuntimeError
+from ..errors import StoreError, TooManyRunsError, UnknownRunError
 from ._frames import dumps
 
 MEDIA_TYPE = "application/problem+json"
@@ -56,17 +55,6 @@ def _title(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:  # `authorize` made it up
         return "Error"
-
-
-@contextmanager
-def conflicts() -> Iterator[None]:
-    """Answer that what a request asks for does not fit how the run stands now."""
-    try:
-        yield
-    except TooManyRunsError:
-        raise
-    except WorkflowRuntimeError as error:
-        raise ProblemError(409, str(error)) from None
 
 
 # --- What the application does with exceptions --------------------------------------------------------

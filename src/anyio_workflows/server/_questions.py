@@ -10,7 +10,7 @@ from .._messages import short_repr
 from ._context import ServerContext
 from ._events import open_waits
 from ._frames import dumps
-from ._problems import ProblemError, conflicts
+from ._problems import ProblemError
 from ._requests import json_body, path_of, read_event
 from ._runs import JSON
 
@@ -40,6 +40,6 @@ async def answer_question(server: ServerContext, request: Request) -> Response:
         raise ProblemError(
             422, f"step {wait.step} requires {name} = {wanted}", path=path_of("data", name)
         )
-    with conflicts():
+    with server.conflicts():
         taken_by = await run.send_event(event, wait=wait.id)
     return Response(dumps({"taken_by": taken_by}), media_type=JSON)

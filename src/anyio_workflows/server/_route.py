@@ -78,6 +78,17 @@ class Route:
     is_page: bool = False
 
     @property
+    def all_problems(self) -> set[int]:
+        """The statuses of all problems with which a request may be answered, besides those of the server's own."""
+        common = set() if self.verb is None else {400, 401, 403, 503}
+        return {
+            *self.problems,
+            *common,
+            *({415} if self.method == "POST" else ()),
+            *({413} if self.body else ()),
+        }
+
+    @property
     def query(self) -> list[str]:
         """The names of the parameters of the query."""
         return [one.name for one in self.parameters if one.place == "query"]

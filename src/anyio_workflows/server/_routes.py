@@ -124,7 +124,7 @@ ROUTES: Sequence[Route] = [
             ),
             204: Content("The run has ended, and there is nothing behind the cursor."),
         },
-        (404, 429),
+        (404, 409, 429),
         (
             Parameter(
                 "after",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, get_args
 
 import attrs
@@ -21,7 +22,7 @@ from ..runtime import RunHandle, RunInfo, RunStatus
 from ._access import OWNER, UnreadableRunError, is_run_id
 from ._context import ServerContext
 from ._frames import EventStreamFormat, dumps
-from ._problems import ProblemError, conflicts
+from ._problems import ProblemError
 from ._requests import flag, json_body, one_of, read_event, seconds, text_member, whole
 from ._streams import EventStream, Feed
 
@@ -84,9 +85,14 @@ async def _start(
 ) -> RunHandle[Any]:
     assert isinstance(event, StartEvent)
     try:
-        return await server.runtime.start(name, run_id=run_id, start_event=event, metadata=metadata)
-    except (WorkflowConfigurationError, ContextSerdeError) as error:
-        raise ProblemError(422, str(error), path="$") from None
+        with (
+            server.conflicts()
+        ):  # another request may have started one of this id, of another workflow
+            return await server.runtime.start(
+                name, run_id=run_id, start_event=event, metadata=metadata
+            )
+    except ContextSerdeError as error:  # it cannot be written to the database
+        raise ProblemError(422, str(error), path="$.input") from None
 
 
 def _run_id_of(request: Request, name: str, body: dict[str, Any]) -> str | None:
@@ -137,6 +143,10 @@ def _metadata_of(body: dict[str, Any], principal: str | None) -> dict[str, Any]:
                 f"keys of metadata that begin with {HIDDEN} are the server's",
                 path="$.metadata",
             )
+    try:
+        json.dumps(metadata)
+    except RecursionError:
+        raise ProblemError(422, "metadata is nested too deeply", path="$.metadata") from None
     return metadata if principal is None else {**metadata, OWNER: principal}
 
 
@@ -218,7 +228,10 @@ async def cancel_run(server: ServerContext, request: Request) -> Response:
     """Cancel a run, wait for its end, and answer with it. One that has ended stays as it is."""
     wait = seconds(request, "wait", server.limits.max_wait)
     run = await server.run_of(request)
-    with conflicts(), server.streams.waiting(10.0 if wait is None else wait, request.receive):
+    with (
+        server.conflicts(),
+        server.streams.waiting(10.0 if wait is None else wait, request.receive),
+    ):
         await run.cancel()
     return Response(dumps(await server.describe(run)), media_type=JSON)
 
@@ -226,7 +239,7 @@ async def cancel_run(server: ServerContext, request: Request) -> Response:
 async def retry_run(server: ServerContext, request: Request) -> Response:
     """Continue a run that failed, timed out or was cancelled (X7)."""
     run = await server.run_of(request)
-    with conflicts():
+    with server.conflicts():
         run = await server.runtime.retry(run.id)
     return Response(dumps(await server.describe(run)), media_type=JSON)
 
@@ -234,6 +247,6 @@ async def retry_run(server: ServerContext, request: Request) -> Response:
 async def delete_run(server: ServerContext, request: Request) -> Response:
     """Remove a run that has ended, with its events."""
     run = await server.run_of(request)
-    with conflicts():
+    with server.conflicts():
         await server.runtime.delete(run.id)
     return Response(status_code=204)

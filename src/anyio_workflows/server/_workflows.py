@@ -20,6 +20,13 @@ DRAWINGS = {
 }
 
 
+_DRAWING_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "x-content-type-options": "nosniff",
+}
+"""A browser that opens a drawing runs nothing that may be in it."""
+
+
 async def list_workflows(server: ServerContext, request: Request) -> Response:
     """Answer with the names of the workflows, and what they are for."""
     found = [describe_workflow(name, one) for name, one in server.workflows.items()]
@@ -45,4 +52,5 @@ async def get_graph(server: ServerContext, request: Request) -> Response:
             400,
             f"there is no format={short_repr(format_)}; {nearest(format_, ['json', *DRAWINGS])}",
         )
-    return Response(draw(workflow, format_).encode(), media_type=media)  # type: ignore[arg-type]
+    drawn = draw(workflow, format_)  # type: ignore[arg-type]
+    return Response(drawn, headers=_DRAWING_HEADERS, media_type=media)
