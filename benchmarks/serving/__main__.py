@@ -83,9 +83,9 @@ def main() -> int:
     loads = [name for name in LOADS if not arguments.only or name in arguments.only]
     if arguments.load:
         works = []
-    ours = our_sides()
+    ours = [side for side in our_sides() if is_wanted(side, arguments)]
     sides, python = list(ours), None
-    if works and not arguments.quick:
+    if works and not arguments.quick and is_wanted(REFERENCE, arguments):
         python = install(arguments.cache, results, described)
         sides += [REFERENCE] if python else []
     bench = Bench(python, arguments.quick)
@@ -104,6 +104,11 @@ def main() -> int:
     ]
     show(arguments, [table for table in tables if table.lines])
     return int(any(not what.startswith(REFERENCE.name) for what in results.problems))
+
+
+def is_wanted(side: Side, arguments: argparse.Namespace) -> bool:
+    """Return whether a server is to be measured."""
+    return not arguments.side or any(text in side.name for text in arguments.side)
 
 
 def keep(
@@ -153,6 +158,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--load", action="store_true", help="the load test alone")
     parser.add_argument("--only", nargs="+", choices=names, metavar="WORK", help=", ".join(names))
     parser.add_argument(
+        "--side",
+        nargs="+",
+        metavar="TEXT",
+        help="only the servers whose names contain one of these",
+    )
+    parser.add_argument(
         "--cache",
         type=Path,
         default=environments.default_cache(),
@@ -170,7 +181,9 @@ def parse_arguments() -> argparse.Namespace:
         arguments.rounds = 1 if arguments.quick else 5
     if arguments.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    if not (arguments.output or arguments.quick or arguments.load or arguments.only):
+    if not (
+        arguments.output or arguments.quick or arguments.load or arguments.only or arguments.side
+    ):
         arguments.output = OUTPUT
     return arguments
 

@@ -110,7 +110,9 @@ async def first_event(server: Server, sizes: Sizes) -> Measurement:
 
 async def idle(server: Server, sizes: Sizes) -> Measurement:
     """Runs that wait for an answer, once they are all there, or are released from memory."""
-    await start_all(server, "asking", sizes["runs"] // 10)
+    await start_all(
+        server, "asking", sizes["runs"] // 3
+    )  # what they leave free in the heap is used again
     await asyncio.sleep(sizes["settle"])
     before = server.memory()
     await start_all(server, "asking", sizes["runs"])

@@ -15,13 +15,15 @@ from .sides import REFERENCE, Side
 from .works import TARGETS, Target, Work
 
 NOTE = (
-    "Processor time is that of the server's process, over all of its threads. In parentheses: which part of the reference's "
-    "that is, round by round. Run to result: one request, which is answered when the run has ended. Delivered "
+    "Processor time is that of the server's process, over all of its threads. In parentheses: which part of "
+    "the reference's that is, as the median over the rounds. Run to result: one request, which is answered when the run has ended. Delivered "
     "event: from the moment a run is told to write until all its readers have the last event, divided by events "
     "times readers; the writing of the events is part of it. The readers were there before the first event, and each checks that it "
     "gets all of them once, in order. Events without a pause are written as fast as the run can, with a checkpoint after each. First "
     "event: from the first request, on a new connection, until an event of a new run is there. Memory: resident, "
-    "after a garbage collection. Our list is paged, the reference's is not."
+    "after a garbage collection; released from memory means kept in SQLite only, after 0.2 s. Our list is paged, the reference's is not: "
+    "it answers with all of its runs. A garbage collection ends runs of the reference's that wait, since nothing else "
+    "refers to them; so that they can be measured, its program keeps a reference to each."
 )
 
 LOAD_NOTE = (
@@ -67,10 +69,15 @@ def figures_table(results: Results, works: Sequence[Work], sides: Sequence[Side]
 
 
 def _part(ratio: list[float] | None) -> str:
-    """Return ` (1/8.2, 1/7.9-1/8.4)`, or nothing if there is no ratio."""
-    if ratio is None or min(ratio) <= 0:
+    """Return ` (1/8.2)` or ` (x1.3)`, or nothing if there is no ratio."""
+    if ratio is None or (found := statistics.median(ratio)) <= 0:
         return ""
-    return f" (1/{short(1 / statistics.median(ratio))})"
+    return f" ({share(found)})"
+
+
+def share(ratio: float) -> str:
+    """Return a ratio as `1/8.2` or `x1.3`."""
+    return f"x{short(ratio)}" if ratio >= 1 else f"1/{short(1 / ratio)}"
 
 
 def targets_table(results: Results, sides: Sequence[Side]) -> Table:
@@ -88,7 +95,7 @@ def _verdict(results: Results, target: Target, side: Side) -> tuple[str, str] | 
         if ratio is None:
             return None
         found = statistics.median(ratio)
-        return f"1/{short(1 / found)}", "yes" if found <= target.share else "no"
+        return share(found), "yes" if found <= target.share else "no"
     figures = results.figures(target.work, side, target.key)
     if figures is None or target.most is None:
         return None
