@@ -45,6 +45,9 @@ class Connection:
         head = await self._reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         body = await self._reader.readexactly(size)
+        if b"\r\nconnection: close" in head.lower():  # hypercorn says so after a thousand requests
+            self._writer.close()
+            self._reader, self._writer = await asyncio.open_connection(*self._address)
         status = int(head.split(b" ", 2)[1])
         if status >= 300:
             raise FailedError(f"{asked.target}: {status} {body[:200].decode(errors='replace')}")

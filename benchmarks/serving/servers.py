@@ -107,7 +107,8 @@ def started(
             yield Server((parts.hostname or "", parts.port or 0), wire, process)
         except (FailedError, OSError, EOFError) as error:
             said = errors.read_text("utf-8", errors="replace").strip().splitlines()
-            raise FailedError(said[-1][:200] if said else str(error)) from error
+            why = [str(error) or type(error).__name__, *(line[:200] for line in said[-1:])]
+            raise FailedError("; ".join(why)) from error
         finally:
             timer.cancel()
             process.kill()
