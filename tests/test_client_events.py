@@ -32,6 +32,7 @@ from anyio_workflows.errors import WorkflowConfigurationError, WorkflowRuntimeEr
 from anyio_workflows.events import WorkflowIdleEvent
 from anyio_workflows.wire import to_data
 
+from .bare import BARE_RUNNERS, run_bare
 from .remote import (
     URL,
     Streamed,
@@ -230,6 +231,15 @@ async def test_a_connection_that_never_says_anything_counts_as_none():
 async def test_the_time_until_it_gives_up_begins_again_with_each_good_connection():
     """Quiet streams that are cut now and then, by a proxy for example, are read for ever."""
     quiet = [streamed(b"retry: 500\n\n", 50, b":\n\n", cut()) for _ in range(20)]
+    assert await read(*quiet, streamed(frame(1), end(1)), give_up_after=30) == (
+        [1],
+        [f"{PATH}?after=0"] * 21,
+    )
+
+
+async def test_a_connection_that_is_cut_whenever_nothing_happens_is_a_good_one():
+    """A proxy that has less patience than the server has heartbeats."""
+    quiet = [streamed(b"retry: 500\n\n", 12, cut()) for _ in range(20)]
     assert await read(*quiet, streamed(frame(1), end(1)), give_up_after=30) == (
         [1],
         [f"{PATH}?after=0"] * 21,
@@ -545,6 +555,23 @@ async def test_what_an_iterator_is_can_be_seen():
         async for _ in events:
             pass
         assert repr(events).endswith(": after event 2, ended>")
+
+
+@pytest.mark.parametrize("runner", BARE_RUNNERS)
+def test_any_event_loop_will_do(runner: Any):
+    async def main() -> None:
+        cuts = [streamed(b"retry: 1\n\n", frames(1, 2), cut()), refused()]
+        found, _ = await read(*cuts, streamed(frame(3), end(3)), longest_delay=0.01)
+        assert found == [1, 2, 3]
+        client, _ = scripted(streamed(frame(1), 10_000))
+        async with client:
+            events = client.run("run-1").events()
+            await anext(events)
+            with anyio.move_on_after(0.01) as scope:
+                await anext(events)
+            assert scope.cancelled_caught
+
+    run_bare(runner, main)
 
 
 LEAVES_LOOPS = """

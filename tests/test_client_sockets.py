@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import socket
@@ -34,6 +35,7 @@ from anyio_workflows import (
 )
 from anyio_workflows.client import (
     RemoteRecord,
+    RemoteRun,
     RemoteRunError,
     ServerUnreachableError,
     WorkflowClient,
@@ -228,6 +230,44 @@ def test_an_answer_that_is_cut_is_taken_once_or_said_to_be_unknown(backend: str,
         assert asked > 0
 
     run(backend, main)
+
+
+# --- Left ------------------------------------------------------------------------------------------------
+
+
+@on_each_backend
+def test_the_server_is_rid_of_readers_that_left(backend: str):
+    async def main() -> None:
+        async with served() as url, WorkflowClient(url) as client:
+            run_ = await client.start("asker")
+            kept = [run_.events() for _ in range(3)]
+            for events in kept:
+                async for _ in events:
+                    break
+            assert await readers_of(run_, 3)
+            del events
+            kept.pop()
+            gc.collect()
+            assert await readers_of(run_, 2)
+            with anyio.move_on_after(0.01):
+                await anext(kept[0])
+            assert await readers_of(run_, 1)
+            async with WorkflowClient(url) as other:
+                await anext(other.run(run_.id).events())
+            await kept[1].aclose()
+            assert await readers_of(run_, 0)
+
+    run(backend, main)
+
+
+async def readers_of(run_: RemoteRun, number: int) -> bool:
+    """Wait until a run has so many readers."""
+    while True:
+        log = (await run_.info()).log
+        assert log is not None
+        if log.readers == number:
+            return True
+        await anyio.sleep(0.01)
 
 
 # --- Servers that go, and come back -----------------------------------------------------------------------

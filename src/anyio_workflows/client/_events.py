@@ -143,12 +143,15 @@ class RemoteEvents:
         else:
             if found is not None:
                 self._ready.extend(found)
-                if found or self._stream.is_steady:
+                if found:
                     self._backoff.succeeded()
                 return
             failure = self._http.failure_of(f"GET {self._path}", None)
-        if self._stream is not None and self._stream.parser.retry is not None:
-            self._backoff.first = self._stream.parser.retry / 1000
+        if self._stream is not None:
+            if self._stream.is_steady:  # it was a good one, though nothing happened in the run
+                self._backoff.succeeded()
+            if self._stream.parser.retry is not None:
+                self._backoff.first = self._stream.parser.retry / 1000
         await self._close()
         if not self._ended:
             await self._http.check_open()
@@ -164,7 +167,7 @@ class RemoteEvents:
     async def _close(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            await self._http.close_stream(stream)
+            await self._http.close_streams(stream)
 
     def __del__(self) -> None:
         if self._stream is not None:

@@ -57,7 +57,7 @@ _STEADY = 10.0
 """A stream that lives for so many seconds has a good connection, even if nothing happens in the run."""
 
 _TO_CLOSE = 5.0
-"""Seconds after which the closing of a connection is given up; it is closed in any case."""
+"""Seconds that connections may take to say goodbye."""
 
 _TEMPORARY = frozenset({502, 503, 504})
 """The status of a server that is away for a moment: a request may be repeated."""
@@ -172,7 +172,7 @@ class OpenStream:
         if self._scope is not None:
             self._scope.cancel()  # that ends the generators, which close the connection
             return
-        with anyio.move_on_after(_TO_CLOSE, shield=True), suppress(Exception):
+        with suppress(Exception):
             await self._response.aclose()
             async for _ in self._chunks:  # what is buffered; then it finds the connection closed
                 pass
@@ -319,10 +319,12 @@ class Http:
                 )
         return ServerUnreachableError(self.url, request, problem, unknown)
 
-    async def close_stream(self, stream: OpenStream) -> None:
-        """Close a stream."""
-        await stream.aclose()
-        self._streams.discard(stream)
+    async def close_streams(self, *streams: OpenStream) -> None:
+        """Close streams, even if the caller is being cancelled."""
+        with anyio.move_on_after(_TO_CLOSE, shield=True):
+            for stream in streams:
+                await stream.aclose()
+        self._streams.difference_update(streams)
 
     def drop_stream(self, stream: OpenStream) -> None:
         """Note that nobody will read a stream any more. Called by the garbage collector, at any moment."""
@@ -334,15 +336,14 @@ class Http:
             raise WorkflowRuntimeError(
                 "this WorkflowClient is closed: its 'async with' block has been left"
             )
-        while self._dropped:
-            await self.close_stream(self._dropped.pop())
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            await self.close_streams(*dropped)
 
     async def aclose(self) -> None:
         """Close all streams."""
         self.is_open = False
-        for stream in list(self._streams):
-            await self.close_stream(stream)
-        self._dropped.clear()
+        await self.close_streams(*self._streams)
 
 
 # --- Answers ----------------------------------------------------------------------------------------
