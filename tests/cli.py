@@ -68,6 +68,14 @@ class Greet(Workflow[str]):
         return StopEvent(result=f"hello {name}")
 
 
+class Messages(Workflow):
+    @step
+    async def speak(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        for text in ["first step", "second step", "one", "two", " three"]:
+            ctx.write_event_to_stream(Word(text=text))
+        return StopEvent(result=1)
+
+
 class Open(Workflow):
     """Takes any fields."""
 

@@ -48,6 +48,12 @@ def test_events_shows_each_change_and_each_token(cli: Cli):
     ]
 
 
+def test_a_message_is_no_token(cli: Cli):
+    done = cli("run", here("Messages"))
+    lines = [line[15:] for line in done.err.splitlines()[1:-2]]
+    assert lines == ["Word  first step", "Word  second step", "Word  onetwo three"]
+
+
 def test_quiet_prints_the_result_only(cli: Cli):
     done = cli("run", here("Greet"), "name=Ada", "-q")
     assert (done.status, done.out, done.err) == (0, "hello Ada\n", "")
@@ -176,6 +182,12 @@ def test_an_answer_that_does_not_fit_is_a_usage_error(cli: Cli, given: list[str]
     done = cli("run", here("Ask"), "--answer", *given)
     assert done.status == 2
     assert complaint in done.err
+
+
+def test_answers_cannot_be_asked_for_where_only_json_is_written(cli: Cli):
+    done = cli("run", here("Ask"), "--json", "--answer", "ask")
+    assert (done.status, done.out) == (2, "")
+    assert "--answer ask needs a person" in done.err
 
 
 def test_a_question_without_an_answer_stays_open(cli: Cli):

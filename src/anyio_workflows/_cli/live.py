@@ -21,6 +21,7 @@ from .texts import (
     duration,
     ending_lines,
     event_text,
+    is_token,
     is_trouble,
     only_text,
     printable,
@@ -121,7 +122,7 @@ class LiveView:
         if (state := state_text(item)) is not None:
             style = "yellow" if is_trouble(item) else "dim"
             self._lines.append(_Line(head, "", f"step {item['data']['name']} {state}", style))
-        elif (text := only_text(item)) is not None:
+        elif (text := only_text(item)) is not None and is_token(text):
             last = self._lines[-1] if self._lines else None
             if last is not None and last.group and last.name == item["type"]:
                 last.text = (last.text + printable(text))[-_LONGEST_GROUP:]
@@ -263,6 +264,6 @@ def live_view(internal: bool) -> Iterator[LiveView]:
         )
         stack.enter_context(view.live)
         yield view
-    if view._run["error"] is not None:
+    if view._run.get("error") is not None:
         for line in ending_lines(view._run):
             console.print(Text(line, style="red"))

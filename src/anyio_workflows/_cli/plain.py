@@ -14,6 +14,7 @@ from .texts import (
     duration,
     ending_lines,
     event_text,
+    is_token,
     is_trouble,
     only_text,
     printable,
@@ -32,7 +33,7 @@ class PlainView:
 
     Attributes:
         internal: Whether each change of a step is written too, not only failures.
-        quiet: Whether only the questions and the end are written.
+        quiet: Whether nothing is written but what a person has to know: a question to be answered, a failure.
     """
 
     internal: bool = False
@@ -64,7 +65,7 @@ class PlainView:
             if self.internal or is_trouble(item):
                 self._flush()
                 self._write_event(item, "-")
-        elif (text := only_text(item)) is not None and not self.internal:
+        elif (text := only_text(item)) is not None and is_token(text) and not self.internal:
             self._join(item, text)
         else:
             self._flush()
@@ -72,11 +73,8 @@ class PlainView:
 
     def update(self, run: Data, questions: Sequence[Data]) -> None:
         """Write the questions that are new."""
-        for question in questions:
-            if question["id"] not in self._asked:
-                self._asked.add(question["id"])
-                self._flush()
-                self._write(f"{_INDENT}? {question['step']} asks: {question_text(question)}")
+        if not self.quiet:
+            self._write_questions(questions)
 
     def note(self, text: str) -> None:
         """Write a line."""
@@ -85,7 +83,7 @@ class PlainView:
 
     def ask(self, question: Data) -> None:
         """Write the question that is to be answered now, if that is not done."""
-        self.update({}, [question])
+        self._write_questions([question])
 
     async def read_line(self, prompt: str, hint: str = "") -> str | None:
         """Ask for a line of standard input; `None` at its end."""
@@ -101,6 +99,13 @@ class PlainView:
         if not self.quiet or run["status"] != "completed":
             for line in ending_lines(run):
                 self._write(line)
+
+    def _write_questions(self, questions: Sequence[Data]) -> None:
+        for question in questions:
+            if question["id"] not in self._asked:
+                self._asked.add(question["id"])
+                self._flush()
+                self._write(f"{_INDENT}? {question['step']} asks: {question_text(question)}")
 
     def _write_event(self, event: Data, number: str) -> None:
         if (state := state_text(event)) is not None:

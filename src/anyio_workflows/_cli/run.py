@@ -24,6 +24,7 @@ from .local import LocalRun
 from .problems import EXIT_OF_STATUS, FAILED, LET_GO, TIMED_OUT, CommandError
 from .showing import answerer_for, print_result, view_for
 from .targets import load_one
+from .texts import Data
 from .values import Record, read_input
 
 
@@ -40,6 +41,7 @@ def run(args: Namespace, options: dict[str, Any] | None) -> int:
 
 async def _run(args: Namespace, runtime: Runtime, workflow: Workflow[Any]) -> int:
     running = _Running(args.db is not None)
+    ended: Data | None = None
     async with runtime:
         handle, how = await _started(args, runtime, workflow)
         run = LocalRun(handle)
@@ -52,7 +54,7 @@ async def _run(args: Namespace, runtime: Runtime, workflow: Workflow[Any]) -> in
                     group.start_soon(running.end_after, args.timeout, run)
                 ended = await follow(run, view, answerer=answerer_for(args, view))
                 group.cancel_scope.cancel()
-    if running.let_go:
+    if ended is None:  # SIGTERM, while a database keeps the run
         print(
             f"run {handle.id} is kept in {args.db}; the same command continues it", file=sys.stderr
         )
@@ -102,14 +104,12 @@ class _Running:
 
     Attributes:
         out_of_time: Whether `--timeout` has passed.
-        let_go: Whether SIGTERM ended the command, while a database keeps the run.
         scope: Cancelled to leave the run.
     """
 
     def __init__(self, is_kept: bool) -> None:
         self._is_kept = is_kept
         self.out_of_time = False
-        self.let_go = False
         self.scope = anyio.CancelScope()
 
     async def heed_signals(self, run: LocalRun) -> None:
@@ -117,7 +117,6 @@ class _Running:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for one in signals:
                 if one == signal.SIGTERM and self._is_kept:
-                    self.let_go = True
                     self.scope.cancel()
                     return
                 break

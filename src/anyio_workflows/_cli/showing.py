@@ -8,20 +8,31 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .answers import Both, GivenAnswers, Person
-from .follow import JsonView
+from .follow import Answerer, JsonView
 from .keys import in_foreground
 from .plain import PlainView
+from .problems import CommandError
 from .texts import Data, result_text
 
-AnyView = Any
+if TYPE_CHECKING:
+    from .live import LiveView
+
+ASK = ["ask"]
+"""Instead of an answer: answers are read from standard input."""
 
 
 @contextmanager
-def view_for(args: Namespace) -> Iterator[AnyView]:
-    """Show a run in the way that was asked for, or that the terminal can."""
+def view_for(args: Namespace) -> Iterator[JsonView | PlainView | LiveView]:
+    """Show a run in the way that was asked for, or that the terminal can.
+
+    Raises:
+        CommandError: If answers are to be read where only JSON is written.
+    """
+    if args.json and ASK in args.answer:
+        raise CommandError("--answer ask needs a person to be asked, which --json leaves out")
     if args.json:
         yield JsonView(args.events)
     elif _can_draw(args):
@@ -42,24 +53,24 @@ def _can_draw(args: Namespace) -> bool:
     )
 
 
-def answerer_for(args: Namespace, view: AnyView) -> Any:
+def answerer_for(args: Namespace, view: JsonView | PlainView | LiveView) -> Answerer | None:
     """Return who answers questions: arguments, a person at the terminal, both, or nobody."""
-    given = [words for words in args.answer if words != ["ask"]]
-    asks = len(given) < len(args.answer) or (
-        sys.stderr.isatty() and not args.json and not args.quiet and is_terminal_input()
-    )
+    given = [words for words in args.answer if words != ASK]
     answers = GivenAnswers.of(given) if given else None
-    person = Person(view) if asks and hasattr(view, "read_line") else None
-    if answers is not None and person is not None:
-        return Both(answers, person)
-    return answers or person
+    if isinstance(view, JsonView):
+        return answers
+    is_there = sys.stderr.isatty() and not args.quiet and is_terminal_input()
+    if not is_there and ASK not in args.answer:
+        return answers
+    person = Person(view)
+    return person if answers is None else Both(answers, person)
 
 
 def is_terminal_input() -> bool:
     """Return whether a person can be asked."""
     try:
         return in_foreground(sys.stdin.fileno())
-    except (OSError, ValueError):  # no standard input
+    except (OSError, ValueError, AttributeError):  # no standard input, or none that is a file
         return False
 
 

@@ -41,6 +41,11 @@ def only_text(event: Data) -> str | None:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else None
 
 
+def is_token(text: str) -> bool:
+    """Return whether a text is a piece of a longer one: no more than a word, with space around it or not."""
+    return len(text.split()) < 2
+
+
 def event_text(event: Data) -> str:
     """Return what is in an event: first its longest text, and then the other fields."""
     text = only_text(event)
