@@ -17,4 +17,5 @@ load test alone.
 #   works     what is measured, with which sizes; the targets
 #   jobs      how it is done
 #   load      many readers, many runs, many waiting runs
+#   starts    what imports and the command line's help take
 #   report    the tables

@@ -22,6 +22,7 @@ from .jobs import JOBS
 from .load import FULL, LOADS, QUICK, Load, allow_files, bear, fitting
 from .servers import Server, started
 from .sides import REFERENCE, Side, our_sides
+from .starts import measure_starts
 from .works import WORKS, Work
 
 OUTPUT = Path(__file__).parent.parent / "results" / "serving.md"
@@ -95,10 +96,16 @@ def main() -> int:
         keep(results, work.name, sides, rounds, functools.partial(bench.measure, work))
     for name in loads:
         keep(results, name, ours, 1, functools.partial(bench.bear, name, load))
+    if not (arguments.load or arguments.only or arguments.side):
+        tell("starts")
+        starts = [measure_starts(python, 1 if arguments.quick else 10)]
+    else:
+        starts = []
     tables = [
         report.targets_table(results, sides),
         report.figures_table(results, works, sides),
         report.load_table(results, ours, load),
+        *starts,
         report.problems_table(results),
         described,
     ]
