@@ -15,6 +15,18 @@ from .servers import Server
 Sizes = dict[str, Any]
 
 
+async def request(server: Server, sizes: Sizes) -> Measurement:
+    """Requests that are answered with next to nothing: what everything else takes, too."""
+
+    async def ask(connection: Connection, number: int) -> None:
+        await connection.ask(server.wire.health)
+
+    await ask_all(server, range(100), ask, sizes["clients"])  # warms up
+    cpu = server.begin()
+    await ask_all(server, range(sizes["requests"]), ask, sizes["clients"])
+    return {"cpu": (server.cpu() - cpu) / sizes["requests"]}
+
+
 async def result(server: Server, sizes: Sizes) -> Measurement:
     """Runs of one step, from the request to the answer with the result."""
 
@@ -170,6 +182,7 @@ async def ask_all(
 
 
 JOBS: dict[str, Callable[[Server, Sizes], Awaitable[Measurement]]] = {
+    "request": request,
     "result": result,
     "stream": stream,
     "first": first_event,

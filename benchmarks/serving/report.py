@@ -16,7 +16,7 @@ from .works import TARGETS, Target, Work
 
 NOTE = (
     "Processor time is that of the server's process, over all of its threads. In parentheses: which part of "
-    "the reference's that is, as the median over the rounds. Run to result: one request, which is answered when the run has ended. Delivered "
+    "the reference's that is, as the median over the rounds. A request that does nothing asks whether the process is healthy. Run to result: one request, which is answered when the run has ended. Delivered "
     "event: from the moment a run is told to write until all its readers have the last event, divided by events "
     "times readers; the writing of the events is part of it. The readers were there before the first event, and each checks that it "
     "gets all of them once, in order. Events without a pause are written as fast as the run can, with a checkpoint after each. First "
@@ -32,6 +32,7 @@ LOAD_NOTE = (
 )
 
 FIGURES = [
+    ("cpu", "request", "ms", 1e3),
     ("cpu", "result-1", "ms", 1e3),
     ("cpu", "result-20", "ms", 1e3),
     *(("cpu", f"stream-{readers}", "µs", 1e6) for readers in (1, 10, 100, 1000)),

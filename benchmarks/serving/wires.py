@@ -45,6 +45,7 @@ class Wire:
         stream: Starts a run and is answered with its events; `None` if that takes two requests.
         events: Reads the events of a run, all of them, as they come.
         send: Sends an event to a run.
+        health: Is answered with next to nothing.
         page: Lists so many runs, or however many the server lists.
         id_of: Finds the id of a run in the answer to its start.
         value_of: Finds the result of a run in the answer to `result`.
@@ -55,6 +56,7 @@ class Wire:
     stream: Callable[[str, int], Asked] | None
     events: Callable[[str], Asked]
     send: Callable[[str, str, Mapping[str, Any]], Asked]
+    health: Asked
     page: Callable[[int], Asked]
     id_of: Callable[[Any], str]
     value_of: Callable[[Any], Any]
@@ -72,6 +74,7 @@ OUR_WIRE = Wire(
     send=lambda run, name, data: Asked(
         "POST", f"/v1/runs/{run}/events", {"type": name, "data": data}
     ),
+    health=Asked("GET", "/healthz"),
     page=lambda limit: Asked("GET", f"/v1/runs?limit={limit}"),
     id_of=lambda answer: answer["id"],
     value_of=lambda answer: answer["result"],
@@ -89,6 +92,7 @@ REFERENCE_WIRE = Wire(
     send=lambda run, name, data: Asked(
         "POST", f"/events/{run}", {"event": {"type": name, "value": data}}
     ),
+    health=Asked("GET", "/health"),
     page=lambda limit: Asked("GET", "/handlers"),
     id_of=lambda answer: answer["handler_id"],
     value_of=lambda answer: answer["result"]["value"]["result"],

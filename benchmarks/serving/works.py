@@ -57,6 +57,13 @@ def _stream(readers: int, events: int, delay: float = 0.0, most_rounds: int = 10
 
 WORKS = [
     Work(
+        "request",
+        "request that does nothing, 20 at once",
+        "request",
+        {"requests": 2000, "clients": 20},
+        {"requests": 40},
+    ),
+    Work(
         "result-1",
         "run to result, one after the other",
         "result",
@@ -84,7 +91,7 @@ WORKS = [
         {"runs": 3000, "settle": 0.5},
         {"runs": 20, "settle": 0},
         {"runs": 1000},
-        most_rounds=3,
+        most_rounds=1,
     ),
     Work(
         "released",
@@ -95,7 +102,7 @@ WORKS = [
         {"runs": 300},
         {"database": "sqlite:///{folder}/runs.db", "idle_after": 0.2},
         {"database": "{folder}/runs.db", "idle_after": 0.2},
-        most_rounds=3,
+        most_rounds=1,
     ),
     Work(
         "list",
