@@ -57,9 +57,9 @@ async def write(
     Returns:
         What each delivered event cost, and `delivered`, how many there were.
     """
+    started = await start_all(server, "writing", runs)
+    followers = [one for run in started for one in await follow(server, run, readers)]
     async with Connection(server.address) as connection:
-        started = await start_all(server, "writing", runs)
-        followers = [follower for run in started for follower in await follow(server, run, readers)]
         cpu, begun = server.begin(), perf_counter()
         for run in started:
             told = {"events": events, "delay": delay}
