@@ -402,6 +402,29 @@ async def test_a_server_that_says_in_send_that_the_client_has_left():
             assert await readers_of(server, path) == 0
 
 
+async def test_a_server_that_says_at_the_end_that_the_client_has_left():
+    """Hypercorn does it before it closes the connection: the last sending is not to be cancelled by that."""
+    async with asking(TALK) as server:
+        path = await a_run(server, "a", "end")
+        asked, is_over, is_closed = [{"type": "http.request", "body": b""}], anyio.Event(), False
+
+        async def receive() -> Any:
+            if asked:
+                return asked.pop()
+            await is_over.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal is_closed
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                is_over.set()
+                await anyio.sleep(1)
+                is_closed = True
+
+        await server.app(server.scope("GET", f"{path}/events", {}), receive, send)
+        assert is_closed
+
+
 @pytest.mark.parametrize("query", ["", "?on_disconnect=cancel"])
 async def test_a_run_is_cancelled_with_its_client_if_that_was_asked_for(query: str):
     async with asking(TALK) as server:

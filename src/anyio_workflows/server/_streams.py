@@ -278,9 +278,14 @@ class EventStream:
                 await send({"type": "http.response.body"})
                 return
             with self.streams.streaming(self):
-                with self._scope, self.streams.watching(receive, self._leave):
-                    await self._send(send, start)
-                    await self._write(send)
+                with self._scope:
+                    with self.streams.watching(receive, self._leave):
+                        await self._send(send, start)
+                        await self._write(send)
+                    # Not watched: servers tell of a disconnect, too, when the response ends. Hypercorn does it before
+                    # it closes the connection, which would stay open if this was cancelled.
+                    last = {"type": "http.response.body", "body": self._end()}
+                    await self._send(send, last)
                 if self._client_left and self.cancels_run:
                     await self._cancel_run()
         finally:
@@ -316,9 +321,9 @@ class EventStream:
     async def _write(self, send: Send) -> None:
         """Send all that follows."""
 
-        async def send_part(body: bytes, more: bool = True) -> None:
+        async def send_part(body: bytes) -> None:
             self.silent = False
-            part = {"type": "http.response.body", "body": body, "more_body": more}
+            part = {"type": "http.response.body", "body": body, "more_body": True}
             await self._send(send, part)
 
         await send_part(self.format.start() + self._encoded(self.first))
@@ -336,7 +341,6 @@ class EventStream:
             pass  # the run was removed, or its runtime is being left: who comes back will be told
         except (StoreError, ContextSerdeError) as error:
             logger.warning("A stream of the events of run %s ends: %s", self.feed.run.id, error)
-        await send_part(self._end(), more=False)
 
     def _encoded(self, found: Sequence[EventRecord | Gap]) -> bytes:
         parts = []
