@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from anyio_workflows import Context, HumanResponseEvent, StartEvent, StopEvent, Workflow, step
 from anyio_workflows.errors import WorkflowConfigurationError
-from anyio_workflows.runtime import Runtime
+from anyio_workflows.runtime import MemoryData, MemoryStore, Runtime
+from anyio_workflows.runtime._store import StoredRun
 from anyio_workflows.server import Action, WorkflowServer, _runs
 from anyio_workflows.server._access import Access
 
@@ -468,6 +470,32 @@ async def test_the_list_of_an_owner_is_paged_and_bounded(monkeypatch: pytest.Mon
             before = page["next"]
         assert found == mine[::-1]
         assert pages == [2, 2, 0, 1]
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+async def test_no_run_is_lost_between_pages_if_several_were_started_at_one_moment(
+    monkeypatch: pytest.MonkeyPatch, size: int
+):
+    """Several processes may start some in the same microsecond."""
+    monkeypatch.setattr(_runs, "_PAGE", size)
+    monkeypatch.setattr(_runs, "_MOST_READ", size)
+    data = MemoryData()
+    for number in range(12):
+        owner = "ann" if number in (0, 1, 4, 7, 10) else "bob"
+        run_id = f"{owner}-{number:02}"
+        created = float(number // 2 if number < 10 else 9)
+        data.runs[run_id] = StoredRun(
+            run_id, "echo", "stuck", created, metadata=json.dumps({"$owner": owner})
+        )
+    runtime = Runtime(MemoryStore(data), workflows=[Echo()])
+    async with asking(runtime, authorize=by_header) as server:
+        found, before = [], ""
+        while before is not None:
+            page = await server.get(f"/v1/runs?limit=9{before and f'&before={before}'}", **ANN)
+            assert "bob" not in str(page)
+            found += [run["id"] for run in page["runs"]]
+            before = page["next"]
+    assert found == ["ann-10", "ann-07", "ann-04", "ann-01", "ann-00"]
 
 
 async def test_metadata_of_the_server_is_neither_taken_nor_shown():

@@ -191,6 +191,7 @@ async def _page(
         page = await runs(status, workflow, limit=limit, before=before)
         return page.runs, page.next
     found: list[RunInfo] = []
+    last: RunInfo | None = None
     for _ in range(_MOST_READ // _PAGE):
         page = await runs(status, workflow, limit=_PAGE, before=before)
         for info in page.runs:
@@ -201,9 +202,12 @@ async def _page(
             found.append(info)
         if page.next is None:
             return found, None
-        before = page.next
-    # The last run may belong to others: its id is not to be told, and no id comes before this one.
-    return found, attrs.evolve(page.runs[-1], id="-").cursor
+        before, last = page.next, page.runs[-1]
+    assert last is not None
+    # The last run may belong to others, and its id is not to be told: the next page begins with all runs of its
+    # moment, since no id comes behind this one.
+    found = [info for info in found if info.created != last.created]
+    return found, attrs.evolve(last, id="z" * 128).cursor
 
 
 async def get_run(server: ServerContext, request: Request) -> Response:
