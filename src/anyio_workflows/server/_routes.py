@@ -285,7 +285,8 @@ def _endpoint(server: ServerContext, routes: dict[str, Route]) -> Endpoint:
             return await route.handler(server, request)
         runtime = server.runtime
         request.state.principal = await server.access.check(request, route.verb)
-        check_media(request)
+        if route.method == "POST":
+            check_media(request)
         check_query(request, route.query)
         try:
             return await route.handler(server, request)
