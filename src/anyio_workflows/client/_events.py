@@ -132,6 +132,7 @@ class RemoteEvents:
         except RequestError as exc:
             failure: WorkflowError = self._http.failure_of(f"GET {self._path}", exc)
             if is_hopeless(exc):
+                await self._close()
                 raise failure from exc
         except WorkflowServerError as exc:
             if not is_temporary(exc):

@@ -62,10 +62,8 @@ _TO_CLOSE = 5.0
 _TEMPORARY = frozenset({502, 503, 504})
 """The status of a server that is away for a moment: a request may be repeated."""
 
-_GONE = 404
-
-_FULL = 429
-"""The status of a server that has too many readers: they come back, as streams that were cut are soon forgotten."""
+_TEMPORARY_FOR_STREAMS = _TEMPORARY | {429}
+"""A server that has too many readers soon forgets those that were cut."""
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=3.0)
 """A stream takes a connection, and there may be any number. One that is idle is closed before the server does that:
@@ -155,10 +153,10 @@ class OpenStream:
             return None
         with anyio.CancelScope() as self._scope:
             try:
-                chunk = await anext(self._chunks, None)
+                async for chunk in self._chunks:
+                    return self.parser.feed(chunk)
             finally:
                 self._scope = None
-            return None if chunk is None else self.parser.feed(chunk)
         return None
 
     @property
@@ -204,11 +202,6 @@ class Http:
 
     _dropped: list[OpenStream] = attrs.field(factory=list)
 
-    def backoff(self, give_up_after: float | None = None) -> Backoff:
-        """Return when to try again, for one request or stream; for less time than usual if that is given."""
-        limits = [limit for limit in (self.give_up_after, give_up_after) if limit is not None]
-        return Backoff(min(limits, default=None), self.longest_delay)
-
     async def call(
         self,
         method: str,
@@ -240,36 +233,49 @@ class Http:
             ServerUnreachableError: If there is no answer.
             WorkflowRuntimeError: If the client is not open.
         """
-        name, backoff = f"{method} {path}", self.backoff(give_up_after)
         content, headers = None, {**self.headers, **(headers or {})}
         if body is not None:
             content, headers["content-type"] = body_of(body), "application/json"
-        query = {key: value for key, value in (query or {}).items() if value is not None}
-        timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
-        sent_before = False
         await self.check_open()
+        request = self.client.build_request(
+            method,
+            self.url + path,
+            params={key: value for key, value in (query or {}).items() if value is not None},
+            content=content,
+            headers=headers,
+            timeout=httpx.Timeout(self.timeout, read=self.timeout + wait),
+        )
+        response = await self._answer_to(
+            f"{method} {path}", request, repeat, unknown, self._backoff(give_up_after)
+        )
+        return object_in(f"{method} {path}", response)
+
+    def _backoff(self, give_up_after: float | None = None) -> Backoff:
+        """Return when to try again, for one request; for less time than usual if that is given."""
+        limits = [limit for limit in (self.give_up_after, give_up_after) if limit is not None]
+        return Backoff(min(limits, default=None), self.longest_delay)
+
+    async def _answer_to(
+        self, name: str, request: httpx.Request, repeat: bool, unknown: str | None, backoff: Backoff
+    ) -> httpx.Response:
+        """Send a request, as often as it takes and is allowed."""
+        maybe_done = False
         while True:
             try:
-                response = await self.client.request(
-                    method,
-                    self.url + path,
-                    params=query,
-                    content=content,
-                    headers=headers,
-                    timeout=timeout,
-                )
+                response = await self.client.send(request)
             except RequestError as exc:
                 failure = self.failure_of(name, exc, None if repeat else unknown)
                 if is_hopeless(exc) or not (repeat or isinstance(exc, _NEVER_SENT)):
                     raise failure from exc
                 await backoff.wait(failure)
-                sent_before = sent_before or not isinstance(exc, _NEVER_SENT)
+                maybe_done = maybe_done or not isinstance(exc, _NEVER_SENT)
             else:
-                if sent_before and method == "DELETE" and response.status_code == _GONE:
-                    return {}  # it was deleted, and the answer was lost
+                if maybe_done and (request.method, response.status_code) == ("DELETE", 404):
+                    return httpx.Response(204)  # it was deleted, and the answer was lost
                 if not (repeat and response.status_code in _TEMPORARY):
-                    return object_in(name, response)
+                    return response
                 await backoff.wait(refusal_of(name, response))
+                maybe_done = True
             await self.check_open()
 
     async def open_stream(self, path: str, query: Mapping[str, Any]) -> OpenStream | None:
@@ -361,7 +367,7 @@ def is_hopeless(exc: BaseException) -> bool:
 
 def is_temporary(error: WorkflowServerError) -> bool:
     """Return whether a stream that was refused in this way may be opened a little later."""
-    return error.status in _TEMPORARY or error.status == _FULL
+    return error.status in _TEMPORARY_FOR_STREAMS
 
 
 def object_in(request: str, response: httpx.Response) -> dict[str, Any]:
@@ -437,7 +443,7 @@ def understanding(request: str) -> Iterator[None]:
         ) from exc
 
 
-# --- What is given and sent -----------------------------------------------------------------------------------
+# --- What is given and sent -------------------------------------------------------------------------
 
 
 def body_of(data: Mapping[str, Any]) -> bytes:
