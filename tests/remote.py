@@ -47,11 +47,13 @@ class Streamed(httpx2.AsyncByteStream):
 
     Attributes:
         pieces: Bytes; an exception to raise; or a number of seconds to wait.
-        closed: Whether the client has closed it, or has read it to its end.
+        closed: Whether the client has begun to close it, or has read it to its end.
+        finished: Whether it has closed it: that takes a moment.
     """
 
     pieces: tuple[Any, ...]
     closed: bool = False
+    finished: bool = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
@@ -69,6 +71,7 @@ class Streamed(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         self.closed = True
         await checkpoint()
+        self.finished = True
 
 
 def streamed(*pieces: Any) -> httpx2.Response:

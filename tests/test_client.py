@@ -318,6 +318,15 @@ async def test_a_timeout_is_spent_by_waiting_on_the_server():
     assert waits == pytest.approx([60, 60, 30, 0])
 
 
+async def test_a_server_that_is_away_is_not_waited_for_longer_than_that():
+    client, _ = scripted(refused())
+    async with client:
+        start = anyio.current_time()
+        with pytest.raises(ServerUnreachableError):
+            await client.run("run-1").result(timeout=5)
+        assert anyio.current_time() - start == pytest.approx(5)
+
+
 # --- Again, or not ----------------------------------------------------------------------------------------
 
 
@@ -639,6 +648,20 @@ async def test_a_client_is_used_in_its_block_only():
     with pytest.raises(WorkflowRuntimeError, match="its 'async with' block has been left"):
         await anext(run.events())
     assert len(server.requests) == 1
+
+
+async def test_leaving_the_client_ends_a_request_that_is_tried_again():
+    client, server = scripted(refused(), give_up_after=None)
+
+    async def ask() -> None:
+        with pytest.raises(WorkflowRuntimeError, match="its 'async with' block has been left"):
+            await client.workflows()
+
+    async with anyio.create_task_group() as group, client:
+        group.start_soon(ask)
+        await anyio.sleep(20)
+        asked = len(server.requests)
+    assert len(server.requests) == asked
 
 
 async def test_a_client_that_was_given_stays_open():

@@ -163,7 +163,6 @@ class RemoteEvents:
         self._stream = await self._http.open_stream(self._path, query)
         if self._stream is None:
             self._ended = True
-            self._backoff.succeeded()
 
     async def _close(self) -> None:
         stream, self._stream = self._stream, None
