@@ -82,6 +82,49 @@ def test_connections_that_are_cut_lose_nothing_and_repeat_nothing(
 
 
 @on_each_backend
+def test_a_tab_that_nobody_looks_at_gives_its_connection_back(backend: str, driver: Any):
+    # The timer of the page takes too long to wait for: its part is done by the test.
+    script = """
+        const [id, done] = arguments;
+        window.seen = [];
+        import("./api.js").then(({Feed}) => {
+          const {promise, resolve} = Promise.withResolvers();
+          const take = (kind, data) => {
+            if (!data?.internal) window.seen.push(data.type ?? kind);
+            if (kind === "message") resolve();
+          };
+          window.feed = new Feed(id, {take, state() {}});
+          window.feed.read();
+          return promise;
+        }).then(done);
+    """
+    with serving(backend) as server:
+        page = Page(driver, server.url)
+        page.open()
+        run_id = page.start("survey", topic="tea", sources=1)
+        page.one(".question")
+
+        def readers() -> int:
+            return page.fetch(f"v1/runs/{run_id}")["log"]["readers"]
+
+        assert readers() == 1
+        driver.execute_async_script(script, run_id)
+        assert readers() == 2
+        seen = ["Token"] * 20 + ["Publish"]
+        until(lambda: driver.execute_script("return window.seen") == seen)
+        driver.execute_script("window.feed.pause()")
+        until(lambda: readers() == 1)
+        page.one(".question [name=approved]").click()
+        page.one(".question button").click()
+        page.wait_for_status("completed")
+        assert driver.execute_script("return window.seen") == seen
+        driver.execute_script("window.feed.resume()")
+        seen += ["StopEvent", "end"]
+        until(lambda: driver.execute_script("return window.seen") == seen)
+        page.check_console()
+
+
+@on_each_backend
 def test_events_that_have_left_the_memory_are_a_gap(backend: str, driver: Any):
     with serving(backend, log_events=100) as server:
         page = Page(driver, server.url)

@@ -106,14 +106,17 @@ async function readStream(response, take, heard, signal) {
 
 /**
  * The events of one run, however often the connection is lost: each time it is opened again behind the last
- * event that was seen, after a delay that grows while the server is away.
+ * event that was seen, after a delay that grows while the server is away. `pause()` gives the connection back: a
+ * browser has six for each server, in all tabs.
  *
  * `take(kind, data, raw)` gets events ("message"), gaps and the end; `state(name, seconds)` how the connection is:
  * "connecting", "live", "lost" (with the seconds until the next try), "ended", "refused" (with the Problem).
  */
 export class Feed {
   #stop = new AbortController();
+  #attempt = null;
   #wake = () => {};
+  #paused = false;
   #base = 1000;
   cursor = 0;
   ended = false;
@@ -126,7 +129,8 @@ export class Feed {
   async read(response = null) {
     const signal = this.#stop.signal;
     for (let failures = 0; !signal.aborted && !this.ended;) {
-      const attempt = new AbortController();
+      while (this.#paused && !signal.aborted) await new Promise(resolve => { this.#wake = resolve; });
+      const attempt = this.#attempt = new AbortController();
       let opened = false;
       const abort = () => attempt.abort();
       signal.addEventListener("abort", abort);
@@ -158,12 +162,24 @@ export class Feed {
       }
       if (this.ended || signal.aborted) break;
       failures = opened ? 0 : failures + 1;
-      await this.#pause(Math.min(this.#base * 2 ** failures, 15_000));
+      if (!this.#paused) await this.#pause(Math.min(this.#base * 2 ** failures, 15_000));
     }
   }
 
   /** Try again now instead of after the delay. */
   hurry() { this.#wake(); }
+
+  pause() {
+    if (this.ended) return;
+    this.#paused = true;
+    this.#attempt?.abort();
+    this.#wake();
+  }
+
+  resume() {
+    this.#paused = false;
+    this.#wake();
+  }
 
   stop() { this.#stop.abort(); this.#wake(); }
 

@@ -154,7 +154,6 @@ export class SchemaForm {
       this.#rest = this.#row(alone ? "Data" : "More fields", jsonField(alone ? open : undefined, false, "{ }"), { optional: !alone, hint: "An object, as JSON." });
       place.append(this.#rest.row);
     }
-    this.empty = !place.childElementCount;
   }
 
   #add(name, field, required) {
@@ -222,6 +221,4 @@ export class SchemaForm {
     field.control.focus();
     return true;
   }
-
-  focus() { ([...this.#fields.values()][0] ?? this.#rest)?.control.focus(); }
 }

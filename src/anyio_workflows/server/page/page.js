@@ -44,7 +44,14 @@ function hurry() {
 }
 $("connection").addEventListener("click", hurry);
 addEventListener("online", hurry);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) view?.feed.hurry(); });
+
+// A tab that nobody looks at gives its connection to others, and comes back with its cursor.
+let leaving = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(leaving);
+  if (document.hidden) leaving = setTimeout(() => view?.feed.pause(), 30_000);
+  else view?.feed.resume();
+});
 
 // --- Start a run ----------------------------------------------------------------------------------
 
@@ -418,10 +425,10 @@ action("delete", async shown => {
   history.replaceState(null, "", location.pathname + location.search);
   blank();
 }, () => {
-  // The first click asks, the second one within five seconds is the answer.
+  // The first click asks; a second one soon after is the answer.
   if (armed) { disarm(); return true; }
   $("delete").textContent = "Delete for good?";
-  armed = setTimeout(disarm, 5000);
+  armed = setTimeout(disarm, 6000);
   return false;
 });
 
@@ -547,8 +554,10 @@ function route() {
 }
 addEventListener("hashchange", route);
 
-// What another process executes is not in the stream of this one: look from time to time.
-setInterval(() => { if (view?.run.active && !document.hidden) view.refresh(); }, 3000);
+// What another process executes is not in the stream of this one: look from time to time. The title of a tab
+// that nobody looks at says how its run stands.
+let rounds = 0;
+setInterval(() => { if (view?.run.active && (!document.hidden || ++rounds % 5 === 0)) view.refresh(); }, 3000);
 
 route();
 list.refresh();
