@@ -458,14 +458,18 @@ function showStep() {
 }
 
 $("step-filter").addEventListener("click", () => { filterStep(null); $("filter").focus(); });
-$("filter").addEventListener("input", () => { log.text = $("filter").value; });
-$("internal").addEventListener("change", () => { log.internal = $("internal").checked; });
-$("follow").addEventListener("change", () => { log.follow = $("follow").checked; });
+/** Have a control act: when it is used, and now, since browsers keep its state when the page is loaded again. */
+function control(id, event, act) {
+  $(id).addEventListener(event, act);
+  act();
+}
+control("filter", "input", () => { log.text = $("filter").value; });
+control("internal", "change", () => { log.internal = $("internal").checked; });
+control("follow", "change", () => { log.follow = $("follow").checked; });
 $("zoom-in").addEventListener("click", () => timeline.zoom(0.5));
 $("zoom-out").addEventListener("click", () => timeline.zoom(2));
 $("zoom-fit").addEventListener("click", () => timeline.zoom(0));
 $("legend").addEventListener("click", () => $("legend").setAttribute("aria-pressed", String(graph.toggleLegend())));
-$("status-filter").addEventListener("change", () => { list.status = $("status-filter").value; });
 
 function inspect(title, data) {
   inspected = data;
@@ -560,5 +564,5 @@ let rounds = 0;
 setInterval(() => { if (view?.run.active && (!document.hidden || ++rounds % 5 === 0)) view.refresh(); }, 3000);
 
 route();
-list.refresh();
+control("status-filter", "change", () => { list.status = $("status-filter").value; });  // and so shows the list
 loadWorkflows().then(showForm);
