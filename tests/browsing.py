@@ -354,12 +354,14 @@ class Page:
         for log in ("browser", "performance"):
             driver.get_log(log)
 
-    def open(self, rest: str = "", width: int = 1600, height: int = 900) -> None:
-        """Open the page, as if for the first time."""
+    def open(self, rest: str = "", width: int = 1600, scheme: str = "light") -> None:
+        """Open the page, as if for the first time, in a window of this width."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
         )
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         self.driver.get("about:blank")  # a new fragment alone would not load the page again
         self.driver.get(self.url + rest)
 
@@ -444,7 +446,7 @@ class Page:
         messages = self.driver.get_log("browser")
         if self.refusals_expected:  # the browser says so itself, whatever the page does about it
             messages = [one for one in messages if one["source"] != "network"]
-        assert messages == []
+        assert messages == [], messages
         for address in self.requests():
             assert address.startswith((self.url, "data:", "about:")), address
 

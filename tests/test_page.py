@@ -262,9 +262,7 @@ def test_the_server_is_told_what_is_wrong_at_the_field(page: Page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [800, 1600])
 def test_nothing_is_wider_than_the_page(page: Page, scheme: str, width: int):
-    feature = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
-    page.open(width=width)
+    page.open(width=width, scheme=scheme)
     page.start("survey", topic="tea", sources=3)
     page.one(".question")
     wide = page.driver.execute_script(

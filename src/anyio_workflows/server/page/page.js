@@ -10,7 +10,7 @@ import { RunList } from "./runs.js";
 import { Timeline } from "./timeline.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-let view = null;  // { run, feed, step, wantedEvent }: what is shown on the right
+let view = null;  // what is shown on the right: { run, feed, step, wanted, refresh, asking, again, deleting }
 let inspected = null;  // the data that "Copy" copies
 
 const graph = new GraphView($("graph"), step => filterStep(view?.step === step ? null : step));
@@ -228,8 +228,14 @@ function take(shown, kind, data, raw) {
 
 /** Ask how the run stands: its status, exact counts, open questions. */
 async function refresh(shown) {
-  if (shown !== view || shown.busy) { shown.again = shown.busy; return; }
-  shown.busy = true;
+  if (shown !== view || shown.deleting || shown.asking) { shown.again = Boolean(shown.asking); return; }
+  shown.asking = ask(shown);
+  await shown.asking;
+  shown.asking = null;
+  if (shown.again) { shown.again = false; shown.refresh(); }
+}
+
+async function ask(shown) {
   const { run } = shown;
   try {
     const doc = await get(runPath(run.id));
@@ -242,9 +248,6 @@ async function refresh(shown) {
     if (shown.feed.ended && (run.active || doc.last_seq > shown.feed.cursor)) restart(shown);
   } catch (error) {
     if (error.status === 404 && shown === view) gone(shown);
-  } finally {
-    shown.busy = false;
-    if (shown.again) { shown.again = false; shown.refresh(); }
   }
 }
 
@@ -418,7 +421,13 @@ function action(id, act, confirmed = () => true) {
 action("cancel", ({ run }) => call(runPath(run.id, "/cancel?wait=10"), { method: "POST" }));
 action("retry", ({ run }) => call(runPath(run.id, "/retry"), { method: "POST" }));
 action("delete", async shown => {
-  await call(runPath(shown.run.id), { method: "DELETE" });
+  shown.deleting = true;  // ask no more about what is not there in a moment
+  try {
+    await shown.asking;
+    await call(runPath(shown.run.id), { method: "DELETE" });
+  } finally {
+    shown.deleting = false;
+  }
   shown.feed.stop();
   list.forget(shown.run.id);
   if (shown !== view) return;
