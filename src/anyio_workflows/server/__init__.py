@@ -20,6 +20,15 @@
 #   _openapi    the description of the table (_schemas: of what is answered and taken)
 #   page/       the page: files as they are sent, without a build; `page.js` puts the other modules together
 
+try:
+    import orjson as _orjson  # noqa: F401
+    import starlette as _starlette  # noqa: F401
+except ImportError as exc:
+    exc.add_note(
+        "anyio_workflows.server needs starlette and orjson: pip install 'anyio-workflows[server]'"
+    )
+    raise
+
 from ._access import Action, Authorize, Verb
 from ._server import WorkflowServer
 

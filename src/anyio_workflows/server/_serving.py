@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
@@ -145,7 +146,7 @@ async def _bind(host: str, port: int) -> socket.socket:
             errno.EADDRNOTAVAIL: "give host= an address of this machine",
         }.get(error.errno or 0, "give another host= or port=")
         raise WorkflowRuntimeError(
-            f"cannot serve at port {port} of {host}: {error.strerror}; {remedy}"
+            f"cannot serve at port {port} of {host}: {os.strerror(error.errno or 0)}; {remedy}"
         ) from error
     # Connections inherit it. asyncio only sets it where a socket names its protocol, which these do not: the body of
     # an answer would wait for the acknowledgement of its head, 40 ms.
@@ -207,7 +208,7 @@ def _uvicorn() -> RunServer:
                 server.should_exit = True
                 server.force_exit = not end.is_set()
                 for connection in list(server.server_state.connections):
-                    connection.transport.abort()  # its client does not read, or it would have closed
+                    connection.transport.abort()  # its client does not read, or it would have ended
 
         async with anyio.create_task_group() as group:
             group.start_soon(end_server)

@@ -68,7 +68,10 @@ class Streams:
                     yield
                 finally:
                     self.stopping = True
-                    self._cut()
+                    for scope in self._waits:
+                        scope.cancel()
+                    for stream in self._streams:
+                        stream.cut()
                     self._tasks.cancel_scope.cancel()
 
     async def _beat(self) -> None:
@@ -158,7 +161,10 @@ class Streams:
     # --- Ending ---------------------------------------------------------------------------------------
 
     async def stop(self, grace: float) -> None:
-        """End all waits, and all streams between two events; cut off those that still write after `grace` seconds."""
+        """End all waits, and all streams between two events, within `grace` seconds.
+
+        After that, streams are open only whose clients do not read: the server has to cut their connections.
+        """
         self.stopping = True
         for scope in self._waits:
             scope.cancel()
@@ -168,13 +174,6 @@ class Streams:
             self._no_readers = anyio.Event()
             with anyio.move_on_after(grace):
                 await self._no_readers.wait()
-        self._cut()
-
-    def _cut(self) -> None:
-        for scope in self._waits:
-            scope.cancel()
-        for stream in self._streams:
-            stream.cut()
 
 
 @attrs.define(eq=False)
