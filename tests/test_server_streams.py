@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -16,6 +17,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("orjson")
 
 from anyio_workflows import Context, Event, Runtime, StartEvent, StopEvent, Workflow, step
+from anyio_workflows._documents import describe_record, time_text
+from anyio_workflows.instrument import EventRecord
 from anyio_workflows.runtime import MemoryData, MemoryStore
 from anyio_workflows.server import WorkflowServer, _frames
 
@@ -716,3 +719,13 @@ async def test_internal_events_have_no_number_and_are_sent_only_if_asked_for():
         assert {frame.id for frame in internal} == {None}
         assert [frame.id for frame in found if frame not in internal] == ["1", "2", None]
         assert {frame.data["type"] for frame in internal} >= {"StepStateChanged"}
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [0.0, 1.5, 1_700_000_000.9996, 1_700_000_000.9999997, 2_318_133_599.0669994, 4e9 - 1e-7],
+)
+def test_the_time_of_an_event_is_written_as_other_times_are(seconds: float):
+    record = EventRecord(1, seconds, Said(text="a"))
+    written = describe_record(record)["time"]
+    assert written == time_text(datetime.fromtimestamp(seconds, UTC))
