@@ -140,11 +140,11 @@ async def _content(request: Request, most: int) -> bytes:
 
 
 def _read_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"member {short_repr(twice)} is given twice")
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            raise ValueError(f"member {short_repr(key)} is given twice")
+        members[key] = value
     return members
 
 
