@@ -142,6 +142,22 @@ class Slow(Workflow):
         return StopEvent()
 
 
+class Stubborn(Workflow):
+    @step
+    async def sleep(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        ctx.write_event_to_stream(Said(text="asleep", number=0))
+        try:
+            await anyio.sleep(1000)
+        finally:
+            with anyio.CancelScope(shield=True):
+                ctx.write_event_to_stream(Said(text="tidying up", number=1))
+                await anyio.sleep(1000)
+        return StopEvent()
+
+
+stubborn = Stubborn(cleanup_timeout=1000)
+
+
 class NeedsArguments(Workflow):
     def __init__(self, model: str) -> None:
         super().__init__(workflow_name="with-model")

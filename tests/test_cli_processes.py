@@ -71,6 +71,16 @@ def test_a_signal_cancels_the_run_and_its_cleanup_is_awaited(backend: str, sign:
     assert done.err == ""
 
 
+def test_a_second_signal_does_not_wait_for_the_cleanup(backend: str):
+    process = Process("run", here("stubborn"), "--backend", backend, "--json")
+    process.line_with("asleep")
+    process.send(signal.SIGINT)
+    process.line_with("tidying up")
+    process.send(signal.SIGINT)
+    done = process.end()
+    assert (done.status, done.out, done.err) == (130, "", "the cleanup was not awaited\n")
+
+
 def test_sigterm_lets_go_of_a_run_that_is_kept(backend: str, tmp_path: Path):
     kept = ("--db", f"sqlite:///{tmp_path / 'runs.db'}", "--run-id", "slow-1", "--backend", backend)
     process = Process("run", here("Ask"), *kept)
@@ -141,6 +151,23 @@ def test_ctrl_c_in_the_live_view(backend: str):
     assert "tidied up" in terminal.text[at:]
     assert "cancelled" in terminal.text[at:]
     assert "Traceback" not in terminal.text
+
+
+@in_a_terminal
+def test_a_second_ctrl_c_gives_the_terminal_back(backend: str):
+    pytest.importorskip("rich")
+    import termios
+
+    terminal = Terminal("run", here("stubborn"), "--backend", backend)
+    before = termios.tcgetattr(terminal.file)
+    terminal.wait_for("asleep")
+    assert termios.tcgetattr(terminal.file)[3] != before[3]
+    terminal.type("\x03")
+    at = terminal.wait_for("tidying up")
+    terminal.type("\x03")
+    terminal.wait_for("the cleanup was not awaited", at)
+    assert termios.tcgetattr(terminal.file)[3] == before[3]
+    assert terminal.end() == 130
 
 
 @in_a_terminal

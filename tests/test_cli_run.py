@@ -209,6 +209,14 @@ def test_a_run_in_a_database_is_continued(cli: Cli, tmp_path: Path, no_threads: 
     assert again.err.splitlines()[1:-1] == first.err.splitlines()[1:-1]
 
 
+def test_a_run_of_another_workflow_is_not_continued(cli: Cli, tmp_path: Path, no_threads: None):
+    kept = ("--db", f"sqlite:///{tmp_path / 'runs.db'}", "--run-id", "hello")
+    assert cli("run", here("Greet"), *kept, "name=Ada").status == 0
+    other = cli("run", here("Open"), *kept)
+    assert (other.status, other.out) == (2, "")
+    assert other.err.startswith("run hello is of workflow greet, which is not registered")
+
+
 # --- What cannot be started ---------------------------------------------------------------------------
 
 

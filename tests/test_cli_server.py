@@ -245,11 +245,11 @@ def test_the_url_and_the_token_come_from_the_environment(url: str):
         assert process.end().status == 0
 
 
+@on_each_backend
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_leaves_the_run_alone(url: str, capsys: pytest.CaptureFixture[str]):
-    ask = Asking(url, "asyncio", capsys)
+def test_ctrl_c_leaves_the_run_alone(ask: Asking, url: str, backend: str):
     run_id = ask.start("slow")
-    process = Process("watch", run_id, "--url", url, "--json")
+    process = Process("watch", run_id, "--url", url, "--json", "--backend", backend)
     process.line_with("asleep")
     process.send(signal.SIGINT)
     done = process.end()

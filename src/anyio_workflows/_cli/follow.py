@@ -83,6 +83,10 @@ class View(Protocol):
         """Show how the run has ended."""
         ...
 
+    def close(self) -> None:
+        """Leave the terminal as it was, at once."""
+        ...
+
 
 class Answerer(Protocol):
     """Answers questions: a person, or arguments of the command."""
@@ -118,6 +122,9 @@ class JsonView:
     def end(self, run: Data) -> None:
         write_json({"end": {"status": run["status"], "last": run["last_seq"]}})
         write_json(run)
+
+    def close(self) -> None:
+        """Do nothing: the terminal is as it was."""
 
 
 def write_json(data: object) -> None:

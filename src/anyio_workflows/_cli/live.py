@@ -86,11 +86,14 @@ class LiveView:
     Attributes:
         internal: Whether each change of a step is among the events, not only failures.
         console: The terminal.
+        live: The part of it that is drawn again.
+        held: Gives the terminal back when it is closed.
     """
 
     internal: bool
     console: Console
     live: Live = attrs.field(init=False)
+    held: ExitStack = attrs.field(factory=ExitStack)
     _run: Data = attrs.field(factory=dict)
     _questions: Sequence[Data] = ()
     _lines: deque[_Line] = attrs.field(factory=lambda: deque(maxlen=_MOST_LINES))
@@ -145,6 +148,10 @@ class LiveView:
         """Draw the run as it ended, below which its error is written."""
         self._run, self._questions = run, ()
         self.refresh()
+
+    def close(self) -> None:
+        """Leave the terminal as it was, at once."""
+        self.held.close()
 
     def refresh(self) -> None:
         """Draw everything again."""
@@ -252,7 +259,7 @@ def live_view(internal: bool) -> Iterator[LiveView]:
     """Draw a run until the block is left; what is printed meanwhile appears above it."""
     console = Console(stderr=True, highlight=False)
     view = LiveView(internal, console)
-    with ExitStack() as stack:
+    with view.held as stack:
         file = sys.stdin.fileno() if sys.stdin is not None else -1
         if in_foreground(file):
             stack.enter_context(key_by_key(file))

@@ -17,10 +17,17 @@ from .texts import Data
 
 @attrs.define
 class LocalRun:
-    """A run that `Runtime` keeps here."""
+    """A run that `Runtime` keeps here.
+
+    Attributes:
+        handle: Its handle.
+        pause: As `FollowedRun` says.
+        is_being_cancelled: Whether `cancel()` was called.
+    """
 
     handle: RunHandle[Any]
     pause: float = 0.1
+    is_being_cancelled: bool = False
 
     def items(self, after: int) -> _Items:
         """Return the events from a cursor to the end."""
@@ -50,6 +57,7 @@ class LocalRun:
 
     async def cancel(self) -> None:
         """Cancel the run, and wait for its end."""
+        self.is_being_cancelled = True
         await self.handle.cancel()
 
 

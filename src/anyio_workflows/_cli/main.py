@@ -36,11 +36,11 @@ def main(
         return _complain(f"the trio backend needs trio, which is not installed: {remedy}", USAGE)
     try:
         return _execute(args, backend_options)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # ends the line that the shell shows as ^C
-        return CANCELLED
     except BaseException as raised:
         error = _alone(raised)
+        if isinstance(error, KeyboardInterrupt):
+            print(file=sys.stderr)  # ends the line that the shell shows as ^C
+            return CANCELLED
         if isinstance(error, CommandError):
             return _complain(str(error), error.status)
         if isinstance(error, WorkflowError):

@@ -107,6 +107,10 @@ class PlainView:
                 self._flush()
                 self._write(f"{_INDENT}? {question['step']} asks: {question_text(question)}")
 
+    def close(self) -> None:
+        """Write what was joined."""
+        self._flush()
+
     def _write_event(self, event: Data, number: str) -> None:
         if (state := state_text(event)) is not None:
             said = f"step {event['data']['name']} {state}"

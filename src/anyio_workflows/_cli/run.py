@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -21,7 +23,7 @@ from ..wire import from_data, json_schema
 from ..workflow import Workflow
 from .follow import follow
 from .local import LocalRun
-from .problems import EXIT_OF_STATUS, FAILED, LET_GO, TIMED_OUT, CommandError
+from .problems import CANCELLED, EXIT_OF_STATUS, FAILED, LET_GO, TIMED_OUT, CommandError
 from .showing import answerer_for, print_result, view_for
 from .targets import load_one
 from .texts import Data
@@ -49,7 +51,7 @@ async def _run(args: Namespace, runtime: Runtime, workflow: Workflow[Any]) -> in
             view.begin(await run.whole(), how)
             async with anyio.create_task_group() as group:
                 running.scope = group.cancel_scope
-                group.start_soon(running.heed_signals, run)
+                group.start_soon(running.heed_signals, run, view.close)
                 if args.timeout is not None:
                     group.start_soon(running.end_after, args.timeout, run)
                 ended = await follow(run, view, answerer=answerer_for(args, view))
@@ -77,6 +79,8 @@ async def _started(
             return await runtime.get(args.run_id), "continues"
         except UnknownRunError:
             pass
+        except (WorkflowConfigurationError, WorkflowRuntimeError) as error:  # of another workflow
+            raise CommandError(str(error)) from error
     cls = workflow.start_event_class
     record = Record.of(json_schema(cls))
     data = {**read_input(args.input), **record.read(args.fields)}
@@ -104,7 +108,7 @@ class _Running:
 
     Attributes:
         out_of_time: Whether `--timeout` has passed.
-        scope: Cancelled to leave the run.
+        scope: Cancelled to let go of a run that a database keeps.
     """
 
     def __init__(self, is_kept: bool) -> None:
@@ -112,15 +116,27 @@ class _Running:
         self.out_of_time = False
         self.scope = anyio.CancelScope()
 
-    async def heed_signals(self, run: LocalRun) -> None:
-        """Cancel the run at the first Ctrl-C; the second one ends the command as usual."""
+    async def heed_signals(self, run: LocalRun, close: Callable[[], None]) -> None:
+        """Cancel the run at the first Ctrl-C; at the second one, do not wait for its cleanup.
+
+        Args:
+            run: The run.
+            close: Leaves the terminal as it was.
+        """
+        if sys.platform == "win32":
+            return  # Ctrl-C raises KeyboardInterrupt there, and the runtime is left
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for one in signals:
-                if one == signal.SIGTERM and self._is_kept:
-                    self.scope.cancel()
-                    return
-                break
-        await run.cancel()
+            async with anyio.create_task_group() as group:
+                async for one in signals:
+                    if one == signal.SIGTERM and self._is_kept:
+                        self.scope.cancel()
+                    elif run.is_being_cancelled:
+                        # A step that takes its time to clean up would hold back any other way of ending.
+                        close()
+                        print("the cleanup was not awaited", file=sys.stderr, flush=True)
+                        os._exit(CANCELLED)
+                    else:
+                        group.start_soon(run.cancel)
 
     async def end_after(self, seconds: float, run: LocalRun) -> None:
         """Cancel the run after some seconds."""
