@@ -190,10 +190,18 @@ async def test_an_event_is_sent_as_such_or_by_its_name():
         run = client.run("run-1")
         assert await run.send(Approval(approved=True), step="ask") == ("ask", "log")
         await run.send("Approval", approved=False)
+        await run.send("Move", {"step": 3})
+        for given in ({"approved": True}, {"step": "a", "approved": True}):
+            with pytest.raises(
+                WorkflowConfigurationError, match="an event or its fields, not both"
+            ):
+                await run.send(Approval(approved=True), **given)
         with pytest.raises(WorkflowConfigurationError, match="or the name of its class"):
             await run.send(Approval)  # type: ignore[arg-type]
     assert server.body(0) == {"type": "Approval", "data": {"approved": True}, "step": "ask"}
     assert server.body(1) == {"type": "Approval", "data": {"approved": False}}
+    assert server.body(2) == {"type": "Move", "data": {"step": 3}}
+    assert len(server.requests) == 3
 
 
 async def test_a_run_is_cancelled_retried_and_deleted():

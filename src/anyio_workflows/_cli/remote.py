@@ -192,12 +192,8 @@ async def _send(args: Namespace, client: WorkflowClient) -> int:
     # A step may wait for an event that the graph does not name; the server knows.
     record = Record.of({} if schema is None else dict(schema))
     data = {**read_input(args.input), **record.read(args.fields)}
-    if "step" in data:
-        raise CommandError(
-            "a field called step cannot be sent from here: the client takes it for the option"
-        )
     taken = await _fitting(
-        run.send(args.type, step=args.step, **data), "event", record if schema else None
+        run.send(args.type, data, step=args.step), "event", record if schema else None
     )
     print(f"taken by {', '.join(taken)}", file=sys.stderr)
     return COMPLETED

@@ -174,7 +174,12 @@ class RemoteRun:
         return await self._post(path, {"data": given}, _NOT_ANSWERED)
 
     async def send(
-        self, event: Event | str, /, step: str | None = None, **data: Any
+        self,
+        event: Event | str,
+        given: Mapping[str, Any] | None = None,
+        /,
+        step: str | None = None,
+        **data: Any,
     ) -> tuple[str, ...]:
         """Send an event to every step that accepts it, or only to `step`.
 
@@ -184,9 +189,10 @@ class RemoteRun:
         Args:
             event: The event, or the name of its class. It is one that the workflow declares, or that a
                 step waits for.
+            given: The fields of the event, as data, if only the name is given. They may be given as
+                keywords instead, but for one that is called `step`.
             step: The only step to send it to.
-            **data: The fields of the event, as data, if only the name is given. A field called `step` is
-                given in an event.
+            **data: The fields of the event, as data.
 
         Returns:
             The names of the steps that took it.
@@ -198,15 +204,15 @@ class RemoteRun:
                 server may have got it: `unknown` says so.
             WorkflowConfigurationError: If an argument has an invalid value.
         """
-        if isinstance(event, str):
-            name, given = event, data
-        elif isinstance(event, Event):
-            name, given = type(event).__name__, _data_of("send()", event, data)
-        else:
+        if not isinstance(event, Event | str):
             raise WorkflowConfigurationError(
                 f"send() takes an event, or the name of its class; not {short_repr(event)}"
             )
-        body = {"type": name, "data": given} | ({} if step is None else {"step": step})
+        fields = _data_of("send()", given, data)
+        name = event
+        if isinstance(event, Event):
+            name, fields = type(event).__name__, _data_of("send()", event, fields)
+        body = {"type": name, "data": fields} | ({} if step is None else {"step": step})
         return await self._post(f"{self._path}/events", body, _NOT_SENT)
 
     async def cancel(self, wait: float = 10.0) -> RemoteRunInfo:
