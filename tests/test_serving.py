@@ -237,6 +237,23 @@ def test_what_is_wrong_with_the_server_itself_is_raised_as_it_is(backend: str):
         run(backend, lambda: WorkflowServer().serve(port=0))
 
 
+@on_each_loop
+def test_several_processes_are_refused_unless_they_share_a_database(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def begin(server: WorkflowServer) -> None:
+        async with server.lifespan():
+            pass
+
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    with pytest.raises(WorkflowConfigurationError, match="WEB_CONCURRENCY=4 asks for several"):
+        run(backend, begin, a_server())
+    run(backend, begin, a_server(f"sqlite:///{tmp_path}/runs.db"))
+    for one in ("1", "", "auto"):
+        monkeypatch.setenv("WEB_CONCURRENCY", one)
+        run(backend, begin, a_server())
+
+
 # --- What it stands on --------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from ._hosts import HostGate, is_loopback, read_hosts
 from ._openapi import describe_api
 from ._problems import HANDLERS
 from ._routes import ROUTES, starlette_routes
-from ._serving import serve
+from ._serving import check_one_process, serve
 from ._streams import Streams
 
 
@@ -162,7 +162,8 @@ class WorkflowServer:
         """Keep runs while the application lives. An application that mounts `app` is given this as its lifespan.
 
         Raises:
-            WorkflowConfigurationError: If there is no workflow to be served.
+            WorkflowConfigurationError: If there is no workflow to be served, or several processes are to serve
+                runs that are kept in memory.
             WorkflowRuntimeError: If it has begun already, or the runtime that was given has been left.
         """
         context = self._context
@@ -172,6 +173,8 @@ class WorkflowServer:
             )
         async with AsyncExitStack() as stack:
             runtime = self._runtime()
+            if runtime._store is None:
+                check_one_process()
             if runtime.state == "new":
                 await stack.enter_async_context(runtime)
             runtime.statistics()  # raises if it has been left, or belongs to another event loop

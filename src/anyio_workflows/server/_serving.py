@@ -119,6 +119,20 @@ async def _serve_until(
             server.cancel()
 
 
+def check_one_process() -> None:
+    """Refuse several processes that would each keep other runs, as far as that can be seen: servers have many options.
+
+    Raises:
+        WorkflowConfigurationError: If there are to be several.
+    """
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if workers.isdecimal() and int(workers) > 1:
+        raise WorkflowConfigurationError(
+            f"WEB_CONCURRENCY={workers} asks for several processes, but the runs are in the memory of one: unset it, "
+            "or keep them in a database, which the processes share: Runtime('sqlite:///path/to/file.db', ...)"
+        )
+
+
 # --- Sockets ----------------------------------------------------------------------------------------
 
 
