@@ -473,6 +473,21 @@ async def test_an_idempotency_key_belongs_to_one_workflow():
         check(both, 400, "not both")
 
 
+async def test_an_idempotency_key_that_is_empty_stands_for_no_request():
+    async with asking(Echo()) as server:
+        answered = await server.ask("POST", ECHO, {"input": {"n": 1}}, {"idempotency-key": ""})
+        check(answered, 400, "Idempotency-Key is empty")
+        assert (await server.get("/v1/runs"))["runs"] == []
+
+
+@pytest.mark.parametrize("run_id", [".", ".."])
+async def test_no_run_has_an_id_that_is_lost_in_a_path(run_id: str):
+    """Browsers take these parts out of a path, also if they are written as `%2E`."""
+    async with asking(Echo()) as server:
+        answered = await server.ask("POST", ECHO, {"input": {"n": 1}, "run_id": run_id})
+        check(answered, 422, "not . or ..", path="$.run_id")
+
+
 async def test_more_runs_than_there_may_be_are_to_come_back_later():
     async with asking(Runtime(workflows=[TALK, Fails()], max_runs=2)) as server:
         failed = await server.post("/v1/workflows/fails/runs?wait=60")

@@ -26,7 +26,8 @@ Verb = Literal["list", "read", "start", "send", "cancel", "retry", "delete", "me
 OWNER = "$owner"
 """The key of metadata under which the owner of a run is kept."""
 
-_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_RUN_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
+"""Not `.` and `..`: browsers take them out of a path, however they are written, so nobody could ask for such a run."""
 
 
 class UnreadableRunError(ProblemError):

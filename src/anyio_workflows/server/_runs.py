@@ -103,6 +103,8 @@ def _run_id_of(request: Request, name: str, body: dict[str, Any]) -> str | None:
     """
     key, run_id = request.headers.get("idempotency-key"), text_member(body, "run_id")
     principal = request.state.principal
+    if key == "":  # a variable without a value, perhaps: all requests with it would find one run
+        raise ProblemError(400, "the Idempotency-Key is empty; give one, or leave the header out")
     if key is not None and run_id is not None:
         raise ProblemError(400, "give a run_id or an Idempotency-Key, not both")
     if run_id is not None and principal is not None:
@@ -121,7 +123,8 @@ async def _existing(server: ServerContext, request: Request, run_id: str) -> Run
     if not is_run_id(run_id):
         raise ProblemError(
             422,
-            f"run_id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -, not {short_repr(run_id)}",
+            "run_id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -, and not . or .. alone; not "
+            f"{short_repr(run_id)}",
             path="$.run_id",
         )
     try:

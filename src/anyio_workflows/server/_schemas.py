@@ -76,7 +76,7 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
                 "description": "The fields of the start event, as the `input` of the workflow says.",
             },
             "metadata": {**_OBJECT, "description": "What is worth knowing about the run."},
-            "run_id": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+            "run_id": {"type": "string", "pattern": "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,128}$"},
         },
         "input",
         "metadata",
