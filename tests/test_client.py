@@ -556,6 +556,8 @@ async def test_a_long_explanation_is_shortened():
         ("http://", "must begin with http:// or https://, and name a host"),
         ("", "'http://127.0.0.1:8000', for example"),
         ("http://[::1", "is invalid"),
+        pytest.param("http://server.example/\ud800", "is invalid", id="half"),
+        ("http://server.example:65536", "is invalid: ports end with 65535"),
         ("http://ada:pw@server.example", "must not have a name or a password"),
         ("http://server.example/?a=1", "without '\\?' and '#'"),
         ("http://server.example/#token=abc", "is given as token="),
@@ -575,6 +577,37 @@ async def test_a_slash_at_the_end_does_not_matter(url: str):
     async with WorkflowClient(url, http=httpx2.AsyncClient(transport=server)) as client:
         await client.run("run-1").info()
     assert str(server.requests[0].url) == "http://server.example/v1/runs/run-1"
+
+
+@pytest.mark.parametrize("given", ["\ud800", "x" * 100_000], ids=["half", "long"])
+async def test_what_http_has_no_form_for_is_refused(given: str):
+    _, server = scripted()
+    async with WorkflowClient(
+        "http://server.example", http=httpx2.AsyncClient(transport=server)
+    ) as client:
+        with pytest.raises(WorkflowConfigurationError, match=r"^GET /v1/runs cannot be sent"):
+            await client.runs(before=given)
+        with pytest.raises(WorkflowConfigurationError, match=r"events cannot be sent"):
+            await anext(client.run("run-1").events(types=[given]))
+    assert not server.requests
+
+
+async def test_an_idempotency_key_that_is_not_ascii_is_refused():
+    _, server = scripted()
+    async with WorkflowClient(
+        "http://server.example", http=httpx2.AsyncClient(transport=server)
+    ) as client:
+        with pytest.raises(WorkflowConfigurationError, match=r"runs cannot be sent.*'ascii'"):
+            await client.start("order", idempotency_key="für Ada")
+
+
+async def test_an_id_that_no_run_can_have_is_asked_for_all_the_same():
+    _, server = scripted(answer(RUN))
+    async with WorkflowClient(
+        "http://server.example", http=httpx2.AsyncClient(transport=server)
+    ) as client:
+        await client.run("a\ud800/b").info()
+    assert str(server.requests[0].url) == "http://server.example/v1/runs/a%3F%2Fb"
 
 
 class Twin:

@@ -156,8 +156,9 @@ async def test_frames_of_another_version_are_passed_over():
     assert found == [1]
 
 
-async def test_a_frame_that_has_no_form_is_an_error():
-    client, _ = scripted(streamed(b"data: {}\n\n"))
+@pytest.mark.parametrize("text", [b"{}", b"[" * 100_000], ids=["empty", "deep"])
+async def test_a_frame_that_has_no_form_is_an_error(text: bytes):
+    client, _ = scripted(streamed(b"data: %b\n\n" % text))
     async with client:
         with pytest.raises(WorkflowServerError, match="it has not the form that this client knows"):
             await anext(client.run("run-1").events())

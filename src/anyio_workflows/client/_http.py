@@ -237,14 +237,9 @@ class Http:
         if body is not None:
             content, headers["content-type"] = body_of(body), "application/json"
         await self.check_open()
-        request = self.client.build_request(
-            method,
-            self.url + path,
-            params={key: value for key, value in (query or {}).items() if value is not None},
-            content=content,
-            headers=headers,
-            timeout=httpx.Timeout(self.timeout, read=self.timeout + wait),
-        )
+        query = {key: value for key, value in (query or {}).items() if value is not None}
+        timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
+        request = self._request(method, path, query, headers, timeout, content)
         response = await self._answer_to(
             f"{method} {path}", request, repeat, unknown, self._backoff(give_up_after)
         )
@@ -287,13 +282,9 @@ class Http:
             WorkflowRuntimeError: If the client is not open.
         """
         await self.check_open()
-        request = self.client.build_request(
-            "GET",
-            self.url + path,
-            params=query,
-            headers={**self.headers, "accept": "text/event-stream"},
-            timeout=httpx.Timeout(self.timeout, read=_LONGEST_SILENCE),
-        )
+        headers = {**self.headers, "accept": "text/event-stream"}
+        timeout = httpx.Timeout(self.timeout, read=_LONGEST_SILENCE)
+        request = self._request("GET", path, query, headers, timeout)
         name = f"GET {path}"
         response = await self.client.send(request, stream=True)
         media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -306,6 +297,35 @@ class Http:
         if response.status_code == HTTPStatus.NO_CONTENT:
             return None
         raise refusal_of(name, response)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        headers: Mapping[str, str],
+        timeout: httpx.Timeout,
+        content: bytes | None = None,
+    ) -> httpx.Request:
+        """Return a request.
+
+        Raises:
+            WorkflowConfigurationError: If something was given that HTTP has no form for.
+        """
+        try:
+            return self.client.build_request(
+                method,
+                self.url + path,
+                params=query,
+                content=content,
+                headers=headers,
+                timeout=timeout,
+            )
+        except (httpx.InvalidURL, UnicodeError) as exc:
+            raise WorkflowConfigurationError(
+                f"{method} {shortened(path, 200)} cannot be sent, as something that was given has characters or a "
+                f"length that HTTP has no room for: {shortened(text_of(exc), 200)}"
+            ) from None
 
     def failure_of(
         self, request: str, exc: Exception | None, unknown: str | None = None
@@ -433,7 +453,7 @@ def understanding(request: str) -> Iterator[None]:
     """Refuse an answer that has not the form it should have."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as exc:
         raise WorkflowServerError(
             request,
             int(HTTPStatus.OK),
@@ -492,7 +512,8 @@ def check_seconds(name: str, value: object, none: str | None = None, or_zero: bo
 def quoted(part: str) -> str:
     """Return a text as one part of a path."""
     # As they stand, these two would be parts that lead elsewhere.
-    return part.replace(".", "%2E") if part in (".", "..") else quote(part, safe="")
+    # Half a character has no form there, and is in no id or name: "?" stands for it.
+    return part.replace(".", "%2E") if part in (".", "..") else quote(part, "", errors="replace")
 
 
 def base_url(url: object) -> str:
@@ -507,8 +528,10 @@ def base_url(url: object) -> str:
         )
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as exc:
+    except (httpx.InvalidURL, UnicodeError) as exc:
         raise WorkflowConfigurationError(f"url {short_repr(url)} is invalid: {exc}") from None
+    if parsed.port is not None and parsed.port > 65535:
+        raise WorkflowConfigurationError(f"url {short_repr(url)} is invalid: ports end with 65535")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         rest = shortened(url.rpartition("://")[2], 100) or "127.0.0.1:8000"
         raise WorkflowConfigurationError(
