@@ -13,9 +13,9 @@
 #   targets   `module:Workflow` to workflows
 #   values    `key=value` to data, by a JSON Schema
 #   texts     how runs, events and questions are written for people
+#   keys      a line typed in a terminal, without blocking the event loop
 #   follow    one run from a cursor to its end: what is shown, and who answers its questions
 #   plain     shows a run line by line (`live`: in a part of the terminal that is drawn again)
-#   keys      a line typed in a terminal, without blocking the event loop
 #   answers   answers given as arguments, and those of a person
 #   showing   which of these it is to be, as the arguments and the terminal say
 #   local     runs in a `Runtime` of this process (`far`: on a server)
