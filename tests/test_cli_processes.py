@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,38 @@ def test_at_the_end_of_the_input_the_question_stays_open(backend: str):
         typed="yes\n",
     )
     assert (done.status, done.out) == (124, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+def test_standard_input_that_is_closed_has_no_answers(backend: str):
+    command = [*COMMAND, "run", here("Ask"), "--answer", "ask", "--backend", backend]
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" <&-', "sh", *command, "--timeout", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (124, "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_any_text_is_written_in_any_encoding(backend: str, encoding: str):
+    """A name that is not UTF-8, such as that of a file, has characters that no encoding knows."""
+
+    def run(*options: str) -> bytes:
+        return subprocess.run(
+            [*COMMAND, "run", here("Greet"), b"name=Zo\xc3\xab \xe2\x98\x83 \xff", *options],
+            capture_output=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
+        ).stdout
+
+    said = "hello Zo\xeb \u2603 \udcff"
+    assert run("--backend", backend) == f"{said}\n".encode(encoding, "backslashreplace")
+    *_, end = run("--backend", backend, "--json").decode(encoding).splitlines()
+    assert json.loads(end)["result"] == said
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

@@ -128,8 +128,9 @@ class JsonView:
 
 
 def write_json(data: object) -> None:
-    """Write one line of JSON to standard output."""
-    print(json.dumps(data, ensure_ascii=False, separators=(",", ":")), flush=True)
+    """Write one line of JSON to standard output; where that is not in UTF-8, with its escapes for all other characters."""
+    ascii_only = sys.stdout.encoding not in ("utf-8", None)
+    print(json.dumps(data, ensure_ascii=ascii_only, separators=(",", ":")), flush=True)
 
 
 @attrs.define

@@ -25,6 +25,8 @@ class LineReader:
 
     async def read(self) -> str | None:
         """Return a line, without its end; `None` if there is none any more."""
+        if sys.stdin is None:  # it was closed before this process began
+            return None
         file = sys.stdin.fileno()
         while b"\n" not in self.rest:
             await _until_readable(file)

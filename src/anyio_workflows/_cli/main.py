@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from argparse import Namespace
@@ -34,6 +35,9 @@ def main(
     if backend == "trio" and importlib.util.find_spec("trio") is None:
         remedy = 'pip install "anyio-workflows[trio]"'
         return _complain(f"the trio backend needs trio, which is not installed: {remedy}", USAGE)
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(errors="backslashreplace")  # results may have any characters
     try:
         return _execute(args, backend_options)
     except BaseException as raised:
