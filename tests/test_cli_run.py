@@ -196,6 +196,16 @@ def test_a_question_without_an_answer_stays_open(cli: Cli):
     done = cli("run", here("Ask"), "--answer", "Other", "x=1", "--timeout", "60")
     assert done.status == 124
     assert "? ask asks: good enough" in done.err
+    said = "nothing here answers ask: Ctrl-C cancels the run; to answer, give --answer field=value ..., or"
+    assert done.err.count(said) == 1
+    assert "fields of Answer: approved (true or false), " in done.err
+
+
+@pytest.mark.parametrize("how", ["-q", "--json", "--plain"])
+def test_a_question_that_nothing_answers_is_not_waited_for_in_silence(cli: Cli, how: str):
+    done = cli("run", here("Ask"), how, "--timeout", "60")
+    assert done.status == 124
+    assert done.err.count("nothing here answers ask: Ctrl-C cancels the run; to answer") == 1
 
 
 # --- Runs that are kept -------------------------------------------------------------------------------

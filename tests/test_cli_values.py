@@ -95,7 +95,7 @@ def test_values_are_read_as_the_field_is_annotated(pair: str, value: object):
         ("yes=yes", "yes: expected true or false, got 'yes'"),
         ("ratio=NaN", "ratio: expected number, got 'NaN'"),
         ("colour=green", 'colour: expected "red" or "blue", got \'green\''),
-        ("numbers=1,2", "numbers: expected array, got '1,2'"),
+        ("numbers=1,2", "numbers: expected array, got '1,2'; write JSON: numbers='[...]'"),
         ("numbers=" + "[" * 100_000, "numbers: expected array, got '[[["),
         (
             "textt=x",

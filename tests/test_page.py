@@ -109,7 +109,7 @@ def test_two_tabs_see_one_run_and_a_question_is_answered_once(page: Page):
     page.driver.switch_to.window(first)
     page.gone(".question")
     page.wait_for_status("completed")
-    assert page.rows() == [TOKENS, "Publish", "StopEvent"]
+    until(lambda: page.rows() == [TOKENS, "Publish", "StopEvent"], page.rows)
 
 
 def test_who_answers_second_is_told_so(page: Page):
@@ -160,6 +160,8 @@ def test_everything_works_by_keyboard_alone(page: Page):
     tab_to(".question button")
     press(Keys.ENTER)
     page.wait_for_status("completed")
+    page.gone(".question")
+    assert page.driver.switch_to.active_element == page.one("#events")
     tab_to("[data-step=review]")
     press(Keys.ENTER)
     page.wait_for_text("#step-filter", "step review")

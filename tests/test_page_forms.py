@@ -104,6 +104,22 @@ def test_what_is_missing_or_wrong_is_said_at_the_field(page: Page):
     assert page.text("#run-id") == ""
 
 
+def test_a_default_is_replaced_by_what_is_typed_and_what_was_typed_is_not(page: Page):
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(*keys: str) -> None:
+        ActionChains(page.driver).send_keys(*keys).perform()
+
+    page.choose_workflow("loud")
+    page.one("#input [name=events]").click()
+    press(Keys.TAB, "tea")
+    field = page.one("#input [name=text]")
+    assert field.get_property("value") == "tea"
+    page.one("#input [name=events]").click()
+    press(Keys.TAB, Keys.END, " and coffee")
+    assert field.get_property("value") == "tea and coffee"
+
+
 def test_open_events_are_asked_for_as_json(page: Page):
     page.choose_workflow("open")
     put(page, "Data", "[1, 2]")

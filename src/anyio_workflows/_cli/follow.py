@@ -11,6 +11,7 @@ import anyio
 import attrs
 
 from .texts import Data
+from .values import Record
 
 AT_LEAST_EVERY = 1.0
 """Seconds between two looks while no event tells of a change: events about steps come from this process only."""
@@ -140,6 +141,7 @@ class _Following:
     run: FollowedRun
     view: View
     answerer: Answerer | None
+    advice: str
 
     changed: anyio.Event = attrs.field(factory=anyio.Event)
     asked: str | None = None
@@ -148,6 +150,8 @@ class _Following:
 
     unanswered: set[str] = attrs.field(factory=set)
     """Questions for which there was no answer."""
+    advised: set[str] = attrs.field(factory=set)
+    """Those that stay open if nobody else answers, of which this was said."""
 
     async def read(self, after: int) -> None:
         """Show all events."""
@@ -178,6 +182,13 @@ class _Following:
             if (question := next(ahead, None)) is not None:
                 self.asked, self.asking = question["id"], anyio.CancelScope()
                 group.start_soon(self.ask, self.answerer, question)
+        for question in questions:
+            key = question["id"]
+            stays_open = self.answerer is None or key in self.unanswered
+            if self.advice and stays_open and key not in self.advised:
+                self.advised.add(key)
+                usage = Record.of(question["schema"]).usage
+                self.view.note(f"nothing here answers {question['step']}: {self.advice}; {usage}")
 
     async def ask(self, answerer: Answerer, question: Data) -> None:
         """Ask until there is an answer that fits, or the question is closed."""
@@ -202,14 +213,25 @@ class _Following:
 
 
 async def follow(
-    run: FollowedRun, view: View, after: int = 0, answerer: Answerer | None = None
+    run: FollowedRun,
+    view: View,
+    after: int = 0,
+    answerer: Answerer | None = None,
+    advice: str = "",
 ) -> Data:
     """Show a run until it has ended, and have its questions answered.
+
+    Args:
+        run: The run.
+        view: Where it is shown.
+        after: The number of the last event that is not shown.
+        answerer: What answers its questions; `None` if others do.
+        advice: How an answer can be given, to be said once of each question that has none from here; empty to say nothing.
 
     Returns:
         The run as it ended.
     """
-    following = _Following(run, view, answerer)
+    following = _Following(run, view, answerer, advice)
     async with anyio.create_task_group() as group:
         group.start_soon(following.look)
         await following.read(after)

@@ -29,6 +29,10 @@ from .targets import load_one
 from .texts import Data
 from .values import Record, read_input
 
+_ADVICE = (
+    "Ctrl-C cancels the run; to answer, give --answer field=value ..., or --answer ask to be asked"
+)
+
 
 def run(args: Namespace, options: dict[str, Any] | None) -> int:
     """Run a workflow, and return the exit status that tells how the run ended."""
@@ -54,7 +58,8 @@ async def _run(args: Namespace, runtime: Runtime, workflow: Workflow[Any]) -> in
                 group.start_soon(running.heed_signals, run, view.close)
                 if args.timeout is not None:
                     group.start_soon(running.end_after, args.timeout, run)
-                ended = await follow(run, view, answerer=answerer_for(args, view))
+                answerer = answerer_for(args, view)
+                ended = await follow(run, view, answerer=answerer, advice=_ADVICE)
                 group.cancel_scope.cancel()
     if ended is None:  # SIGTERM, while a database keeps the run
         print(

@@ -110,6 +110,13 @@ async def _serve(
         print(f"serving {', '.join(names)} at {address}", flush=True)
         kept = f"in {args.db}" if args.db else "in memory, and end with the server"
         print(f"runs are kept {kept}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        if args.host in ("0.0.0.0", "::"):
+            token_too = "" if token else ", and need no token"
+            print(
+                f"other machines reach it by the addresses of this one{token_too}; by a name with --allow-host NAME",
+                file=sys.stderr,
+                flush=True,
+            )
         if args.open:
             await anyio.to_thread.run_sync(webbrowser.open, address)
     return COMPLETED

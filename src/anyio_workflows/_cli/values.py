@@ -48,7 +48,9 @@ class Field:
         except (ValueError, RecursionError):
             if takes_text and not self.options:
                 return text
-            raise CommandError(f"{self.name}: expected {self.kind}, got {shown(text)}") from None
+            raise CommandError(
+                f"{self.name}: expected {self.kind}, got {shown(text)}{self.example}"
+            ) from None
         if not self.types or value in self.options or _types_of(value) & self.types:
             return value
         return text if takes_text else value  # the reader refuses it, and says why
@@ -63,6 +65,17 @@ class Field:
         if "format" in self.schema and self.types == {"string"}:
             return str(self.schema["format"])
         return " or ".join(sorted(self.types - {"null"})) or "anything"
+
+    @property
+    def example(self) -> str:
+        """How a value that consists of others is written for a shell, in words; empty for other fields."""
+        if self.options or not self.types & {"array", "object"}:
+            return ""
+        items = self.schema.get("items", {})
+        value = '{"key": ...}' if "array" not in self.types else "[...]"
+        if isinstance(items, dict) and items.get("type") == "string":
+            value = '["...", "..."]'
+        return f"; write JSON: {self.name}='{value}'"
 
     def __str__(self) -> str:
         if "default" in self.schema:

@@ -113,9 +113,10 @@ class Access:
         is_right = hmac.compare_digest(given.strip().encode(), token.encode())
         if scheme.lower() != "bearer" or not is_right:
             challenge = "Bearer" if header is None else 'Bearer error="invalid_token"'
+            said = "this server asks for its token" if header is None else "this is not its token"
             raise ProblemError(
                 401,
-                "this server asks for its token: send 'Authorization: Bearer TOKEN'",
+                f"{said}: send 'Authorization: Bearer TOKEN'",
                 {"www-authenticate": challenge},
             )
 

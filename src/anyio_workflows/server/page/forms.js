@@ -84,6 +84,8 @@ function textField(schema, required) {
   const control = special
     ? make("input", { type: "text", placeholder: schema.format === "duration" ? "PT1M30S" : schema.contentEncoding ?? schema.format ?? "" })
     : make("textarea", { className: "line", rows: 1 });
+  // What is typed replaces a default, as where Tab leads to a field of one line.
+  control.addEventListener("focus", () => { if (control.value === start) control.select(); });
   Object.assign(control, { value: start, spellcheck: false, required: required && (special || schema.minLength > 0) });
   if (schema.examples?.length && !control.placeholder) control.placeholder = String(schema.examples[0]);
   // An empty text is a value where one has to be given; otherwise it is that nothing was said.

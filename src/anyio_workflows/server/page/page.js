@@ -369,10 +369,9 @@ function questionForm(shown, question) {
     event.preventDefault();
     fault.textContent = "";
     const data = form.read();
-    if (!data) return;
-    button.disabled = true;
+    if (!data || element.sent) return;
     try {
-      element.sent = true;
+      element.sent = true;  // the button stays enabled: a disabled one would lose the focus
       await call(runPath(shown.run.id, `/questions/${encodeURIComponent(question.id)}`), { body: { data } });
       const open = new Set([...$("questions").children].map(one => one.dataset.question));
       open.delete(question.id);
@@ -385,8 +384,6 @@ function questionForm(shown, question) {
         notify(`Somebody else was faster: the question of ${question.step} is answered already.`);
         shown.refresh();
       } else if (!form.blame(error.path, error.message)) fault.textContent = error.message;
-    } finally {
-      button.disabled = false;
     }
   });
   return element;
