@@ -206,6 +206,30 @@ async def test_an_event_is_encoded_once_for_all_readers(monkeypatch: pytest.Monk
         assert len(encoded) == 2
 
 
+class Hurry(Workflow[None]):
+    @step
+    async def hurry(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        await anyio.sleep(1)
+        for number in range(200):
+            ctx.write_event_to_stream(Said(text=str(number)))
+            await anyio.sleep(0.001)
+        return StopEvent()
+
+
+async def test_events_that_come_in_quick_succession_share_writes_and_the_first_waits_for_nothing():
+    async with asking(Hurry()) as server:
+        async with server.streaming(
+            "POST", "/v1/workflows/hurry/runs", {}, {"accept": "text/event-stream"}
+        ) as streamed:
+            begun, seen = anyio.current_time(), []
+            async for chunk in streamed.chunks:
+                seen.append((anyio.current_time() - begun, chunk.count(b"id: ")))
+        assert seen[0] == (0, 0)
+        assert seen[1] == (pytest.approx(1), 1)
+        assert sum(events for _, events in seen) == 201
+        assert len(seen) <= 25
+
+
 # --- Types ------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,12 @@ logger = logging.getLogger(__name__)
 _SECONDS_TO_CANCEL = 1.0
 """So long a request whose client has left waits for the cancellation of its run to begin, at most."""
 
+_PACE = 0.01
+"""Seconds between two writes of events to a stream, at least, and"""
+
+_PACE_FOR_EACH = 1e-4
+"""so many for each reader, if that is more in all."""
+
 
 @attrs.define(eq=False)
 class Streams:
@@ -157,6 +163,15 @@ class Streams:
             yield
         finally:
             over.cancel()
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two writes of events to a stream, at least: what comes in between is sent at once.
+
+        A write takes 20 to 60 µs of processor time for each reader, however many events are in it. With a thousand
+        readers, a person would see events later without this, not earlier.
+        """
+        return max(_PACE, self.readers * _PACE_FOR_EACH)
 
     # --- Ending ---------------------------------------------------------------------------------------
 
@@ -326,12 +341,17 @@ class EventStream:
             await self._send(send, part)
 
         await send_part(self.format.start() + self._encoded(self.first))
+        due = anyio.current_time()
         try:
             while not self.streams.stopping:
                 found = await self.feed.batch()
                 if found:
+                    if (early := due - anyio.current_time()) > 0:
+                        await anyio.sleep(early)
+                        found += await self.feed.batch(wait=False)
                     if body := self._encoded(found):
                         await send_part(body)
+                        due = anyio.current_time() + self.streams.pace
                 elif self.feed.ended:
                     break
                 elif self.silent:
