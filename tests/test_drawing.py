@@ -185,6 +185,15 @@ async def test_o6_a_drawn_failure_is_not_retrieved(caplog: pytest.LogCaptureFixt
     assert "never retrieved" in caplog.text
 
 
+def test_i5_steps_of_no_module_are_drawn():
+    """What `exec()` defines has none if it is given no `__name__`."""
+    namespace: dict[str, Any] = {"StartEvent": StartEvent, "StopEvent": StopEvent}
+    source = "async def go(self, ev: StartEvent) -> StopEvent:\n    'Goes.'"
+    exec(compile(source, "made", "exec", dont_inherit=True), namespace)  # without `annotations`
+    drawn = draw(type("Made", (Workflow,), {"go": step(namespace["go"])}), "svg")
+    assert "Goes" in drawn
+
+
 def test_i5_a_graph_with_faults_is_drawn():
     with pytest.raises(WorkflowValidationError):
         Faulty()

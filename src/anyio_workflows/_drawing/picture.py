@@ -393,7 +393,8 @@ def _kind_of(event_type: EventType, otherwise: NodeKind) -> NodeKind:
 def _doc_of(documented: object) -> str:
     """Return the first paragraph of a docstring of the user's."""
     doc = vars(documented).get("__doc__") if isinstance(documented, type) else documented.__doc__
-    if getattr(documented, "__module__", "").partition(".")[0] == __name__.partition(".")[0]:
+    module = getattr(documented, "__module__", None) or ""  # what exec() made may be of none
+    if module.partition(".")[0] == __name__.partition(".")[0]:
         return ""
     first = inspect.cleandoc(doc).partition("\n\n")[0] if isinstance(doc, str) else ""
     return printable(" ".join(first.split()), 300)
