@@ -216,6 +216,11 @@ def test_a_run_that_was_not_followed_has_its_counts_all_the_same(page: Page):
     page.one(f"[data-run='{run['id']}'] button").click()
     page.wait_for_step("shout", "done", "1 done")
     page.wait_for_text("#no-times", "Nobody followed this run")
+    covered = """
+        const {left, right, top, bottom} = document.getElementById("timeline").getBoundingClientRect();
+        return [[left + 5, top + 5], [right - 5, bottom - 5]].map(at => document.elementFromPoint(...at).id)
+    """
+    assert page.driver.execute_script(covered) == ["no-times", "no-times"]
     assert page.rows() == ["Note", "Note", "StopEvent"]
     page.one("#details").click()
     page.wait_for_text("#json", '"who": "ada"')
