@@ -155,6 +155,7 @@ def test_everything_works_by_keyboard_alone(page: Page):
     tab_to("#run-button")
     press(Keys.ENTER)
     page.one(".question")
+    assert page.driver.switch_to.active_element == page.one("#run-button")
     tab_to(".question [name=approved]")
     press(Keys.SPACE)
     tab_to(".question button")

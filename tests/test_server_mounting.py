@@ -259,7 +259,11 @@ async def test_a_server_without_workflows_does_not_start():
     ("arguments", "text"),
     [
         ({"runtime": Count()}, "runtime must be a Runtime, not"),
-        ({"runtime": Runtime}, "workflows are added with add_workflow()"),
+        (
+            {"runtime": "sqlite:///runs.db"},
+            "not 'sqlite:///runs.db'; for a database, give Runtime('sqlite:///runs.db', workflows=",
+        ),
+        ({"runtime": Runtime}, "leave it out and call add_workflow()"),
         ({"authorize": "ann"}, "authorize must be a function of a request and an action"),
         ({"page": "yes"}, "page must be True or False, not 'yes'"),
         ({"max_body": 0}, "max_body must be an int of 1 or more, not 0"),

@@ -76,7 +76,8 @@ class WorkflowServer:
     ) -> None:
         if runtime is not None and not isinstance(runtime, Runtime):
             raise WorkflowConfigurationError(
-                f"runtime must be a Runtime, not {short_repr(runtime)}; workflows are added with add_workflow()"
+                f"runtime must be a Runtime, not {short_repr(runtime)}; for a database, give "
+                "Runtime('sqlite:///runs.db', workflows={...}), and for runs in memory, leave it out and call add_workflow()"
             )
         self._given = runtime
         self._workflows: dict[str, Workflow[Any]] = {}

@@ -93,7 +93,7 @@ function textField(schema, required) {
 }
 
 function linesField(schema, required) {
-  const control = make("textarea", { rows: 2, placeholder: "one per line", value: Array.isArray(schema.default) ? schema.default.join("\n") : "" });
+  const control = make("textarea", { className: "lines", placeholder: "one per line", value: Array.isArray(schema.default) ? schema.default.join("\n") : "" });
   return {
     control,
     read() {

@@ -106,6 +106,7 @@ $("start").addEventListener("submit", async event => {
   $("start-fault").textContent = "";
   const input = form?.read();
   if (!input) return;
+  const focused = document.activeElement;
   $("run-button").disabled = true;
   try {
     // One request starts the run and follows it, so that no execution is missed.
@@ -118,6 +119,7 @@ $("start").addEventListener("submit", async event => {
     if (!form.blame(error.path, error.message)) $("start-fault").textContent = error.message;
   } finally {
     $("run-button").disabled = false;
+    if (document.activeElement === document.body) focused.focus();  // a disabled button has lost it
   }
 });
 
