@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,42 @@ def test_a_request_may_come_in_pieces_of_one_byte(options: dict[str, Any]):
                 head, _, rest = answer.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 201 ")
         assert json.loads(rest)["result"] == 2
+        server.end()
+
+
+@on_each_server
+@pytest.mark.parametrize("line", ["x-{number}: a\r\n", "a"], ids=["lines", "one-line"])
+def test_a_head_that_has_no_end_is_refused(options: dict[str, Any], line: str):
+    with serving(options) as server:
+        head = f"GET /healthz HTTP/1.1\r\nHost: {server.host}\r\nx: ".encode()
+        with socket.create_connection(server.address) as connection:
+            answer = b""
+            with suppress(ConnectionError):  # it is cut off while the client still sends
+                connection.sendall(head)
+                for number in range(1000):
+                    connection.sendall(line.format(number=number).encode() * 1000)
+                connection.sendall(b"\r\n\r\n")
+                answer = connection.recv(1000)
+        assert b" 200 " not in answer
+        server.end()
+
+
+@on_each_server
+def test_large_bodies_are_read_beside_small_ones(options: dict[str, Any]):
+    """The limit for heads is none for bodies, and not for many requests over one connection."""
+    with serving(options) as server, closing(http.client.HTTPConnection(*server.address)) as client:
+        for number in range(100):
+            body = json.dumps(
+                {"input": {"to": 1}, "metadata": {"text": "x" * (5000 * (number % 10))}}
+            )
+            headers = {"content-type": "application/json", "x": "y" * 1000}
+            client.request("POST", "/v1/workflows/count/runs", body, headers)
+            response = client.getresponse()
+            assert response.status == 201
+            response.read()
+        body = json.dumps({"input": {"to": 1}, "metadata": {"text": "x" * 1_000_000}})
+        client.request("POST", "/v1/workflows/count/runs", body, headers)
+        assert client.getresponse().status == 201
         server.end()
 
 

@@ -32,6 +32,9 @@ _GRACE = 0.5
 _BACKLOG = 2048
 """How many connections may wait to be accepted."""
 
+_LONGEST_HEAD = 2**16
+"""Bytes of the head of a request, at most: about as many as hypercorn, and uvicorn without httptools, take."""
+
 RunServer = Callable[[ASGIApp, socket.socket, anyio.Event], Awaitable[None]]
 """Runs an ASGI server until the event is set, and for little longer than `_GRACE`; at most so long if cancelled."""
 
@@ -202,6 +205,7 @@ def _uvicorn() -> RunServer:
     async def run(app: ASGIApp, listener: socket.socket, end: anyio.Event) -> None:
         config = uvicorn.Config(
             app,
+            http=_http_protocol(),
             lifespan="off",
             ws="none",
             log_config=None,  # how to log is for the program to say
@@ -231,6 +235,36 @@ def _uvicorn() -> RunServer:
             group.cancel_scope.cancel()
 
     return run
+
+
+def _http_protocol() -> Any:
+    """Return what uvicorn reads requests with: the faster of its parsers, if it is there, with a limit as the other has."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return "h11"
+
+    class Protocol(HttpToolsProtocol):
+        """Refuses a request whose head has no end: it would be kept in memory."""
+
+        unread = 0
+        """Bytes since the end of a head, or a part of a body."""
+
+        def data_received(self, data: bytes) -> None:
+            self.unread += len(data)
+            super().data_received(data)
+            if self.unread > _LONGEST_HEAD and not self.transport.is_closing():
+                self.send_400_response("The head of this request is too large.")
+
+        def on_headers_complete(self) -> None:
+            self.unread = 0
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.unread = 0
+            super().on_body(body)
+
+    return Protocol
 
 
 def _hypercorn() -> RunServer:
