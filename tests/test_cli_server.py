@@ -199,7 +199,7 @@ def test_ps(ask: Asking):
         (["start", "gret"], 2, "has no workflow 'gret'; did you mean 'greet'?"),
         (["start", "greet"], 2, "the input does not fit: $.input.name: missing, Greeting needs it"),
         (["start", "greet", "nam=x"], 2, "Greeting has no field 'nam', did you mean 'name'?"),
-        (["start", "open", "--run-id", "a/b"], 2, "the input does not fit: "),
+        (["start", "open", "--run-id", "a/b"], 2, "--run-id: run_id must be 1 to 128 of the "),
         (["watch", "x", "--after", "-1"], 2, ""),
         (["retry", "nope"], 1, "404 Not Found"),
     ],

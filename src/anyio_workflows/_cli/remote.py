@@ -222,6 +222,8 @@ async def _fitting(request: Awaitable[Any], what: str, record: Record | None) ->
     except WorkflowServerError as error:
         if error.status != 422:
             raise
+        if error.path == "$.run_id":
+            raise CommandError(f"--run-id: {error.detail}") from error
         usage = "" if record is None else f"; {record.usage}"
         raise CommandError(f"the {what} does not fit: {error.detail}{usage}") from error
 
