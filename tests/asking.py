@@ -199,7 +199,7 @@ async def asking(*workflows: Workflow[Any] | Runtime, **options: Any) -> AsyncIt
 def check_described(server: WorkflowServer) -> None:
     """Check that the table of routes has each status with which a request was answered."""
     described = {
-        (route.method, route.path, status)
+        (route.method, route.template, status)
         for route in ROUTES
         for status in (*route.answers, *route.all_problems)
     }

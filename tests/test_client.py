@@ -648,6 +648,7 @@ def test_an_argument_that_cannot_work_is_refused(options: dict[str, Any], said: 
         ),
         (lambda client: client.start("buy", {"at": datetime}), "cannot be written as JSON"),
         (lambda client: client.start("buy", {"n": float("nan")}), "cannot be written as JSON"),
+        (lambda client: client.start("buy", metadata=[1]), "metadata must be a dict"),
         (lambda client: client.start("buy", wait=-1), "wait must be a number of seconds"),
         (lambda client: client.run("a").cancel(wait="1"), "wait must be a number of seconds"),
         (lambda client: client.workflow(None), "name must be a str"),

@@ -89,7 +89,7 @@ def test_the_table_of_routes_is_that_of_the_code():
     rows = re.findall(r"^\| (`(?:GET|POST|DELETE) .*?) \|", SECTIONS["Routes"], re.MULTILINE)
     shown = {route for row in rows for route in re.findall(r"`(.*?)`", row)}
     routes = {
-        f"{route.method} {route.path.replace(':path}', '}')}"
+        f"{route.method} {route.template}"
         for route in ROUTES
         if not route.is_page or route.path == "/"
     }

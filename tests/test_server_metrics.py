@@ -68,8 +68,11 @@ async def test_the_metrics_count_runs_events_and_requests():
         async with server.streaming("GET", f"{path}/events") as streamed:
             assert [frame.event for frame in [one async for one in streamed.frames()]][-1]
         await server.get(f"{path}/events", accept="application/json")
+        await server.ask("POST", f"{path}/questions/1", {})
         await server.ask("DELETE", path)
         found = await metrics(server)
+        route = 'method="POST",route="/v1/runs/{id}/questions/{question}",status="409"'
+        assert found[f"anyio_workflows_http_requests_total{{{route}}}"] == 1
         assert found["anyio_workflows_events_sent_total"] == 8
         assert found["anyio_workflows_runs_removed_total"] == 1
 

@@ -57,7 +57,7 @@ HEADERS = st.dictionaries(
 def requests(draw: st.DrawFn) -> tuple[str, str, Any, dict[str, str]]:
     route = draw(st.sampled_from([route for route in ROUTES if not route.is_page]))
     method = draw(st.sampled_from([*[route.method] * 6, "GET", "POST", "DELETE", "HEAD", "PUT"]))
-    path = route.path.replace(":path}", "}")
+    path = route.template
     path = path.format(
         id=draw(st.sampled_from(["run-1", "run-2"]) | TEXT),
         name=draw(st.sampled_from(["echo", "talk", "double"]) | TEXT),

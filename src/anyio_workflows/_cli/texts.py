@@ -107,7 +107,10 @@ def ending_lines(run: Data) -> list[str]:
     error = run["error"]
     if error is None:
         return [f"{status}{took}"]
-    lines = [f"{status}{took}: {error['type']}: {printable(error['message'])}"]
+    what = printable(f"{error['type']}: {error['message']}")
+    if status == "cancelled":  # is not said again
+        what = what.removeprefix("WorkflowCancelledByUser: the run was cancelled: ")
+    lines = [f"{status}{took}: {what}"]
     if error["step"] is not None:
         tries = error["attempts"]
         lines.append(f"  in step {error['step']}, attempt {tries}")

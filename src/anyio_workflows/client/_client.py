@@ -175,6 +175,10 @@ class WorkflowClient:
         body: dict[str, Any] = {"input": _data_of("start()", input, {})}
         headers = {}
         if metadata is not None:
+            if not isinstance(metadata, Mapping):
+                raise WorkflowConfigurationError(
+                    f"metadata must be a dict with values for JSON, not {short_repr(metadata)}"
+                )
             body["metadata"] = dict(metadata)
         if run_id is None:
             headers["idempotency-key"] = idempotency_key or uuid4().hex

@@ -57,8 +57,7 @@ def describe_api(
     for route in routes:
         if route.is_page:
             continue
-        path = re.sub(r"{(\w+):\w+}", r"{\1}", route.path)
-        operations = document["paths"].setdefault(path, {})
+        operations = document["paths"].setdefault(route.template, {})
         operations[route.method.lower()] = _operation(route, has_token)
     return document
 
@@ -73,7 +72,7 @@ def _operation(route: Route, has_token: bool) -> dict[str, Any]:
         "summary": doc.partition("\n")[0].rstrip("."),
         "description": doc,
         "parameters": [
-            *(_path_parameter(name) for name in re.findall(r"{(\w+)", route.path)),
+            *(_path_parameter(name) for name in re.findall(r"{(\w+)}", route.template)),
             *map(_parameter, route.parameters),
         ],
         "responses": _responses(route, has_token),

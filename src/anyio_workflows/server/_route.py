@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ class Route:
 
     Attributes:
         method: The method of HTTP.
-        path: The path, with its parameters in braces.
+        path: The path for Starlette, with its parameters in braces.
         handler: Answers; its docstring is the description.
         verb: What a request has to be allowed to do; `None` if anybody may.
         answers: What it answers with, by status; problems are not among them.
@@ -76,6 +77,11 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     body: str | None = None
     is_page: bool = False
+
+    @property
+    def template(self) -> str:
+        """The path as others write it: without what Starlette is told about its parameters."""
+        return re.sub(r"{(\w+):\w+}", r"{\1}", self.path)
 
     @property
     def all_problems(self) -> set[int]:

@@ -274,7 +274,8 @@ def starlette_routes(server: ServerContext) -> list[StarletteRoute]:
         StarletteRoute(path, _endpoint(server, routes), methods=list(routes))
         for path, routes in by_path.items()
     ]
-    server.requests.routes.update((route.endpoint, route.path) for route in found)
+    templates = {route.path: route.template for route in ROUTES}
+    server.requests.routes.update((route.endpoint, templates[route.path]) for route in found)
     return found
 
 
