@@ -55,6 +55,14 @@ def test_a_message_is_no_token(cli: Cli):
     assert lines == ["Word  first step", "Word  second step", "Word  onetwo three"]
 
 
+def test_p7_values_of_foreign_classes_come_in_and_go_out_by_the_hooks_of_the_workflow(cli: Cli):
+    done = cli("run", here("with_locks"), "lock=a", "--answer", "lock=b", "--json")
+    assert done.status == 0
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["data"] for line in lines[:2]] == [{"lock": "a"}, {"result": "b"}]
+    assert lines[-1]["result"] == "b"
+
+
 def test_quiet_prints_the_result_only(cli: Cli):
     done = cli("run", here("Greet"), "name=Ada", "-q")
     assert (done.status, done.out, done.err) == (0, "hello Ada\n", "")

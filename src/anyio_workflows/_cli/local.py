@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
@@ -14,6 +14,9 @@ from ..wire import from_data
 from .follow import AnswerRefused, QuestionClosed
 from .texts import Data
 
+if TYPE_CHECKING:
+    from cattrs import BaseConverter
+
 
 @attrs.define
 class LocalRun:
@@ -21,25 +24,27 @@ class LocalRun:
 
     Attributes:
         handle: Its handle.
+        converter: Reads and writes the values of foreign classes (P7).
         pause: As `FollowedRun` says.
         is_being_cancelled: Whether `cancel()` was called.
     """
 
     handle: RunHandle[Any]
+    converter: BaseConverter | None = None
     pause: float = 0.1
     is_being_cancelled: bool = False
 
     def items(self, after: int) -> _Items:
         """Return the events from a cursor to the end."""
-        return _Items(self.handle, self.handle.records(after, internal=True))
+        return _Items(self, self.handle.records(after, internal=True))
 
     async def whole(self) -> Data:
         """Return the run with its result and counts."""
-        return await describe_whole_run(self.handle)
+        return await describe_whole_run(self.handle, self.converter)
 
     async def questions(self) -> list[Data]:
         """Return the open questions."""
-        return [describe_wait(wait) for wait in await self.handle.open_waits()]
+        return [describe_wait(wait, self.converter) for wait in await self.handle.open_waits()]
 
     async def answer(self, question_id: str, data: Data) -> None:
         """Answer a question."""
@@ -47,7 +52,8 @@ class LocalRun:
         if question_id not in waits:
             raise QuestionClosed("the question has been answered already")
         try:
-            event = from_data(data, waits[question_id].event_type)
+            event_type = waits[question_id].event_type
+            event = from_data(data, event_type, converter=self.converter)
         except ContextSerdeError as error:
             raise AnswerRefused(f"the answer does not fit: {error}") from error
         try:
@@ -65,7 +71,7 @@ class LocalRun:
 class _Items:
     """The events of a run, as the wire has them."""
 
-    _handle: RunHandle[Any]
+    _run: LocalRun
     _reader: LogReader
 
     def __aiter__(self) -> Self:
@@ -77,10 +83,12 @@ class _Items:
         except UnknownRunError:
             raise
         except WorkflowError:
-            if self._handle.info.status in (
+            if self._run.handle.info.status in (
                 "stuck",
                 "incompatible",
             ):  # which the end of the run says
                 raise StopAsyncIteration from None
             raise
-        return {"gap": describe_gap(item)} if isinstance(item, Gap) else describe_record(item)
+        if isinstance(item, Gap):
+            return {"gap": describe_gap(item)}
+        return describe_record(item, self._run.converter)

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from .._documents import converter_of
 from ..errors import (
     ContextSerdeError,
     UnknownRunError,
@@ -50,7 +51,7 @@ async def _run(args: Namespace, runtime: Runtime, workflow: Workflow[Any]) -> in
     ended: Data | None = None
     async with runtime:
         handle, how = await _started(args, runtime, workflow)
-        run = LocalRun(handle)
+        run = LocalRun(handle, converter_of(workflow))
         with view_for(args) as view:
             view.begin(await run.whole(), how)
             async with anyio.create_task_group() as group:
@@ -90,7 +91,7 @@ async def _started(
     record = Record.of(json_schema(cls))
     data = {**read_input(args.input), **record.read(args.fields)}
     try:
-        start_event: Any = from_data(data, cls)
+        start_event: Any = from_data(data, cls, converter=converter_of(workflow))
     except ContextSerdeError as error:
         raise CommandError(f"the input does not fit: {error}; {record.usage}") from error
     try:
