@@ -728,6 +728,35 @@ async def test_a_stream_of_a_run_that_is_removed_ends_without_an_end():
         assert (await server.ask("GET", f"{path}/events")).status == 404
 
 
+class Hasty(Workflow[None]):
+    @step
+    async def begin(self, ev: StartEvent) -> Go:
+        return Go()
+
+    @step
+    async def end(self, ev: Go) -> StopEvent:
+        return StopEvent()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "in a store"])
+async def test_a_stream_that_starts_its_run_has_every_internal_event_of_it(kept: bool):
+    store = MemoryStore(MemoryData()) if kept else None
+    async with asking(Runtime(store, workflows=[Hasty()])) as server:
+        path, accept = "/v1/workflows/hasty/runs?internal=1", {"accept": "text/event-stream"}
+        async with server.streaming("POST", path, {}, accept) as streamed:
+            found = [frame.data async for frame in streamed.frames()]
+    states = [
+        (one["data"]["name"], one["data"]["step_state"])
+        for one in found
+        if one.get("type") == "StepStateChanged"
+    ]
+    assert states == [
+        (step, state)
+        for step in ("begin", "end")
+        for state in ("preparing", "running", "not_running")
+    ]
+
+
 async def test_internal_events_have_no_number_and_are_sent_only_if_asked_for():
     async with asking(TALK) as server:
         path = await a_run(server)

@@ -147,7 +147,7 @@ class Instruments:
         self._find_hooks()
         present = []
         for work in self._ledger.pending.values():
-            if work.due is None:
+            if work.due is None and not self._ledger.queues.is_held(work):
                 state = QUEUED
                 if work.started is not None:
                     state = WAITING if work.suspended else RUNNING

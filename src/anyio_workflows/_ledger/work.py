@@ -444,6 +444,10 @@ class StepQueues:
         if self.on_change is not None:
             self.on_change(work, QUEUED)
 
+    def is_held(self, work: Work) -> bool:
+        """Return whether pending work is not queued yet, and `on_change` has not been told of it."""
+        return False
+
     def withdraw(self, work: Work) -> None:
         """Take back queued or delayed work, which holds no slot."""
         queue = work.queue

@@ -49,6 +49,10 @@ class DurableQueues(StepQueues):
         super().add(work)
         return True
 
+    def is_held(self, work: Work) -> bool:
+        """Return whether work waits for the commit."""
+        return work.id in self.held
+
     def withdraw(self, work: Work) -> None:
         """Take back queued, delayed or held work."""
         if self.held.pop(work.id, None) is None:

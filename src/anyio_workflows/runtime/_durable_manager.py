@@ -130,6 +130,7 @@ class DurableRunManager:
         start_event: StartEvent | None,
         fields: dict[str, Any],
         metadata: str,
+        internal: bool,
     ) -> KeptRun:
         """Start a run; returns when it is on the disk.
 
@@ -155,7 +156,7 @@ class DurableRunManager:
             owner=self.host,
         )
         log = self.followed.new_log(run.run_id, name, 0)
-        kept = KeptRun(run.run_id, name, created, metadata, log)
+        kept = KeptRun(run.run_id, name, created, metadata, log, internal_wanted=internal)
         live = self._begin(kept, run, event)
         try:
             if await self.committer.wait(journal):

@@ -46,11 +46,13 @@ class MemoryRunManager:
         start_event: StartEvent | None,
         fields: dict[str, Any],
         metadata: str,
+        internal: bool,
     ) -> KeptRun:
         """Start a run; there is none of this id."""
         run, event = self.workflows[name]._new_run(LoggedRun, None, start_event, fields, run_id)
         log = EventLog(self.log_events, self.log_bytes)
-        kept = KeptRun(run.run_id, name, self.runs.next_created(), metadata, log)
+        created = self.runs.next_created()
+        kept = KeptRun(run.run_id, name, created, metadata, log, internal_wanted=internal)
         self._begin(kept, run, event)
         return kept
 

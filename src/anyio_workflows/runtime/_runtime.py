@@ -249,6 +249,18 @@ class Runtime:
             TooManyRunsError: If `max_runs` runs are in progress.
             WorkflowRuntimeError: If the run of this id is of another workflow, or this is not inside `async with runtime:`.
         """
+        return await self._start(workflow, run_id, start_event, metadata, fields)
+
+    async def _start(
+        self,
+        workflow: str | Workflow[Any] | type[Workflow[Any]],
+        run_id: str | None,
+        start_event: StartEvent | None,
+        metadata: Mapping[str, Any] | None,
+        fields: dict[str, Any],
+        internal: bool = False,
+    ) -> RunHandle[Any]:
+        """Start a run as `start()` does; with `internal`, its internal events are in the log from the first one on."""
         manager = await self._checked("start()")
         name = self._name_of(workflow)
         known: KeptRun | None = None
@@ -258,7 +270,7 @@ class Runtime:
         if known is None:
             text = metadata_text(metadata)
             manager.runs.check_room()
-            known = await manager.start(name, run_id, start_event, fields, text)
+            known = await manager.start(name, run_id, start_event, fields, text, internal)
         if known.workflow != name:
             raise WorkflowRuntimeError(
                 f"there is a run {known.id!r} already, of workflow {known.workflow}, so none of workflow {name} "

@@ -57,7 +57,7 @@ async def start_run(server: ServerContext, request: Request) -> Answer:
         server.streams.check_room(None if run is None else run.id)
     status = 201 if run is None else 200
     if run is None:
-        run = await _start(server, name, run_id, event, metadata)
+        run = await _start(server, name, run_id, event, metadata, internal)
     elif run.workflow != name:
         raise ProblemError(409, f"run {run_id} is of workflow {run.workflow}")
     # Not by url_for(): in a mounted application that asks the outer one for the route.
@@ -82,15 +82,14 @@ async def _start(
     run_id: str | None,
     event: Any,
     metadata: dict[str, Any],
+    internal: bool,
 ) -> RunHandle[Any]:
     assert isinstance(event, StartEvent)
     try:
         with (
             server.conflicts()
         ):  # another request may have started one of this id, of another workflow
-            return await server.runtime.start(
-                name, run_id=run_id, start_event=event, metadata=metadata
-            )
+            return await server.runtime._start(name, run_id, event, metadata, {}, internal)
     except ContextSerdeError as error:  # it cannot be written to the database
         raise ProblemError(422, str(error), path="$.input") from None
 

@@ -109,8 +109,7 @@ $("start").addEventListener("submit", async event => {
   const focused = document.activeElement;
   $("run-button").disabled = true;
   try {
-    // One request starts the run and follows it, so that no execution is missed, unless the run is kept in a
-    // database: there it begins while its start is committed.
+    // One request starts the run and follows it, so that no execution is missed.
     const path = workflowPath($("workflow").value, "/runs?internal=1");
     const response = await call(path, { body: { input }, accept: "text/event-stream" });
     const id = decodeURIComponent(response.headers.get("location").split("/").at(-1));
