@@ -43,7 +43,7 @@ else:
 AsyncClient = httpx.AsyncClient
 RequestError = httpx.RequestError
 
-logger = logging.getLogger("anyio_workflows.client")
+logger = logging.getLogger(__name__)
 
 _random = random.Random()  # the program's own generator, and its seed, are left alone
 
