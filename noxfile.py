@@ -144,14 +144,14 @@ def bench_durable(session: nox.Session) -> None:
 @nox.session
 def bench_serving(session: nox.Session) -> None:
     """Measure servers beside the reference's, and put a load on them; takes ten minutes."""
-    install(session, "bench", extras="[trio,server]")
+    install(session, "bench", extras="[trio,server,client,cli]")
     session.run("python", "-m", "benchmarks.serving", *session.posargs)
 
 
 @nox.session
 def bench_quick(session: nox.Session) -> None:
     """Check that the benchmarks work, whatever they measure."""
-    install(session, "bench", extras="[trio,server]")
+    install(session, "bench", extras="[trio,server,client,cli]")
     session.run("python", "-m", "benchmarks", "--quick", "--output", session.create_tmp())
     session.run("python", "-m", "benchmarks.durable", "--quick")
     session.run("python", "-m", "benchmarks.serving", "--quick")
