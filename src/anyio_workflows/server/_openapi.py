@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 from ..wire import json_schema
 from ..workflow import Workflow
-from ._problems import MEDIA_TYPE
+from ._problems import MEDIA_TYPE, title_of
 from ._route import Content, Parameter, Route
 from ._schemas import SCHEMAS
 
@@ -112,7 +111,7 @@ def _responses(route: Route, has_token: bool) -> dict[str, Any]:
     problems = route.all_problems - (set() if has_token else {401})
     for status in sorted(problems):
         responses[str(status)] = {
-            "description": HTTPStatus(status).phrase,
+            "description": title_of(status),
             "content": {MEDIA_TYPE: {"schema": _reference("Problem")}},
         }
     return responses

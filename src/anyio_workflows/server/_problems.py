@@ -21,6 +21,9 @@ RETRY_LATER = {"retry-after": "5"}
 
 _LONGEST_DETAIL = 4000
 
+_RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""What Python says since 3.13, and said otherwise before."""
+
 
 class ProblemError(Exception):
     """Ends a request with a status and an explanation.
@@ -42,7 +45,7 @@ class ProblemError(Exception):
         """Return what is sent."""
         facts = {
             "type": "about:blank",
-            "title": _title(self.status),
+            "title": title_of(self.status),
             "status": self.status,
             "detail": shortened(self.detail, _LONGEST_DETAIL),
             **self.more,
@@ -50,7 +53,10 @@ class ProblemError(Exception):
         return Response(dumps(facts), self.status, self.headers, MEDIA_TYPE)
 
 
-def _title(status: int) -> str:
+def title_of(status: int) -> str:
+    """Return the name of a status, as RFC 9110 has it."""
+    if status in _RENAMED:
+        return _RENAMED[status]
     try:
         return HTTPStatus(status).phrase
     except ValueError:  # `authorize` made it up
@@ -70,7 +76,7 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer with what Starlette found out, no such route or method, or with what `authorize` raised."""
     assert isinstance(error, HTTPException)
     detail = error.detail if isinstance(error.detail, str) else dumps(error.detail).decode()
-    if detail == _title(error.status_code):
+    if detail == title_of(error.status_code):
         path = short_repr(request.url.path)
         if error.status_code == 404:
             detail = f"there is nothing at {path}; /v1/openapi.json describes what there is"
