@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+
+from .tables import Table
 
 SideT = TypeVar("SideT", bound=Hashable)
 
@@ -84,3 +88,23 @@ def times_cell(ratio: list[float] | None) -> str:
 def short(value: float) -> str:
     """Return three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def problems_table(results: Results) -> Table:
+    """Return a table of what was not measured, and why."""
+    table = Table("Not measured", ["what", "why"])
+    for what, why in results.problems.items():
+        table.add(what, why)
+    return table
+
+
+def write_markdown(path: Path, title: str, command: str, tables: Sequence[Table]) -> None:
+    """Write a page of tables, which says with which command it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"# {title}\n\nWritten by `{command}`; do not edit.\n"
+    path.write_text("\n".join([head, *(table.as_markdown() for table in tables)]), "utf-8")
+
+
+def tell(what: str) -> None:
+    """Report on standard error what is being done."""
+    print(f"... {what}", file=sys.stderr, flush=True)

@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 import attrs
-import cattrs
 import pytest
 
 from anyio_workflows import (
@@ -33,6 +32,7 @@ from anyio_workflows import (
 from anyio_workflows._cli.main import main
 from anyio_workflows.testing import virtual_time
 
+from .locks import with_locks as with_locks
 from .running import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -53,42 +53,6 @@ class Word(Event):
 class Said(Event):
     text: str
     number: int
-
-
-class Lock:
-    """Has no form in JSON."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class Locks(StartEvent):
-    lock: Lock
-
-
-class Locked(Event):
-    lock: Lock
-
-
-class OtherLock(HumanResponseEvent):
-    lock: Lock
-
-
-class WithLocks(Workflow[str]):
-    """Writes values by the hooks of a converter."""
-
-    @step
-    async def use(self, ctx: Context, ev: Locks) -> StopEvent:
-        ctx.write_event_to_stream(Locked(lock=ev.lock))
-        answer = await ctx.wait_for_event(OtherLock, timeout=None)
-        return StopEvent(result=answer.lock.name)
-
-
-_converter = cattrs.Converter()
-_converter.register_unstructure_hook(Lock, lambda lock: lock.name)
-_converter.register_structure_hook(Lock, lambda data, cls: Lock(data))
-
-with_locks = WithLocks(timeout=None, converter=_converter)
 
 
 class Greet(Workflow[str]):

@@ -1,4 +1,4 @@
-"""The page in a real browser: what SERVING's section on the page promises, done as a person does it."""
+"""The page in a real browser: what docs/page.md promises, done as a person does it."""
 
 from __future__ import annotations
 

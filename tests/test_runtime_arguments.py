@@ -163,6 +163,7 @@ START = [
     ((Asks,), {}, WorkflowConfigurationError, "2 workflows .* say which one: one, two"),
     (("loop", "a b"), {}, WorkflowConfigurationError, "run_id must be a str of 1 to 128 .* not 'a b'"),
     (("loop", ""), {}, WorkflowConfigurationError, "run_id must be a str"),
+    (("loop", ".."), {}, WorkflowConfigurationError, r"not \. or \.\. alone; not '\.\.'"),
     (("loop", "x" * 129), {}, WorkflowConfigurationError, "run_id must be a str"),
     (("loop", "ü"), {}, WorkflowConfigurationError, "run_id must be a str"),
     (("loop", "a\n"), {}, WorkflowConfigurationError, "run_id must be a str"),

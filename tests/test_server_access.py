@@ -279,7 +279,9 @@ async def test_the_data_needs_the_token_and_the_page_and_health_need_none():
 
 @pytest.mark.parametrize("token", ["", "p\xe4ss", "two words", "line\n", 5, b"bytes"])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: Any):
-    with pytest.raises(WorkflowConfigurationError, match="token must be a str of ASCII") as caught:
+    with pytest.raises(
+        WorkflowConfigurationError, match="token must be a str of visible ASCII"
+    ) as caught:
         WorkflowServer(token=token)
     assert not token or str(token).strip() not in str(caught.value).replace("str", "")
 

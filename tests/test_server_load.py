@@ -1,4 +1,4 @@
-"""Many readers, runs and questions at once, over sockets: every number comes once, in order (SERVING.md, section 9).
+"""Many readers, runs and questions at once, over sockets: every number comes once, in order (H2).
 
 `python -m benchmarks.serving --load` does the same with a thousand readers and ten thousand questions.
 """

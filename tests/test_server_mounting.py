@@ -270,8 +270,8 @@ async def test_a_server_without_workflows_does_not_start():
         ({"max_frame": 1.5}, "max_frame must be an int of 1 or more, not 1.5"),
         ({"max_readers": True}, "max_readers must be an int of 1 or more, not True"),
         ({"max_readers_per_run": "5"}, "max_readers_per_run must be an int of 1 or more, not '5'"),
-        ({"max_wait": 0}, "max_wait must be a positive number of seconds, not 0"),
-        ({"heartbeat": None}, "heartbeat must be a positive number of seconds, not None"),
+        ({"max_wait": 0}, "max_wait must be a positive number of seconds; not 0"),
+        ({"heartbeat": None}, "heartbeat must be a positive number of seconds; not None"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], text: str):

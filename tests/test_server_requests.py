@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import attrs
-import cattrs
 import pytest
 
 pytest.importorskip("starlette")
@@ -16,7 +15,6 @@ pytest.importorskip("orjson")
 
 from anyio_workflows import (
     Context,
-    Event,
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
@@ -28,6 +26,7 @@ from anyio_workflows.errors import StoreError
 from anyio_workflows.runtime import MemoryData, MemoryStore, Runtime
 
 from .asking import Answered, Asker, asking
+from .locks import with_locks
 
 pytestmark = pytest.mark.anyio
 
@@ -382,47 +381,13 @@ class Point:
     y: int
 
 
-class Lock:
-    """Has no form in JSON."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def a_converter() -> cattrs.Converter:
-    made = cattrs.Converter()
-    made.register_unstructure_hook(Lock, lambda lock: lock.name)
-    made.register_structure_hook(Lock, lambda data, cls: Lock(data))
-    return made
-
-
-class Locks(StartEvent):
-    lock: Lock
-
-
-class Locked(Event):
-    lock: Lock
-
-
-class AskForLock(HumanResponseEvent):
-    lock: Lock
-
-
-class UsesLocks(Workflow[Any]):
-    @step
-    async def use(self, ctx: Context, ev: Locks) -> StopEvent:
-        ctx.write_event_to_stream(Locked(lock=ev.lock))
-        answer = await ctx.wait_for_event(AskForLock, timeout=None)
-        return StopEvent(result=answer.lock.name)
-
-
 async def test_p7_values_of_foreign_classes_come_in_and_go_out_by_the_hooks_of_the_workflow():
-    async with asking(UsesLocks(timeout=None, converter=a_converter())) as server:
-        run = await server.post("/v1/workflows/uses_locks/runs", {"input": {"lock": "a"}})
+    async with asking(with_locks) as server:
+        run = await server.post("/v1/workflows/with_locks/runs", {"input": {"lock": "a"}})
         path = f"/v1/runs/{run['id']}"
         page = await server.get(f"{path}/events?wait=60", accept="application/json")
         assert page["events"][0]["data"] == {"lock": "a"}
-        sent = {"type": "AskForLock", "data": {"lock": "b"}}
+        sent = {"type": "OtherLock", "data": {"lock": "b"}}
         assert (await server.post(f"{path}/events", sent))["taken_by"] == ["use"]
         assert (await server.get(f"{path}?wait=60"))["result"] == "b"
 

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, on real sockets: SERVING.md, sections 1 and 10."""
+"""Servers in processes of their own, on real sockets: streams (H2), limits (H7), and how they end (H8)."""
 
 from __future__ import annotations
 
@@ -184,7 +184,9 @@ def test_a_client_that_reads_slowly_gets_all_that_was_sent_before_the_connection
 
 @on_each_server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_streams_cleanly_and_answers_what_waits(options: dict[str, Any], number: int):
+def test_h8_a_signal_ends_streams_cleanly_and_answers_what_waits(
+    options: dict[str, Any], number: int
+):
     with serving(options) as server:
         path = server.start("count", to=10**9, pause=0.01, padding=1000)
         waiting = server.start("ask")
@@ -250,7 +252,7 @@ def test_errors_in_a_handler_are_logged_once(options: dict[str, Any]):
 
 @on_each_server
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_reader_continues_with_its_cursor_after_the_server_was_ended(
+def test_h2_a_reader_continues_with_its_cursor_after_the_server_was_ended(
     options: dict[str, Any], number: int, tmp_path: Path
 ):
     database = f"sqlite:///{tmp_path}/runs.db"

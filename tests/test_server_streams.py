@@ -1,4 +1,4 @@
-"""Streams and pages of events: SERVING.md, sections 3, 4 and 9, in process."""
+"""Streams and pages of events: what they have and how they end (H2), and how many there are (H7); in process."""
 
 from __future__ import annotations
 
@@ -739,7 +739,7 @@ class Hasty(Workflow[None]):
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["in memory", "in a store"])
-async def test_a_stream_that_starts_its_run_has_every_internal_event_of_it(kept: bool):
+async def test_h2_a_stream_that_starts_its_run_has_every_internal_event_of_it(kept: bool):
     store = MemoryStore(MemoryData()) if kept else None
     async with asking(Runtime(store, workflows=[Hasty()])) as server:
         path, accept = "/v1/workflows/hasty/runs?internal=1", {"accept": "text/event-stream"}

@@ -1,4 +1,4 @@
-"""`WorkflowServer.serve()` in this process: where it can be reached, how it ends, and what it refuses (SERVING.md, section 1)."""
+"""`WorkflowServer.serve()` in this process: where it can be reached, how it ends, and what it refuses (H8)."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_an_address_of_another_machine_is_refused(backend: str):
 
 @on_each_loop
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_it_is_ended_by_cancellation_also_where_no_signals_come(backend: str, in_thread: bool):
+def test_h8_it_is_ended_by_cancellation_also_where_no_signals_come(backend: str, in_thread: bool):
     """Streams end cleanly then, and the port is free."""
 
     async def main() -> None:
@@ -289,9 +289,7 @@ def test_a_server_that_is_not_installed_is_named(backend: str, module: str):
     """
     done = run_script(script)
     name = module.partition(".")[0]
-    assert done.stdout.startswith(
-        f"WorkflowConfigurationError to serve on {backend} takes {name}, "
-    )
+    assert done.stdout.startswith(f"WorkflowConfigurationError serving on {backend} needs {name}, ")
     assert done.stdout.endswith(': pip install "anyio-workflows[server]"\n')
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .. import environments, machine
-from ..comparing import Results, measure_in_turn
+from ..comparing import Results, measure_in_turn, problems_table, tell, write_markdown
 from ..environments import MissingError
 from ..tables import Table
 from . import disk, postgres, report
@@ -52,7 +52,7 @@ def main() -> int:
         print(table.as_text(), flush=True)
     if arguments.output is not None:
         command = " ".join(["python -m benchmarks.durable", *sys.argv[1:]])
-        report.write_markdown(arguments.output, command, tables)
+        write_markdown(arguments.output, "Durable runs", command, tables)
         print(f"Written to {arguments.output}")
     return int(ours_failed)
 
@@ -152,15 +152,10 @@ def make_tables(
         *([] if quick else [report.targets_table(results, sides)]),
         report.steps_table(results, stepping, sides, quick=quick),
         report.other_table(results, others, sides, quick=quick),
-        report.problems_table(results),
+        problems_table(results),
         described,
     ]
     return [table for table in tables if table.lines]
-
-
-def tell(what: str) -> None:
-    """Report on standard error what is being done."""
-    print(f"... {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

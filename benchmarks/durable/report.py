@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ..comparing import Results, median_cell, short, times_cell
 from ..tables import Table
@@ -127,16 +126,3 @@ def targets_table(results: Results, sides: Sequence[Side]) -> Table:
             measured = f"{short(found)} times" if least >= 1 else f"{short(1 / found)} times"
             table.add(target, side.backend, measured, "yes" if found >= least else "no")
     return table
-
-
-def problems_table(results: Results) -> Table:
-    table = Table("Not measured", ["what", "why"])
-    for what, why in results.problems.items():
-        table.add(what, why)
-    return table
-
-
-def write_markdown(path: Path, command: str, tables: Sequence[Table]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = f"# Durable runs\n\nWritten by `{command}`; do not edit.\n"
-    path.write_text("\n".join([head, *(table.as_markdown() for table in tables)]), "utf-8")

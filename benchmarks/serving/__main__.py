@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from .. import environments, machine
-from ..comparing import Measurement, Results, measure_in_turn
+from ..comparing import Measurement, Results, measure_in_turn, problems_table, tell, write_markdown
 from ..environments import MissingError
 from ..tables import Table
 from . import report
@@ -106,7 +106,7 @@ def main() -> int:
         report.figures_table(results, works, sides),
         report.load_table(results, ours, load),
         *starts,
-        report.problems_table(results),
+        problems_table(results),
         described,
     ]
     show(arguments, [table for table in tables if table.lines])
@@ -138,7 +138,7 @@ def show(arguments: argparse.Namespace, tables: list[Table]) -> None:
         print(table.as_text(), flush=True)
     if arguments.output is not None:
         command = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
-        report.write_markdown(arguments.output, command, tables)
+        write_markdown(arguments.output, "Servers", command, tables)
         print(f"Written to {arguments.output}")
 
 
@@ -193,11 +193,6 @@ def parse_arguments() -> argparse.Namespace:
     ):
         arguments.output = OUTPUT
     return arguments
-
-
-def tell(what: str) -> None:
-    """Report on standard error what is being done."""
-    print(f"... {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import attrs
 
@@ -125,16 +124,3 @@ def load_table(results: Results, sides: Sequence[Side], load: Load) -> Table:
                 *(median_cell(figures[key], 2**-20) for key in ("before", "peak", "after")),
             )
     return table
-
-
-def problems_table(results: Results) -> Table:
-    table = Table("Not measured", ["what", "why"])
-    for what, why in results.problems.items():
-        table.add(what, why)
-    return table
-
-
-def write_markdown(path: Path, command: str, tables: Sequence[Table]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = f"# Servers\n\nWritten by `{command}`; do not edit.\n"
-    path.write_text("\n".join([head, *(table.as_markdown() for table in tables)]), "utf-8")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ._absent import absent_names
-from ._drawing.dot import dot
-from ._drawing.files import write
-from ._drawing.mermaid import mermaid
+from ._drawing.files import WRITERS, DrawingFormat, write
 from ._drawing.page import notebook_part
 from ._drawing.picture import Picture, RunFacts, picture_of
-from ._drawing.plain import plain
 from ._drawing.svg import svg
 from ._messages import closest, namesakes, short_repr
 from .errors import WorkflowConfigurationError
@@ -24,9 +21,6 @@ __all__ = ["DrawingFormat", "draw", "draw_all_possible_flows", "draw_most_recent
 
 if not TYPE_CHECKING:
     __getattr__ = absent_names(__name__)
-
-DrawingFormat = Literal["svg", "mermaid", "dot", "text"]
-"""The formats of `draw()`."""
 
 
 class _Svg(str):
@@ -45,10 +39,8 @@ class _Svg(str):
 
 
 _WRITERS: Mapping[DrawingFormat, Callable[[Picture], str]] = {
+    **WRITERS,
     "svg": lambda picture: _Svg(svg(picture)),
-    "mermaid": mermaid,
-    "dot": dot,
-    "text": plain,
 }
 
 

@@ -21,6 +21,7 @@ from .texts import (
     duration,
     ending_lines,
     event_text,
+    gap_text,
     is_token,
     is_trouble,
     only_text,
@@ -114,8 +115,7 @@ class LiveView:
     def show(self, item: Data) -> None:
         """Take in an event, or a gap; it is drawn with the next `update()`."""
         if "gap" in item:
-            gap = item["gap"]
-            self.note(f"events {gap['first']} to {gap['last']} are not kept any more")
+            self.note(gap_text(item["gap"]))
             return
         if "internal" in item and not (self.internal or is_trouble(item)):
             return

@@ -10,6 +10,7 @@ from .._documents import describe_gap, describe_record, describe_wait, describe_
 from .._messages import text_of
 from ..errors import ContextSerdeError, UnknownRunError, WorkflowError, WorkflowRuntimeError
 from ..runtime import Gap, LogReader, RunHandle
+from ..runtime._store import PARKED
 from ..wire import from_data
 from .follow import AnswerRefused, QuestionClosed
 from .texts import Data
@@ -83,10 +84,7 @@ class _Items:
         except UnknownRunError:
             raise
         except WorkflowError:
-            if self._run.handle.info.status in (
-                "stuck",
-                "incompatible",
-            ):  # which the end of the run says
+            if self._run.handle.info.status in PARKED:  # which the end of the run says
                 raise StopAsyncIteration from None
             raise
         if isinstance(item, Gap):

@@ -7,21 +7,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, get_args
 
+from .._drawing.files import FORMAT_OF_SUFFIX
 from ..drawing import DrawingFormat
 from ..drawing import draw as picture_of
 from ..errors import WorkflowConfigurationError, WorkflowValidationError
 from ..workflow import Workflow
 from .problems import COMPLETED, FAILED, CommandError
 from .targets import Target, load, load_one
-
-_FORMAT_OF: dict[str, DrawingFormat] = {
-    ".svg": "svg",
-    ".mmd": "mermaid",
-    ".mermaid": "mermaid",
-    ".dot": "dot",
-    ".gv": "dot",
-    ".txt": "text",
-}
 
 
 def validate(args: Namespace) -> int:
@@ -60,10 +52,10 @@ def draw(args: Namespace) -> int:
     target = load_one(args.target)
     file = None if args.output is None else Path(args.output)
     suffix = "" if file is None else file.suffix.lower()
-    chosen: DrawingFormat = args.format or _FORMAT_OF.get(suffix, "text")
-    if file is not None and args.format is None and suffix not in _FORMAT_OF:
+    chosen: DrawingFormat = args.format or FORMAT_OF_SUFFIX.get(suffix, "text")
+    if file is not None and args.format is None and suffix not in FORMAT_OF_SUFFIX:
         raise CommandError(
-            f"the suffix of {file} tells no format ({', '.join(_FORMAT_OF)}); give --format "
+            f"the suffix of {file} tells no format ({', '.join(FORMAT_OF_SUFFIX)}); give --format "
             f"{'|'.join(get_args(DrawingFormat))}"
         )
     picture = picture_of(target.thing, chosen)

@@ -14,6 +14,7 @@ from .texts import (
     duration,
     ending_lines,
     event_text,
+    gap_text,
     is_token,
     is_trouble,
     only_text,
@@ -59,8 +60,7 @@ class PlainView:
             return
         if "gap" in item:
             self._flush()
-            gap = item["gap"]
-            self._write(f"events {gap['first']} to {gap['last']} are not kept any more")
+            self._write(gap_text(item["gap"]))
         elif "internal" in item:
             if self.internal or is_trouble(item):
                 self._flush()

@@ -77,6 +77,11 @@ def state_text(event: Data) -> str | None:
     return f"{state}{attempt} on {data['input_event_name']}"
 
 
+def gap_text(gap: Data) -> str:
+    """Return which events cannot be shown."""
+    return f"events {gap['first']} to {gap['last']} are not kept any more"
+
+
 def is_trouble(event: Data) -> bool:
     """Return whether an event says that a step has failed."""
     return event["data"].get("outcome") in ("retrying", "recovered", "failed")

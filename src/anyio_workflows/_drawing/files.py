@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
@@ -18,13 +19,23 @@ from .plain import plain
 from .summary import Row
 from .svg import svg
 
-_FORMS: Mapping[str, Callable[[Picture], str]] = {
-    ".svg": svg,
-    ".mmd": mermaid,
-    ".mermaid": mermaid,
-    ".dot": dot,
-    ".gv": dot,
-    ".txt": plain,
+DrawingFormat = Literal["svg", "mermaid", "dot", "text"]
+"""The formats of `draw()`."""
+
+FORMAT_OF_SUFFIX: Mapping[str, DrawingFormat] = {
+    ".svg": "svg",
+    ".mmd": "mermaid",
+    ".mermaid": "mermaid",
+    ".dot": "dot",
+    ".gv": "dot",
+    ".txt": "text",
+}
+
+WRITERS: Mapping[DrawingFormat, Callable[[Picture], str]] = {
+    "svg": svg,
+    "mermaid": mermaid,
+    "dot": dot,
+    "text": plain,
 }
 
 
@@ -52,10 +63,10 @@ def write(
         picture = _with_short_labels(picture, longest_label)
     if suffix == ".html":
         text = page(picture.title, svg(picture), rows)
-    elif suffix in _FORMS:
-        text = _FORMS[suffix](picture)
+    elif suffix in FORMAT_OF_SUFFIX:
+        text = WRITERS[FORMAT_OF_SUFFIX[suffix]](picture)
     else:
-        known = ", ".join((".html", *_FORMS))
+        known = ", ".join((".html", *FORMAT_OF_SUFFIX))
         raise WorkflowConfigurationError(
             f"the name of the file has to end in one of {known}; not {short_repr(path.name)}"
         )

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
 
+from .._arguments import check_seconds, check_token
 from .._messages import short_repr
 from ..errors import WorkflowConfigurationError, WorkflowRuntimeError
 from ..events import Event, StartEvent
@@ -16,7 +17,6 @@ from ._http import (
     Http,
     base_url,
     check_client,
-    check_seconds,
     new_client,
     quoted,
     understanding,
@@ -74,13 +74,11 @@ class WorkflowClient:
         http: AsyncClient | None = None,
     ) -> None:
         self._url = base_url(url)
-        self._headers = (
-            {} if token is None else {"authorization": f"Bearer {_checked_token(token)}"}
-        )
+        self._headers = {} if token is None else {"authorization": f"Bearer {check_token(token)}"}
         self._types = KnownTypes.of(types)
-        check_seconds("timeout", timeout, or_zero=False)
-        check_seconds("give_up_after", give_up_after, "for ever")
-        check_seconds("longest_delay", longest_delay, or_zero=False)
+        check_seconds("timeout", timeout)
+        check_seconds("give_up_after", give_up_after, "for ever", or_zero=True)
+        check_seconds("longest_delay", longest_delay)
         self._seconds = (give_up_after, longest_delay, timeout)
         if http is not None:
             check_client(http)
@@ -170,7 +168,7 @@ class WorkflowClient:
         """
         http, path = self._opened, f"/v1/workflows/{quoted(_checked_name('name', name))}/runs"
         if wait is not None:
-            check_seconds("wait", wait)
+            check_seconds("wait", wait, or_zero=True)
             wait = min(wait, 60.0)
         body: dict[str, Any] = {"input": _data_of("start()", input, {})}
         headers = {}
@@ -234,14 +232,6 @@ class WorkflowClient:
     def __repr__(self) -> str:
         state = "not entered" if self._state == "new" else self._state
         return f"<WorkflowClient of {self._url}: {state}>"
-
-
-def _checked_token(token: object) -> str:
-    if not isinstance(token, str) or not token or not all("!" <= each <= "~" for each in token):
-        raise WorkflowConfigurationError(
-            "token must be a str of visible ASCII characters, without spaces"
-        )
-    return token
 
 
 def _checked_name(argument: str, name: object) -> str:

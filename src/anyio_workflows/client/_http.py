@@ -16,7 +16,6 @@ from urllib.request import getproxies
 import anyio
 import attrs
 
-from .._annotations import is_positive_number
 from .._messages import format_seconds, short_repr, shortened, text_of
 from ..errors import (
     ServerUnreachableError,
@@ -496,16 +495,6 @@ def check_client(http: object) -> None:
     if not isinstance(http, AsyncClient):
         raise WorkflowConfigurationError(
             f"http must be an {httpx.__name__}.AsyncClient, not {short_repr(http)}"
-        )
-
-
-def check_seconds(name: str, value: object, none: str | None = None, or_zero: bool = True) -> None:
-    """Refuse what is no number of seconds; `none` says what `None` means, if it is allowed."""
-    if not (is_positive_number(value, or_zero=or_zero) or (value is None and none is not None)):
-        least = "" if or_zero else "positive "
-        also = "" if none is None else f", or None {none}"
-        raise WorkflowConfigurationError(
-            f"{name} must be a {least}number of seconds{also}; not {short_repr(value)}"
         )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import anyio
 import attrs
 
+from .._arguments import check_seconds
 from .._messages import short_repr
 from ..errors import RemoteRunError, WorkflowConfigurationError
 from ..events import Event
+from ..runtime._store import ACTIVE
 from ..wire import to_data
 from ._events import RemoteEvents
-from ._http import Backoff, Http, check_seconds, quoted, understanding
+from ._http import Backoff, Http, quoted, understanding
 from ._records import (
     KnownTypes,
     RemoteQuestion,
@@ -21,8 +23,6 @@ from ._records import (
     read_question,
     read_run,
 )
-
-_IN_PROGRESS = frozenset({"queued", "running", "waiting"})
 
 _LONGEST_WAIT = 60.0
 """Seconds that a server waits in one request, at most."""
@@ -85,7 +85,7 @@ class RemoteRun:
                 "after must be the number of the last event that was seen, or 0 for all events; not "
                 f"{short_repr(after)}"
             )
-        check_seconds("give_up_after", give_up_after, "for that of the client")
+        check_seconds("give_up_after", give_up_after, "for that of the client", or_zero=True)
         query: dict[str, Any] = {"internal": 1} if internal else {}
         if types is not None:
             query["types"] = ",".join(_names_of(types))
@@ -107,14 +107,14 @@ class RemoteRun:
             WorkflowServerError: With status 404 if there is no such run.
             ServerUnreachableError: If there is no answer.
         """
-        check_seconds("timeout", timeout, "for no limit")
+        check_seconds("timeout", timeout, "for no limit", or_zero=True)
         deadline = None if timeout is None else anyio.current_time() + timeout
         info = self.known
         while info is None or info.status != "completed":
             left = None if deadline is None else max(0.0, deadline - anyio.current_time())
             wait = _LONGEST_WAIT if left is None else min(left, _LONGEST_WAIT)
             info = await self._ask("GET", "", {"wait": wait}, give_up_after=left)
-            if info.status not in _IN_PROGRESS | {"completed"}:
+            if info.status not in ACTIVE | {"completed"}:
                 raise _error_of(info)
             if left == 0 and info.status != "completed":
                 raise TimeoutError(
@@ -225,7 +225,7 @@ class RemoteRun:
             WorkflowServerError: With status 404 if there is no such run.
             ServerUnreachableError: If there is no answer.
         """
-        check_seconds("wait", wait)
+        check_seconds("wait", wait, or_zero=True)
         wait = min(wait, _LONGEST_WAIT)
         return await self._ask("POST", "/cancel", {"wait": wait})
 

@@ -193,9 +193,11 @@ def read_error(text: str | None) -> RunError | None:
 
 # --- What is given -----------------------------------------------------------------------------------
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-NAME_RULE = "1 to 128 of the characters A-Z a-z 0-9 . _ -"
+NAME_PATTERN = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}"
+NAME_RULE = "1 to 128 of the characters A-Z a-z 0-9 . _ -, and not . or .. alone"
 """What ids of runs and names of workflows consist of: they are parts of URLs and files."""
+
+_NAME = re.compile(NAME_PATTERN)
 
 
 def is_name(text: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Literal, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 from starlette.requests import Request
 
+from .._arguments import check_token
 from .._messages import short_repr
 from ..errors import (
     ContextSerdeError,
@@ -18,6 +18,7 @@ from ..errors import (
     WorkflowConfigurationError,
 )
 from ..runtime import RunHandle, RunInfo, Runtime
+from ..runtime._records import is_name
 from ._problems import ProblemError
 
 Verb = Literal["list", "read", "start", "send", "cancel", "retry", "delete", "metrics"]
@@ -26,7 +27,6 @@ Verb = Literal["list", "read", "start", "send", "cancel", "retry", "delete", "me
 OWNER = "$owner"
 """The key of metadata under which the owner of a run is kept."""
 
-_RUN_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 """Not `.` and `..`: browsers take them out of a path, however they are written, so nobody could ask for such a run."""
 
 
@@ -65,14 +65,8 @@ class Access:
     authorize: Authorize | None
 
     def __attrs_post_init__(self) -> None:
-        token = self.token
-        if token is not None and not (
-            isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)
-        ):
-            # Without its value: it may be a secret with a line break behind it.
-            raise WorkflowConfigurationError(
-                "token must be a str of ASCII letters, digits and signs, without spaces; leave it out for none"
-            )
+        if self.token is not None:
+            check_token(self.token)
         if self.authorize is not None and not callable(self.authorize):
             raise WorkflowConfigurationError(
                 f"authorize must be a function of a request and an action, not {short_repr(self.authorize)}"
@@ -99,7 +93,7 @@ class Access:
         answer: object = self.authorize(request, Action(verb, path.get("name"), path.get("id")))
         principal = await answer if isawaitable(answer) else answer
         if principal is None:
-            raise ProblemError(403, "this is not allowed to you")
+            raise ProblemError(403, "you are not allowed to do this")
         if not (isinstance(principal, str) and principal):
             raise WorkflowConfigurationError(
                 "authorize must return the name of a principal, a str that is not empty, or None to refuse the "
@@ -131,7 +125,7 @@ class Access:
             UnknownRunError: If there is no such run, or it belongs to others.
             UnreadableRunError: If this program cannot work with it.
         """
-        if not is_run_id(run_id):
+        if not is_name(run_id):  # a database is asked for nothing else
             raise UnknownRunError(run_id)
         try:
             run = await runtime.get(run_id)
@@ -149,14 +143,9 @@ class Access:
         Raises:
             UnknownRunError: If there is no such run, or it belongs to others.
         """
-        if not is_run_id(run_id):
+        if not is_name(run_id):  # a database is asked for nothing else
             raise UnknownRunError(run_id)
         info = await runtime.info(run_id)
         if not self.may_see(info, principal):
             raise UnknownRunError(run_id)
         return info
-
-
-def is_run_id(text: str) -> bool:
-    """Return whether a run may have this id: a database is asked for nothing else."""
-    return _RUN_ID.fullmatch(text) is not None

@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from ._context import ServerContext
 from ._frames import dumps
-from ._problems import ProblemError
 from ._runs import JSON
 
 
@@ -18,7 +17,5 @@ async def get_health(server: ServerContext, request: Request) -> Response:
 
 async def get_readiness(server: ServerContext, request: Request) -> Response:
     """Answer whether requests are taken."""
-    server.runtime.statistics()
-    if server.streams.stopping:
-        raise ProblemError(503, "the server stops", {"retry-after": "5"})
+    server.runtime.statistics()  # or 503
     return Response(dumps({"status": "ok"}), media_type=JSON)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from ..runtime._records import NAME_PATTERN
 from ..wire import json_schema
 from ..workflow import Workflow
 from ._problems import MEDIA_TYPE, title_of
@@ -15,7 +16,7 @@ from ._route import Content, Parameter, Route
 from ._schemas import SCHEMAS
 
 _NAMES = {
-    "id": ("The id of the run.", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}),
+    "id": ("The id of the run.", {"type": "string", "pattern": f"^{NAME_PATTERN}$"}),
     "name": ("The name of the workflow.", {"type": "string"}),
     "question": ("The id of the question.", {"type": "string"}),
 }

@@ -19,7 +19,8 @@ from ..errors import (
 )
 from ..events import StartEvent
 from ..runtime import RunHandle, RunInfo, RunStatus
-from ._access import OWNER, UnreadableRunError, is_run_id
+from ..runtime._records import NAME_RULE, is_name
+from ._access import OWNER, UnreadableRunError
 from ._context import ServerContext
 from ._frames import EventStreamFormat, dumps
 from ._problems import ProblemError
@@ -119,12 +120,9 @@ def _run_id_of(request: Request, name: str, body: dict[str, Any]) -> str | None:
 
 
 async def _existing(server: ServerContext, request: Request, run_id: str) -> RunHandle[Any] | None:
-    if not is_run_id(run_id):
+    if not is_name(run_id):
         raise ProblemError(
-            422,
-            "run_id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -, and not . or .. alone; not "
-            f"{short_repr(run_id)}",
-            path="$.run_id",
+            422, f"run_id must be {NAME_RULE}; not {short_repr(run_id)}", path="$.run_id"
         )
     try:
         return await server.access.find(server.runtime, run_id, request.state.principal)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ..runtime import RunStatus
+from ..runtime._records import NAME_PATTERN
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
@@ -76,7 +77,7 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
                 "description": "The fields of the start event, as the `input` of the workflow says.",
             },
             "metadata": {**_OBJECT, "description": "What is worth knowing about the run."},
-            "run_id": {"type": "string", "pattern": "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,128}$"},
+            "run_id": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
         },
         "input",
         "metadata",

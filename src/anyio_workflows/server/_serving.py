@@ -184,7 +184,7 @@ def _url_of(listener: socket.socket) -> str:
 
 def _missing(name: str, backend: str, error: ImportError) -> WorkflowConfigurationError:
     return WorkflowConfigurationError(
-        f"to serve on {backend} takes {name}, which cannot be imported ({error}): pip install "
+        f"serving on {backend} needs {name}, which cannot be imported ({error}): pip install "
         '"anyio-workflows[server]"'
     )
 

@@ -19,6 +19,7 @@ from ..errors import ContextSerdeError, StoreError, UnknownRunError, WorkflowRun
 from ..events import InternalDispatchEvent
 from ..instrument import EventRecord
 from ..runtime import Gap, LogReader, RunHandle
+from ..runtime._store import PARKED
 from ._frames import Encoder, StreamFormat
 from ._problems import RETRY_LATER, ProblemError
 
@@ -225,7 +226,7 @@ class Feed:
         try:
             return await self.reader.batch(max_records, max_bytes, wait)
         except WorkflowRuntimeError:
-            if self.run.info.status not in ("incompatible", "stuck"):
+            if self.run.info.status not in PARKED:
                 raise
             self.parked = True
             return []
